@@ -1,0 +1,143 @@
+/* Reads and writes single messages; see message.h. */
+#include "protocol/message.h"
+
+#include "protocol/frame.h"
+
+static struct reader body_of(const uint8_t *message, size_t size)
+{
+    return reader_of(message + FRAME_HEADER, size - FRAME_HEADER);
+}
+
+bool message_read_query(const uint8_t *message, size_t size, struct span *query)
+{
+    struct reader r = body_of(message, size);
+    *query = reader_cstr(&r);
+    return reader_done(&r);
+}
+
+bool message_read_parse(const uint8_t *message, size_t size, struct message_parse *out)
+{
+    struct reader r = body_of(message, size);
+    out->name = reader_cstr(&r);
+    out->query = reader_cstr(&r);
+    out->type_count = reader_u16(&r);
+    out->types = r.at;
+    for (uint16_t i = 0; i < out->type_count && r.ok; i++) {
+        reader_u32(&r);
+    }
+    return reader_done(&r);
+}
+
+bool message_read_bind(const uint8_t *message, size_t size, struct span *statement)
+{
+    struct reader r = body_of(message, size);
+    reader_cstr(&r);
+    *statement = reader_cstr(&r);
+    return r.ok;
+}
+
+bool message_read_close(const uint8_t *message, size_t size, struct span *statement)
+{
+    struct reader r = body_of(message, size);
+    uint8_t kind = reader_u8(&r);
+    *statement = reader_cstr(&r);
+    return reader_done(&r) && kind == 'S';
+}
+
+bool message_read_parameter_status(const uint8_t *message, size_t size,
+                                   struct message_parameter *out)
+{
+    struct reader r = body_of(message, size);
+    out->name = reader_cstr(&r);
+    out->value = reader_cstr(&r);
+    return reader_done(&r);
+}
+
+bool message_read_error(const uint8_t *message, size_t size, struct message_error *out)
+{
+    struct reader r = body_of(message, size);
+    *out = (struct message_error){0};
+    for (;;) {
+        uint8_t field = reader_u8(&r);
+        if (field == 0) {
+            return reader_done(&r);
+        }
+        struct span value = reader_cstr(&r);
+        if (!r.ok) {
+            return false;
+        }
+        switch (field) {
+        case 'S':
+            out->severity = value.ptr;
+            break;
+        case 'V':
+            out->severity_code = value.ptr;
+            break;
+        case 'C':
+            out->sqlstate = value.ptr;
+            break;
+        case 'M':
+            out->message = value.ptr;
+            break;
+        case 'D':
+            out->detail = value.ptr;
+            break;
+        case 'H':
+            out->hint = value.ptr;
+            break;
+        default:
+            break;
+        }
+    }
+}
+
+static void write_field(struct writer *w, char field, const char *value)
+{
+    if (value != NULL) {
+        writer_u8(w, (uint8_t)field);
+        writer_cstr(w, value);
+    }
+}
+
+void message_write_error(struct writer *w, const struct message_error *error)
+{
+    writer_begin(w, 'E');
+    write_field(w, 'S', error->severity);
+    write_field(w, 'V', error->severity_code);
+    write_field(w, 'C', error->sqlstate);
+    write_field(w, 'M', error->message);
+    write_field(w, 'D', error->detail);
+    write_field(w, 'H', error->hint);
+    writer_u8(w, 0);
+    writer_end(w);
+}
+
+void message_write_ready(struct writer *w, char status)
+{
+    writer_begin(w, 'Z');
+    writer_u8(w, (uint8_t)status);
+    writer_end(w);
+}
+
+void message_write_query(struct writer *w, const char *text, size_t len)
+{
+    writer_begin(w, 'Q');
+    writer_bytes(w, text, len);
+    writer_u8(w, 0);
+    writer_end(w);
+}
+
+void message_write_parse(struct writer *w, struct span name, const char *text, size_t len,
+                         const uint32_t *types, size_t type_count)
+{
+    writer_begin(w, 'P');
+    writer_bytes(w, name.ptr, name.len);
+    writer_u8(w, 0);
+    writer_bytes(w, text, len);
+    writer_u8(w, 0);
+    writer_u16(w, (uint16_t)type_count);
+    for (size_t i = 0; i < type_count; i++) {
+        writer_u32(w, types[i]);
+    }
+    writer_end(w);
+}

@@ -1,0 +1,49 @@
+/*
+ * The messages the proxy looks into or makes itself (PostgreSQL documentation, "Message Formats" and
+ * "Error and Notice Message Fields"). Readers borrow the message's bytes, which begin at its type.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "protocol/bytes.h"
+
+struct message_parse {
+    struct span name;
+    struct span query;
+    uint16_t type_count;
+    const uint8_t *types; /* type_count big-endian words */
+};
+
+/* False when the message is malformed: the server will say so (08P01). */
+bool message_read_query(const uint8_t *message, size_t size, struct span *query);
+bool message_read_parse(const uint8_t *message, size_t size, struct message_parse *out);
+/* The statement that a Bind names. */
+bool message_read_bind(const uint8_t *message, size_t size, struct span *statement);
+/* The statement that a Close ends; false also when it closes a portal. */
+bool message_read_close(const uint8_t *message, size_t size, struct span *statement);
+
+struct message_parameter {
+    struct span name, value;
+};
+bool message_read_parameter_status(const uint8_t *message, size_t size,
+                                   struct message_parameter *out);
+
+/* Fields of an ErrorResponse or NoticeResponse; NULL where absent. */
+struct message_error {
+    const char *severity;      /* S, localised */
+    const char *severity_code; /* V: ERROR, FATAL, PANIC, ... */
+    const char *sqlstate;      /* C */
+    const char *message;       /* M */
+    const char *detail;        /* D */
+    const char *hint;          /* H */
+};
+bool message_read_error(const uint8_t *message, size_t size, struct message_error *out);
+
+void message_write_error(struct writer *w, const struct message_error *error);
+void message_write_ready(struct writer *w, char status);
+void message_write_query(struct writer *w, const char *text, size_t len);
+void message_write_parse(struct writer *w, struct span name, const char *text, size_t len,
+                         const uint32_t *types, size_t type_count);

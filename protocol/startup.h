@@ -1,0 +1,39 @@
+/*
+ * The packets before the first typed message: startup, SSLRequest, GSSENCRequest, CancelRequest
+ * (PostgreSQL documentation, "Start-up"; lengths and limits as in the server's ProcessStartupPacket).
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "protocol/bytes.h"
+
+/* MAX_STARTUP_PACKET_LENGTH of the server. */
+#define STARTUP_LENGTH_MAX 10000u
+#define STARTUP_LENGTH_MIN 8u
+#define CANCEL_KEY_MAX 256
+
+enum startup_kind {
+    STARTUP_INCOMPLETE, /* more bytes are needed */
+    STARTUP_INVALID,    /* no startup packet can begin like this */
+    STARTUP_SSL,
+    STARTUP_GSSENC,
+    STARTUP_CANCEL,
+    STARTUP_PROTOCOL_3,
+    STARTUP_PROTOCOL_OTHER,
+};
+
+struct startup {
+    enum startup_kind kind;
+    size_t size; /* of the whole packet, once the kind is known */
+    uint16_t major, minor;
+    /* STARTUP_CANCEL */
+    uint32_t cancel_pid;
+    struct span cancel_key;
+    /* STARTUP_PROTOCOL_3: views into the packet, empty where absent */
+    struct span user, database, application_name, options, client_encoding, replication, isolation;
+};
+
+/* Reads the packet at the start of `bytes`; the result borrows them. */
+struct startup startup_read(const uint8_t *bytes, size_t len);

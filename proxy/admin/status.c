@@ -1,0 +1,66 @@
+/* Sums the workers' and gates' counters; see status.h. */
+#include "proxy/admin/status.h"
+
+#include <unistd.h>
+
+#include "proxy/worker.h"
+
+static uint64_t read_counter(const _Atomic uint64_t *counter)
+{
+    return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+static json_t *counters(const struct service *service)
+{
+    uint64_t sessions = 0, total = 0, statements = 0, judged = 0;
+    uint64_t observed = 0, stripped = 0, refused = 0;
+    for (unsigned i = 0; i < service->worker_count; i++) {
+        const struct worker_counters *c = &service->workers[i]->counters;
+        sessions += read_counter(&c->sessions);
+        total += read_counter(&c->sessions_total);
+        statements += read_counter(&c->statements);
+        judged += read_counter(&c->judged);
+        observed += read_counter(&c->observed);
+        stripped += read_counter(&c->stripped);
+        refused += read_counter(&c->refused);
+    }
+    return json_pack("{s:I, s:I, s:I, s:I, s:{s:I, s:I, s:I}}", "sessions", (json_int_t)sessions,
+                     "sessions_total", (json_int_t)total, "transactions", (json_int_t)statements,
+                     "judged", (json_int_t)judged, "keys", "observed", (json_int_t)observed,
+                     "stripped", (json_int_t)stripped, "refused", (json_int_t)refused);
+}
+
+static json_t *gates(const struct service *service)
+{
+    static const char *const names[] = {
+        [GATE_OPEN] = "open", [GATE_ARMED] = "armed", [GATE_HOLDING] = "holding"};
+    json_t *list = json_array();
+    for (size_t i = 0; i < service->config->rule_count; i++) {
+        const struct config_rule *rule = &service->config->rules[i];
+        struct gate_counts c;
+        gate_count(service->gates[i], &c);
+        json_array_append_new(
+            list,
+            json_pack("{s:s, s:s+++, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "rule", rule->name,
+                      "table", rule->schema, ".", rule->table, "", "state",
+                      names[gate_state(service->gates[i])], "held", (json_int_t)c.held,
+                      "inflight_writes", (json_int_t)c.inflight_writes, "snapshots",
+                      (json_int_t)c.snapshots, "held_total", (json_int_t)c.held_total,
+                      "expired_total", (json_int_t)c.expired_total, "dropped_total",
+                      (json_int_t)c.dropped_total, "max_held_ms",
+                      (double)c.max_held_ns / 1e6));
+    }
+    return list;
+}
+
+json_t *status_report(const struct service *service)
+{
+    struct audit_counters audit;
+    audit_count(service->audit, &audit);
+    return json_pack("{s:s, s:s, s:I, s:I, s:b, s:o, s:o, s:{s:I, s:I, s:b}}", "command", "status",
+                     "version", PGSLUICE_VERSION, "pid", (json_int_t)getpid(), "workers",
+                     (json_int_t)service->worker_count, "draining",
+                     (int)atomic_load(&service->draining), "counters", counters(service), "gates",
+                     gates(service), "audit", "written", (json_int_t)audit.written, "lost",
+                     (json_int_t)audit.lost, "healthy", (int)audit_healthy(service->audit));
+}

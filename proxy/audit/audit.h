@@ -1,0 +1,57 @@
+/*
+ * The audit log: JSON Lines, one record per supplied key and per cutover step (DESIGN section 6).
+ * Any thread hands records over; one writer thread numbers and writes them in the order of their
+ * arrival. Fields that the caller lacks are left out of the line.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proxy/config.h"
+#include "proxy/failure.h"
+
+struct audit;
+
+/* Opens (appends, mode 0600) and starts the writer. With path NULL every call below does nothing. */
+MUST_CHECK bool audit_open(const char *path, enum audit_fsync fsync, struct audit **out,
+                           struct failure *f);
+void audit_close(struct audit *audit); /* writes what is queued, joins the writer */
+bool audit_reopen(struct audit *audit); /* after a rotation, on SIGHUP */
+/* False since a record could not be written (disk full, ...) and until one could again. */
+bool audit_healthy(const struct audit *audit);
+
+/* What stays the same for a session: rendered once, shared by its records. Borrowed during calls. */
+struct audit_session {
+    uint64_t id;
+    const char *client; /* "127.0.0.1:51432", "unix" */
+    const char *user;
+    const char *database;
+    const char *application_name;
+    uint32_t backend_pid;
+};
+
+struct audit_supplied {
+    const char *rule;
+    const char *mode;      /* observe | strip | reject */
+    const char *verdict;   /* observed | stripped | refused */
+    const char *sqlstate;  /* when refused, else NULL */
+    const char *statement; /* INSERT, ... */
+    const char *protocol;  /* simple | extended */
+    uint64_t fingerprint;
+    const char *text; /* literals masked */
+    uint32_t rows;
+    uint32_t params;
+};
+
+void audit_supplied(struct audit *audit, const struct audit_session *session,
+                    const struct audit_supplied *record);
+/* A step of a cutover or rollback: `run` its id, `detail` free text. */
+void audit_step(struct audit *audit, const char *rule, const char *run, const char *step,
+                const char *detail);
+
+struct audit_counters {
+    uint64_t written, lost;
+};
+void audit_count(const struct audit *audit, struct audit_counters *out);

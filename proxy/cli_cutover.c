@@ -1,0 +1,213 @@
+/*
+ * `pgsluice plan`, `verify`, `cutover`, `rollback` and `status`; see cli.h. Plan and verify only
+ * read and work without a proxy; the others ask the running one, because the gate is there.
+ */
+#include "proxy/cli.h"
+
+#include "proxy/admin/client.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *const strategy_names[] = {"auto", "inplace", "swap"};
+
+/* Prints a report; its exit code. Takes `report`. */
+static enum exit_code finish(const struct cli *cli, json_t *report, enum exit_code code)
+{
+    if (report == NULL) {
+        struct failure f;
+        fail(&f, code != EXIT_DONE ? code : EXIT_REFUSED, "%s: out of memory", cli->command);
+        return cli_fail(cli, &f);
+    }
+    if (cli->json) {
+        cli_print_json(report);
+    } else {
+        cutover_print(report);
+        fflush(stdout);
+    }
+    json_decref(report);
+    return code;
+}
+
+static enum exit_code plan(const struct cli *cli, const struct config *config,
+                           const struct config_rule *rule)
+{
+    json_t *report = NULL;
+    enum exit_code code = cutover_plan(config, rule, &cli->cutover, &report);
+    return finish(cli, report, code);
+}
+
+enum exit_code cli_plan(const struct cli *cli)
+{
+    struct config *config;
+    const struct config_rule *rule;
+    enum exit_code code;
+    if (!cli_config(cli, &config, &code)) {
+        return code;
+    }
+    log_init(false, LOG_LEVEL_WARNING);
+    if (cli_rule(cli, config, &rule, &code)) {
+        code = plan(cli, config, rule);
+    }
+    config_free(config);
+    return code;
+}
+
+enum exit_code cli_verify(const struct cli *cli)
+{
+    struct config *config;
+    const struct config_rule *rule;
+    enum exit_code code;
+    if (!cli_config(cli, &config, &code)) {
+        return code;
+    }
+    log_init(false, LOG_LEVEL_WARNING);
+    if (cli_rule(cli, config, &rule, &code)) {
+        json_t *report = NULL;
+        code = cutover_verify(config, rule, &report);
+        code = finish(cli, report, code);
+    }
+    config_free(config);
+    return code;
+}
+
+static void on_event(void *arg, const json_t *event)
+{
+    const char *phase = json_string_value(json_object_get(event, "phase"));
+    const char *text = json_string_value(json_object_get(event, "text"));
+    const json_t *done = json_object_get(event, "done");
+    if (phase != NULL) {
+        cli_progress_show(arg, phase, text != NULL ? text : "",
+                          json_is_number(done) ? json_number_value(done) : -1);
+    }
+}
+
+/* Sends the request to the running proxy and prints its report. Takes `request`. */
+static enum exit_code ask_proxy(const struct cli *cli, const struct config *config, json_t *request)
+{
+    struct cli_progress progress;
+    struct failure f;
+    json_t *report = NULL;
+    cli_progress_init(&progress);
+    bool answered = admin_call(config, request, on_event, &progress, &report, &f);
+    cli_progress_end(&progress);
+    json_decref(request);
+    if (!answered) {
+        return cli_fail(cli, &f);
+    }
+    const json_t *exit = json_object_get(report, "exit");
+    return finish(cli, report,
+                  json_is_integer(exit) ? (enum exit_code)json_integer_value(exit) : EXIT_UNKNOWN);
+}
+
+static json_t *request_for(const struct cli *cli, const struct config_rule *rule)
+{
+    return json_pack("{s:s, s:s, s:s, s:I}", "command", cli->command, "table", rule->name,
+                     "strategy", strategy_names[cli->cutover.strategy], "max_hold_ms",
+                     (json_int_t)cli->cutover.max_hold_ms);
+}
+
+/* True when a person at the terminal says yes. */
+static bool confirm(const struct config_rule *rule)
+{
+    char answer[16];
+    fprintf(stderr, "Cut %s.%s over now? [y/N] ", rule->schema, rule->table);
+    fflush(stderr);
+    return fgets(answer, sizeof answer, stdin) != NULL &&
+           (strcasecmp(answer, "y\n") == 0 || strcasecmp(answer, "yes\n") == 0);
+}
+
+enum exit_code cli_cutover(const struct cli *cli)
+{
+    struct config *config;
+    const struct config_rule *rule;
+    enum exit_code code;
+    struct failure f;
+    if (!cli_config(cli, &config, &code)) {
+        return code;
+    }
+    log_init(false, LOG_LEVEL_WARNING);
+    if (!cli_rule(cli, config, &rule, &code)) {
+        goto out;
+    }
+    if (!cli->yes) {
+        if (isatty(STDIN_FILENO) != 1 || isatty(STDERR_FILENO) != 1) {
+            fail(&f, EXIT_USAGE,
+                 "cutover asks before it begins, and this is no terminal: add --yes");
+            code = cli_fail(cli, &f);
+            goto out;
+        }
+        code = plan(cli, config, rule);
+        if (code != EXIT_DONE) {
+            goto out;
+        }
+        if (!confirm(rule)) {
+            fail(&f, EXIT_REFUSED, "not confirmed; nothing changed");
+            code = cli_fail(cli, &f);
+            goto out;
+        }
+    }
+    code = ask_proxy(cli, config, request_for(cli, rule));
+out:
+    config_free(config);
+    return code;
+}
+
+enum exit_code cli_rollback(const struct cli *cli)
+{
+    struct config *config;
+    const struct config_rule *rule;
+    enum exit_code code;
+    if (!cli_config(cli, &config, &code)) {
+        return code;
+    }
+    log_init(false, LOG_LEVEL_WARNING);
+    if (cli_rule(cli, config, &rule, &code)) {
+        code = ask_proxy(cli, config, request_for(cli, rule));
+    }
+    config_free(config);
+    return code;
+}
+
+static bool print_status(const struct cli *cli, const struct config *config, enum exit_code *code)
+{
+    struct failure f;
+    json_t *request = json_pack("{s:s}", "command", "status");
+    json_t *report = NULL;
+    bool ok = admin_call(config, request, NULL, NULL, &report, &f);
+    json_decref(request);
+    if (!ok) {
+        *code = cli_fail(cli, &f);
+        return false;
+    }
+    if (cli->watch && isatty(STDOUT_FILENO) == 1) {
+        fputs("\x1b[H\x1b[2J", stdout);
+    }
+    if (cli->json) {
+        cli_print_json(report);
+    } else {
+        cli_print_text(report);
+    }
+    json_decref(report);
+    *code = EXIT_DONE;
+    return true;
+}
+
+enum exit_code cli_status(const struct cli *cli)
+{
+    const struct timespec pause = {.tv_sec = 1};
+    struct config *config;
+    enum exit_code code;
+    if (!cli_config(cli, &config, &code)) {
+        return code;
+    }
+    log_init(false, LOG_LEVEL_WARNING);
+    while (print_status(cli, config, &code) && cli->watch) {
+        nanosleep(&pause, NULL);
+    }
+    config_free(config);
+    return code;
+}

@@ -1,0 +1,67 @@
+/*
+ * The configuration file (INI). Read once at start and again at SIGHUP into a new struct config;
+ * every error names file, line and key. Unknown sections and keys are errors.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proxy/failure.h"
+#include "proxy/log.h"
+#include "rules/rules.h"
+
+struct config_address {
+    bool is_unix;
+    char *host; /* a numeric address or name, or the socket's path */
+    uint16_t port;
+};
+
+struct config_rule {
+    char *name;
+    char *database; /* NULL: every database that has the table */
+    char *schema;   /* "public" when the table is given without one */
+    char *table;
+    char *column;
+    char *expression; /* SQL, as written */
+    enum rule_mode mode;
+    bool reject_mismatch;     /* on_mismatch = reject */
+    bool unqualified_guarded; /* unqualified = guarded, the default */
+    int line;                 /* of the section's header */
+};
+
+enum audit_fsync { AUDIT_FSYNC_NONE, AUDIT_FSYNC_BATCH, AUDIT_FSYNC_EACH };
+
+struct config {
+    char *file;
+    struct config_address *listen;
+    size_t listen_count;
+    char *server;  /* libpq keywords */
+    char *control; /* libpq keywords; NULL without rules */
+    unsigned workers;
+    struct config_address *admin;
+    size_t admin_count;
+    struct config_address *http; /* NULL: none */
+    char *audit;                 /* path; NULL: none */
+    enum audit_fsync audit_fsync;
+    bool audit_failure_reject; /* audit_failure = reject */
+    bool log_json;
+    enum log_level log_level;    /* least level that is logged; default info */
+    uint32_t max_client_conn;          /* default 10000 */
+    uint64_t max_packet_size;          /* bytes of one judged message; default 64 MiB */
+    uint64_t client_login_timeout_ms;  /* default 60 s; 0 = off. Seconds in the file */
+    uint64_t server_connect_timeout_ms; /* default 15 s */
+    uint64_t hold_ttl_ms;              /* longest time a statement may be held; default 2 s */
+    struct config_rule *rules;
+    size_t rule_count;
+};
+
+/* Reads and checks the file. The caller owns *out and ends it with config_free(). On false, *out is
+ * NULL and `f` has one line such as "pgsluice.ini:12: workers: 0 is not between 1 and 64". */
+MUST_CHECK bool config_load(const char *file, struct config **out, struct failure *f);
+void config_free(struct config *config);
+
+/* The rule whose table is `table` ("chunks", "public.chunks" or the rule's name), or NULL with `f`. */
+const struct config_rule *config_find_rule(const struct config *config, const char *table,
+                                           struct failure *f);

@@ -1,0 +1,52 @@
+/*
+ * The cutover machine: takes a guarded table from a trigger-computed to a generated column and back.
+ *
+ * Runs in a thread of its own inside the serving process, on control connections through libpq.
+ * PostgreSQL's lock and one transaction are the safety; the gate only saves latency. What it finds and
+ * does goes into a report (JSON), from which the command line prints.
+ */
+#pragma once
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proxy/config.h"
+#include "proxy/failure.h"
+
+enum cutover_strategy { CUTOVER_AUTO, CUTOVER_INPLACE, CUTOVER_SWAP };
+
+struct cutover_options {
+    enum cutover_strategy strategy;
+    uint64_t max_hold_ms; /* default 500 */
+};
+
+/* What the machine needs from the process around it; every member may be called from its thread. */
+struct cutover_host {
+    void *arg;
+    struct gate *gate; /* NULL: no sessions to hold (tests) */
+    /* `done` in 0..1, or negative when unknown */
+    void (*progress)(void *arg, const char *phase, const char *text, double done);
+    bool (*abort_requested)(void *arg);
+    /* the schema has changed: read the catalog and publish, before the gate opens */
+    bool (*schema_changed)(void *arg, struct failure *f);
+    /* audit */
+    void (*step)(void *arg, const char *run, const char *step, const char *detail);
+};
+
+/* Each returns the exit code of the command and a report that the caller owns (json_decref), never
+ * NULL but when out of memory. Its members: "command", "table", "exit", "summary" (one line),
+ * "checks" [{"id","verdict":"PASS|WARN|BLOCK","evidence","remedy"}], and what the command adds. */
+enum exit_code cutover_plan(const struct config *config, const struct config_rule *rule,
+                            const struct cutover_options *options, json_t **report);
+enum exit_code cutover_run(const struct config *config, const struct config_rule *rule,
+                           const struct cutover_options *options, const struct cutover_host *host,
+                           json_t **report);
+enum exit_code cutover_rollback(const struct config *config, const struct config_rule *rule,
+                                const struct cutover_options *options,
+                                const struct cutover_host *host, json_t **report);
+enum exit_code cutover_verify(const struct config *config, const struct config_rule *rule,
+                              json_t **report);
+
+/* Prints a report for people on stdout. */
+void cutover_print(const json_t *report);

@@ -1,0 +1,136 @@
+/*
+ * A gate's state and counts; see gate.h. The state and the end of the hold are two words: a reader
+ * that sees the new state with the old end at worst lets one statement pass to PostgreSQL's lock.
+ */
+#include "proxy/gate.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* One worker's counts on cache lines of their own: nobody else writes them. */
+struct cell {
+    _Alignas(64) _Atomic int64_t counters[GATE_COUNTERS];
+    _Atomic uint64_t max_wait_ns;
+};
+
+struct gate {
+    _Atomic int state;
+    _Atomic uint64_t hold_end_ns;
+    char *name;
+    void (*wake)(void *arg);
+    void *wake_arg;
+    struct cell cells[GATE_WORKERS_MAX];
+};
+
+struct gate *gate_new(const char *name)
+{
+    struct gate *gate = aligned_alloc(64, sizeof *gate);
+    if (gate == NULL) {
+        return NULL;
+    }
+    memset(gate, 0, sizeof *gate);
+    gate->name = strdup(name);
+    if (gate->name == NULL) {
+        free(gate);
+        return NULL;
+    }
+    return gate;
+}
+
+void gate_free(struct gate *gate)
+{
+    if (gate != NULL) {
+        free(gate->name);
+        free(gate);
+    }
+}
+
+const char *gate_name(const struct gate *gate)
+{
+    return gate->name;
+}
+
+uint64_t gate_now(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static void gate_enter(struct gate *gate, enum gate_state state)
+{
+    atomic_store_explicit(&gate->state, (int)state, memory_order_release);
+    if (gate->wake != NULL) {
+        gate->wake(gate->wake_arg);
+    }
+}
+
+void gate_arm(struct gate *gate)
+{
+    gate_enter(gate, GATE_ARMED);
+}
+
+void gate_hold(struct gate *gate, uint64_t ttl_ns)
+{
+    atomic_store_explicit(&gate->hold_end_ns, gate_now() + ttl_ns, memory_order_relaxed);
+    gate_enter(gate, GATE_HOLDING);
+}
+
+void gate_open(struct gate *gate)
+{
+    gate_enter(gate, GATE_OPEN);
+}
+
+enum gate_state gate_state(const struct gate *gate)
+{
+    return (enum gate_state)atomic_load_explicit(&gate->state, memory_order_acquire);
+}
+
+void gate_on_change(struct gate *gate, void (*wake)(void *arg), void *arg)
+{
+    gate->wake = wake;
+    gate->wake_arg = arg;
+}
+
+bool gate_is_holding(const struct gate *gate, uint64_t now_ns)
+{
+    return atomic_load_explicit(&gate->state, memory_order_acquire) == GATE_HOLDING &&
+           now_ns < atomic_load_explicit(&gate->hold_end_ns, memory_order_relaxed);
+}
+
+void gate_add(struct gate *gate, unsigned worker, enum gate_counter counter, int64_t by)
+{
+    _Atomic int64_t *cell = &gate->cells[worker].counters[counter];
+    atomic_store_explicit(cell, atomic_load_explicit(cell, memory_order_relaxed) + by,
+                          memory_order_relaxed);
+}
+
+void gate_note_wait(struct gate *gate, unsigned worker, uint64_t waited_ns)
+{
+    _Atomic uint64_t *max = &gate->cells[worker].max_wait_ns;
+    if (waited_ns > atomic_load_explicit(max, memory_order_relaxed)) {
+        atomic_store_explicit(max, waited_ns, memory_order_relaxed);
+    }
+}
+
+void gate_count(const struct gate *gate, struct gate_counts *out)
+{
+    int64_t sums[GATE_COUNTERS] = {0};
+    *out = (struct gate_counts){0};
+    for (size_t w = 0; w < GATE_WORKERS_MAX; w++) {
+        const struct cell *cell = &gate->cells[w];
+        for (size_t i = 0; i < GATE_COUNTERS; i++) {
+            sums[i] += atomic_load_explicit(&cell->counters[i], memory_order_relaxed);
+        }
+        uint64_t max = atomic_load_explicit(&cell->max_wait_ns, memory_order_relaxed);
+        out->max_held_ns = max > out->max_held_ns ? max : out->max_held_ns;
+    }
+    out->held = (uint64_t)sums[GATE_COUNT_HELD];
+    out->inflight_writes = (uint64_t)sums[GATE_COUNT_INFLIGHT];
+    out->snapshots = (uint64_t)sums[GATE_COUNT_SNAPSHOT];
+    out->held_total = (uint64_t)sums[GATE_COUNT_HELD_TOTAL];
+    out->expired_total = (uint64_t)sums[GATE_COUNT_EXPIRED_TOTAL];
+    out->dropped_total = (uint64_t)sums[GATE_COUNT_DROPPED_TOTAL];
+}

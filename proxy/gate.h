@@ -1,0 +1,65 @@
+/*
+ * The gate of one guarded table: open, armed (count, do not hold) or holding.
+ *
+ * Safety is PostgreSQL's lock; the gate only saves latency. It holds statements at transaction
+ * boundaries, for at most its time-to-live on the local monotonic clock, and always ends by letting
+ * them pass. The cutover thread sets the state; sessions read it with one relaxed load and keep their
+ * counts in a cell of their own worker, which nobody else writes. Release is driven by the state: a
+ * worker with held sessions looks again every few milliseconds, whether or not it was woken.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define GATE_WORKERS_MAX 64
+
+enum gate_state {
+    GATE_OPEN,
+    GATE_ARMED,
+    GATE_HOLDING,
+};
+
+struct gate;
+
+struct gate_counts {
+    uint64_t held;            /* sessions parked now */
+    uint64_t inflight_writes; /* sessions with a forwarded write on the table not yet finished */
+    uint64_t snapshots;       /* sessions inside a transaction that may keep an old snapshot
+                                 (REPEATABLE READ, SERIALIZABLE) */
+    uint64_t held_total;      /* statements ever held, */
+    uint64_t expired_total;   /* of those let through because the time-to-live ended, */
+    uint64_t dropped_total;   /* of those whose client went away or cancelled */
+    uint64_t max_held_ns;     /* the longest that a statement waited */
+};
+
+struct gate *gate_new(const char *name);
+void gate_free(struct gate *gate);
+const char *gate_name(const struct gate *gate);
+
+/* Cutover's side. */
+void gate_arm(struct gate *gate);
+void gate_hold(struct gate *gate, uint64_t ttl_ns); /* counts from the call */
+void gate_open(struct gate *gate);
+enum gate_state gate_state(const struct gate *gate);
+void gate_count(const struct gate *gate, struct gate_counts *out);
+/* Called after each change of state, from the changing thread: wakes the workers. */
+void gate_on_change(struct gate *gate, void (*wake)(void *arg), void *arg);
+
+/* The sessions' side. */
+bool gate_is_holding(const struct gate *gate, uint64_t now_ns); /* holding and not expired */
+uint64_t gate_now(void);                                        /* CLOCK_MONOTONIC, ns */
+
+enum gate_counter {
+    GATE_COUNT_HELD,
+    GATE_COUNT_INFLIGHT,
+    GATE_COUNT_SNAPSHOT,
+    GATE_COUNT_HELD_TOTAL,
+    GATE_COUNT_EXPIRED_TOTAL,
+    GATE_COUNT_DROPPED_TOTAL,
+    GATE_COUNTERS,
+};
+/* Adds `by` to the cell of `worker` (< GATE_WORKERS_MAX); only that worker's thread may. */
+void gate_add(struct gate *gate, unsigned worker, enum gate_counter counter, int64_t by);
+void gate_note_wait(struct gate *gate, unsigned worker, uint64_t waited_ns);

@@ -1,0 +1,48 @@
+/*
+ * One socket of a session: reads into a buffer that the caller lends, writes at once what the kernel
+ * takes and keeps only the rest. A stream whose rest is not yet sent is "full": its owner stops
+ * reading whatever feeds it, so that no queue grows with what a peer sends. TLS will be a second way
+ * to receive and send behind the same calls.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+#include <uv.h>
+
+struct stream {
+    uv_poll_t poll;
+    int fd; /* -1: not open */
+    int events;
+    uint8_t *rest; /* accepted for sending, not yet taken by the kernel; NULL when none */
+    size_t rest_at, rest_len;
+};
+
+/* Takes `fd` (non-blocking, close-on-exec). False leaves it to the caller. */
+bool stream_open(struct stream *s, uv_loop_t *loop, int fd, void *data);
+static inline bool stream_is_open(const struct stream *s)
+{
+    return s->fd >= 0;
+}
+/* Asks to be called for `events` (UV_READABLE, ...); 0 stops. UV_WRITABLE is added while full. */
+void stream_watch(struct stream *s, int events, uv_poll_cb cb);
+
+enum stream_result {
+    STREAM_OK,
+    STREAM_AGAIN,
+    STREAM_EOF,
+    STREAM_BROKEN,    /* the peer is gone */
+    STREAM_NO_MEMORY,
+};
+enum stream_result stream_recv(struct stream *s, uint8_t *room, size_t len, size_t *received);
+/* Sends everything or keeps a copy of the rest. */
+enum stream_result stream_send(struct stream *s, struct iovec *iov, int count);
+enum stream_result stream_flush(struct stream *s);
+static inline bool stream_is_full(const struct stream *s)
+{
+    return s->rest != NULL;
+}
+/* Closes the socket at once; `done` runs when the loop has let go of the handle. */
+void stream_close(struct stream *s, uv_close_cb done);

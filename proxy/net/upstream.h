@@ -1,0 +1,31 @@
+/*
+ * The servers that `server` names: hosts and ports as libpq reads them, tried in their order.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/socket.h>
+
+#include "proxy/failure.h"
+
+struct upstream_host {
+    bool is_unix;
+    char *name; /* a host name, an address, or the directory of a unix socket */
+    char *port;
+    bool is_fixed; /* address is valid: no name to resolve */
+    struct sockaddr_storage address;
+    socklen_t address_len;
+};
+
+struct upstream {
+    struct upstream_host *hosts;
+    size_t count;
+};
+
+/* Reads libpq keywords (host, hostaddr, port). The caller ends *out with upstream_free(). */
+MUST_CHECK bool upstream_new(const char *conninfo, struct upstream **out, struct failure *f);
+void upstream_free(struct upstream *upstream);
+/* Whether one of the hosts accepts a connection now; blocks, for the start only. */
+MUST_CHECK bool upstream_reachable(const struct upstream *upstream, int timeout_ms,
+                                   struct failure *f);

@@ -1,0 +1,32 @@
+/*
+ * What the threads of one serving process share. Made by serve.c before the first worker starts and
+ * ended after the last has stopped; in between everything here is constant or has its own lock.
+ */
+#pragma once
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "proxy/audit/audit.h"
+#include "proxy/catalog.h"
+#include "proxy/config.h"
+#include "proxy/gate.h"
+#include "proxy/net/upstream.h"
+#include "proxy/session/registry.h"
+
+struct worker;
+
+struct service {
+    const struct config *config;
+    struct upstream *upstream;
+    struct catalog *catalog;
+    struct audit *audit;
+    struct gate **gates; /* one for each configuration rule */
+    struct registry *registry;
+    struct worker **workers;
+    unsigned worker_count;
+    char nonce[17];               /* marks the proxy's own failing statements; hex, random */
+    _Atomic uint32_t clients;     /* client connections open now */
+    _Atomic uint64_t next_id;     /* of the next session */
+    _Atomic bool draining;        /* SIGTERM: sessions end at their next transaction boundary */
+};

@@ -1,0 +1,185 @@
+/*
+ * From the client to the server: walks the headers, hands over what must be judged, and forwards
+ * everything else from where it was received, one run of bytes between two changes, one send a
+ * batch.
+ */
+#include "proxy/session/session.h"
+
+#include "protocol/frame.h"
+#include "protocol/message.h"
+#include "proxy/service.h"
+
+/* What a message that goes to the server does to the session's bookkeeping. */
+static void note_message(struct session *s, uint8_t type)
+{
+    switch (type) {
+    case 'Q':
+    case 'F':
+        s->syncs_sent++;
+        break;
+    case 'S':
+        /* while the server takes CopyData it ignores Sync */
+        if (!s->copying) {
+            s->syncs_sent++;
+            s->batch_open = false;
+        }
+        break;
+    case 'P':
+    case 'B':
+    case 'D':
+    case 'E':
+    case 'C':
+    case 'H':
+        s->batch_open = true;
+        break;
+    case 'c':
+    case 'f':
+        s->copying = false;
+        break;
+    case 'X':
+        s->terminated = true;
+        break;
+    default:
+        break;
+    }
+}
+
+/* A held batch was cancelled: its messages up to Sync are dropped, and the Sync answered here. */
+static void discard_message(struct session *s, uint8_t type)
+{
+    if (type == 'X') {
+        session_close(s);
+    } else if (type == 'S') {
+        struct writer w;
+        writer_init(&w, 16);
+        message_write_ready(&w, 'I');
+        s->discarding = false;
+        session_reply(s, &w);
+        writer_fini(&w);
+    }
+}
+
+/* Whether the message is looked at as a whole; any other is forwarded as it comes in. */
+static bool is_judged(const struct session *s, uint8_t type)
+{
+    if (s->discarding) {
+        return true;
+    }
+    if (s->rules == NULL) {
+        return false;
+    }
+    switch (type) {
+    case 'Q':
+    case 'P':
+        return true;
+    case 'B':
+    case 'C':
+        return !ledger_is_empty(&s->ledger) || s->may_snapshot;
+    case 'F':
+    case 'E':
+        return s->may_snapshot;
+    default:
+        return false;
+    }
+}
+
+/* Refuses what no server would take; false when the session ended. */
+static bool check_header(struct session *s, uint8_t type, uint32_t length)
+{
+    if (!frame_type_known(FRAME_FRONTEND, type)) {
+        session_fail(s, "08P01", "invalid frontend message type %u", type);
+        return false;
+    }
+    if (!frame_length_valid(length)) {
+        session_fail(s, "08P01", "invalid message length");
+        return false;
+    }
+    return true;
+}
+
+/* Whether enough of the message is at hand to judge it; if not, asks for all of it. A Bind tells its
+ * statement's name ahead of its values, which are forwarded as they come in. */
+static bool is_enough(struct session *s, const uint8_t *message, size_t size, size_t have)
+{
+    struct span name;
+    if (have == size || (message[0] == 'B' && !s->discarding &&
+                         message_read_bind(message, have, &name))) {
+        return true;
+    }
+    uint64_t limit = session_service(s)->config->max_packet_size;
+    if (size > limit) {
+        session_fail(s, "54000", "a message of %zu bytes is longer than max_packet_size, %llu", size,
+                     (unsigned long long)limit);
+        return false;
+    }
+    s->front.need = size;
+    return false;
+}
+
+static enum judging consume_judged(struct session *s, const uint8_t *message, size_t have)
+{
+    if (s->discarding) {
+        discard_message(s, message[0]);
+        return s->state == SESSION_CLOSING ? JUDGING_CLOSED : JUDGING_REPLACED;
+    }
+    enum judging judging = judging_message(s, message, have);
+    if (judging == JUDGING_FORWARD || judging == JUDGING_REPLACED) {
+        note_message(s, message[0]);
+    }
+    return judging;
+}
+
+static void send_batch(struct session *s)
+{
+    struct batch *batch = &s->worker->batch;
+    batch_send(batch);
+    if (batch->result == STREAM_BROKEN) {
+        /* its last words, and then its end, are still to be read */
+        s->server_gone = true;
+    } else if (batch->result == STREAM_NO_MEMORY) {
+        session_fail(s, "53200", "out of memory");
+    }
+}
+
+size_t frontend_consume(struct session *s, const uint8_t *bytes, size_t len)
+{
+    struct batch *batch = &s->worker->batch;
+    size_t run = 0; /* from here on not yet in the batch */
+    size_t at = s->front.body < len ? s->front.body : len;
+    s->front.body -= (uint32_t)at;
+    judging_refresh(s);
+    batch_start(batch, &s->server);
+    while (len - at >= FRAME_HEADER) {
+        const uint8_t *message = bytes + at;
+        uint32_t length = load_u32(message + 1);
+        size_t size = 1 + (size_t)length;
+        if (!check_header(s, message[0], length)) {
+            return len;
+        }
+        size_t have = size < len - at ? size : len - at;
+        if (!is_judged(s, message[0])) {
+            note_message(s, message[0]);
+            s->front.body = (uint32_t)(size - have);
+            at += have;
+            continue;
+        }
+        if (!is_enough(s, message, size, have)) {
+            break;
+        }
+        batch_add(batch, bytes + run, at - run);
+        run = at;
+        enum judging judging = consume_judged(s, message, have);
+        if (judging == JUDGING_WAIT || judging == JUDGING_CLOSED) {
+            break;
+        }
+        s->front.body = (uint32_t)(size - have);
+        at += have;
+        run = judging == JUDGING_REPLACED ? at : run;
+    }
+    if (s->state == SESSION_CLOSING) {
+        return len;
+    }
+    batch_add(batch, bytes + run, at - run);
+    send_batch(s);
+    return at;
+}

@@ -1,0 +1,192 @@
+/*
+ * A session at the gate: what may go on, what waits, and how the wait ends. Only statements at a
+ * transaction boundary wait: one inside a transaction may hold the very lock that the cutover waits
+ * for. See gate.h.
+ */
+#include "proxy/session/session.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "protocol/frame.h"
+#include "protocol/message.h"
+#include "proxy/service.h"
+#include <utlist.h>
+
+/* Held sessions are looked at this often, whether or not the gate woke the worker, */
+#define RELEASE_EVERY_MS 1
+/* and this many at a time are let go, so that the server does not meet a herd. */
+#define RELEASE_AT_ONCE 64
+
+#define EACH_BIT(i, mask) \
+    for (uint64_t rest_ = (mask), i = 0; rest_ != 0 && ((i = (uint64_t)__builtin_ctzll(rest_)), 1); \
+         rest_ &= rest_ - 1)
+
+static struct gate *gate_of(const struct session *s, uint64_t rule)
+{
+    return session_service(s)->gates[rule];
+}
+
+/* Of the rules in `mask`, those whose gate holds now. */
+static uint64_t holding(const struct session *s, uint64_t mask)
+{
+    uint64_t found = 0;
+    EACH_BIT(rule, mask)
+    {
+        struct gate *gate = gate_of(s, rule);
+        if (gate_state(gate) == GATE_HOLDING && gate_is_holding(gate, gate_now())) {
+            found |= (uint64_t)1 << rule;
+        }
+    }
+    return found;
+}
+
+static void count(const struct session *s, uint64_t mask, enum gate_counter counter, int64_t by)
+{
+    EACH_BIT(rule, mask)
+    {
+        gate_add(gate_of(s, rule), s->worker->index, counter, by);
+    }
+}
+
+/* Every rule of the session's database: what a transaction with an old snapshot might read. */
+static uint64_t all_rules(const struct session *s)
+{
+    uint64_t mask = 0;
+    for (size_t i = 0; s->rules != NULL && i < s->rules->rule_count; i++) {
+        mask |= (uint64_t)1 << s->rules->rule_index[i];
+    }
+    return mask;
+}
+
+static void on_release(uv_timer_t *timer)
+{
+    hold_release(timer->data);
+}
+
+static void hold_begin(struct session *s, uint64_t mask)
+{
+    struct worker *worker = s->worker;
+    s->wait = SESSION_WAIT_GATE;
+    s->held_for = mask;
+    s->since_ns = gate_now();
+    DL_APPEND2(worker->held, s, held_prev, held_next);
+    count(s, mask, GATE_COUNT_HELD, 1);
+    count(s, mask, GATE_COUNT_HELD_TOTAL, 1);
+    if (s->cancel_key != NULL) {
+        registry_set_held(session_service(s)->registry, s->cancel_key, true);
+    }
+    if (!uv_is_active((uv_handle_t *)&worker->release)) {
+        uv_timer_start(&worker->release, on_release, RELEASE_EVERY_MS, RELEASE_EVERY_MS);
+    }
+}
+
+enum judging hold_check(struct session *s, uint64_t writes)
+{
+    uint64_t mask = s->may_snapshot ? writes | all_rules(s) : writes;
+    uint64_t held = mask == 0 ? 0 : holding(s, mask);
+    bool answered = s->syncs_sent == s->syncs_done;
+    if (held == 0 || s->batch_open || (answered && s->transaction != 'I')) {
+        return JUDGING_FORWARD;
+    }
+    if (!answered) {
+        s->wait = SESSION_WAIT_BOUNDARY;
+    } else {
+        hold_begin(s, held);
+    }
+    return JUDGING_WAIT;
+}
+
+void hold_note_write(struct session *s, uint64_t writes)
+{
+    uint64_t fresh = writes & ~s->writing;
+    s->writing |= fresh;
+    count(s, fresh, GATE_COUNT_INFLIGHT, 1);
+    if (s->may_snapshot && s->snapshot_gates == 0) {
+        s->snapshot_gates = all_rules(s);
+        count(s, s->snapshot_gates, GATE_COUNT_SNAPSHOT, 1);
+    }
+}
+
+void hold_note_ready(struct session *s)
+{
+    if (s->transaction == 'I' && s->syncs_sent == s->syncs_done && !s->batch_open) {
+        count(s, s->writing, GATE_COUNT_INFLIGHT, -1);
+        count(s, s->snapshot_gates, GATE_COUNT_SNAPSHOT, -1);
+        s->writing = 0;
+        s->snapshot_gates = 0;
+    }
+}
+
+void hold_end(struct session *s, bool dropped)
+{
+    struct worker *worker = s->worker;
+    uint64_t waited = gate_now() - s->since_ns;
+    s->wait = SESSION_WAIT_NONE;
+    DL_DELETE2(worker->held, s, held_prev, held_next);
+    count(s, s->held_for, GATE_COUNT_HELD, -1);
+    EACH_BIT(rule, s->held_for)
+    {
+        struct gate *gate = gate_of(s, rule);
+        gate_note_wait(gate, worker->index, waited);
+        if (dropped) {
+            gate_add(gate, worker->index, GATE_COUNT_DROPPED_TOTAL, 1);
+        } else if (gate_state(gate) == GATE_HOLDING) {
+            gate_add(gate, worker->index, GATE_COUNT_EXPIRED_TOTAL, 1);
+        }
+    }
+    s->held_for = 0;
+    if (s->cancel_key != NULL) {
+        registry_set_held(session_service(s)->registry, s->cancel_key, false);
+    }
+    if (worker->held == NULL) {
+        uv_timer_stop(&worker->release);
+    }
+}
+
+void hold_release(struct worker *worker)
+{
+    int budget = RELEASE_AT_ONCE;
+    struct session *s, *next;
+    DL_FOREACH_SAFE2(worker->held, s, next, held_next)
+    {
+        if (holding(s, s->held_for) != 0) {
+            continue;
+        }
+        if (budget-- == 0) {
+            return;
+        }
+        hold_end(s, false);
+        session_resume(s);
+    }
+}
+
+void hold_cancel(struct session *s)
+{
+    uint8_t type = s->front.stash[0];
+    size_t size = 1 + (size_t)load_u32(s->front.stash + 1);
+    bool single = type == 'Q' || type == 'F';
+    struct writer w;
+    writer_init(&w, 1024);
+    message_write_error(&w, &(struct message_error){
+                                .severity = "ERROR",
+                                .severity_code = "ERROR",
+                                .sqlstate = "57014",
+                                .message = "canceling statement due to user request"});
+    if (single) {
+        message_write_ready(&w, 'I');
+    }
+    hold_end(s, true);
+    bool open = session_reply(s, &w);
+    writer_fini(&w);
+    if (!open) {
+        return;
+    }
+    if (single) {
+        s->front.stash_len -= size;
+        memmove(s->front.stash, s->front.stash + size, s->front.stash_len);
+    } else {
+        s->discarding = true;
+    }
+    session_resume(s);
+}

@@ -1,0 +1,430 @@
+/*
+ * The rules at work on one session: which text is judged, what is sent in its place, what the audit
+ * says of it. The verdicts are the rules room's; this file knows messages.
+ */
+#include "proxy/session/session.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "protocol/frame.h"
+#include "protocol/message.h"
+#include "proxy/service.h"
+
+/* Parse messages with more declared types than this take their room from the heap. */
+#define TYPES_ON_STACK 64
+
+/* --- what a session's own settings say --- */
+
+/* Whether `word` (lower case) stands in `text`, in any case. Horspool: looks at about one byte in
+ * `word`'s length. */
+static bool mentions(const char *text, size_t len, const char *word)
+{
+    size_t n = strlen(word);
+    for (size_t at = n - 1; at < len;) {
+        size_t k = 0;
+        while (k < n && (text[at - k] | 0x20) == word[n - 1 - k]) {
+            k++;
+        }
+        if (k == n) {
+            return true;
+        }
+        const char *found = memchr(word, text[at] | 0x20, n - 1);
+        const char *last = found;
+        while (found != NULL) {
+            last = found;
+            found = memchr(found + 1, text[at] | 0x20, (size_t)(word + n - 1 - (found + 1)));
+        }
+        at += last == NULL ? n : (size_t)(word + n - 1 - last);
+    }
+    return false;
+}
+
+void judging_session_text(struct session *s, struct span text)
+{
+    /* BEGIN ISOLATION LEVEL ..., SET default_transaction_isolation, SET SESSION CHARACTERISTICS ...:
+     * every way to another isolation level says so */
+    if (!s->may_snapshot && mentions(text.ptr, text.len, "isolation")) {
+        s->may_snapshot = true;
+    }
+}
+
+static bool span_is(struct span s, const char *text)
+{
+    return s.len == strlen(text) && memcmp(s.ptr, text, s.len) == 0;
+}
+
+void judging_parameter(struct session *s, struct span name, struct span value)
+{
+    /* encodings whose second bytes may look like a quote or a backslash */
+    static const char *const unsafe[] = {"SJIS", "BIG5",  "GBK",  "UHC",
+                                         "GB18030", "JOHAB", "SHIFT_JIS_2004"};
+    if (span_is(name, "standard_conforming_strings")) {
+        s->strings_standard = !span_is(value, "off");
+    } else if (span_is(name, "client_encoding")) {
+        s->encoding_unsafe = false;
+        for (size_t i = 0; i < sizeof unsafe / sizeof unsafe[0]; i++) {
+            if (value.len == strlen(unsafe[i]) &&
+                strncasecmp(value.ptr, unsafe[i], value.len) == 0) {
+                s->encoding_unsafe = true;
+            }
+        }
+    } else if (span_is(name, "application_name")) {
+        char *copy = strndup(value.ptr, value.len);
+        if (copy != NULL) {
+            free(s->application_name);
+            s->application_name = copy;
+        }
+    }
+}
+
+void judging_refresh(struct session *s)
+{
+    uint64_t epoch = catalog_epoch(session_service(s)->catalog);
+    if (s->rules_known && s->rules_epoch == epoch) {
+        return;
+    }
+    s->rules = s->database == NULL ? NULL : worker_rules(s->worker, s->database);
+    s->rules_epoch = epoch;
+    s->rules_known = true;
+    if (s->rules != NULL && s->rules->snapshot_default) {
+        s->may_snapshot = true;
+    }
+}
+
+/* --- audit --- */
+
+struct told {
+    const char *verdict;
+    const char *sqlstate;
+    const char *protocol;
+    const char *text;
+    uint64_t fingerprint;
+};
+
+static const char *const mode_names[] = {
+    [RULE_MODE_OBSERVE] = "observe",
+    [RULE_MODE_STRIP] = "strip",
+    [RULE_MODE_COMPUTE] = "compute",
+    [RULE_MODE_REJECT] = "reject",
+};
+
+/* `rule` of a supplied value is the configuration's index here. */
+static void tell_audit(struct session *s, const struct supplied *supplied, const struct told *told)
+{
+    const struct service *service = session_service(s);
+    const struct config_rule *rule = &service->config->rules[supplied->rule];
+    struct audit_session who = {
+        .id = s->id,
+        .client = s->client_name,
+        .user = s->user,
+        .database = s->database,
+        .application_name = s->application_name,
+        .backend_pid = s->backend_pid,
+    };
+    audit_supplied(service->audit, &who,
+                   &(struct audit_supplied){
+                       .rule = rule->name,
+                       .mode = mode_names[rule->mode],
+                       .verdict = told->verdict,
+                       .sqlstate = told->sqlstate,
+                       .statement = supplied->statement,
+                       .protocol = told->protocol,
+                       .fingerprint = told->fingerprint,
+                       .text = told->text,
+                       .rows = supplied->rows,
+                       .params = supplied->params,
+                   });
+}
+
+static void tell_verdict(struct session *s, const struct verdict *verdict, bool extended)
+{
+    struct worker_counters *counters = &s->worker->counters;
+    struct told told = {
+        .protocol = extended ? "extended" : "simple",
+        .text = verdict->masked_text,
+        .fingerprint = verdict->fingerprint,
+    };
+    _Atomic uint64_t *counter = &counters->observed;
+    told.verdict = "observed";
+    if (verdict->action == VERDICT_REFUSE) {
+        told.verdict = "refused";
+        told.sqlstate = verdict->sqlstate;
+        counter = &counters->refused;
+    } else if (verdict->action == VERDICT_EDIT) {
+        told.verdict = "stripped";
+        counter = &counters->stripped;
+    }
+    for (size_t i = 0; i < verdict->supplied_count; i++) {
+        struct supplied supplied = verdict->supplied[i];
+        supplied.rule = s->rules->rule_index[supplied.rule];
+        tell_audit(s, &supplied, &told);
+        worker_add(counter, 1);
+    }
+}
+
+static void tell_note(struct session *s, const struct ledger_note *note)
+{
+    struct worker_counters *counters = &s->worker->counters;
+    struct told told = {
+        .verdict = note->stripped ? "stripped" : "observed",
+        .protocol = "extended",
+        .text = note->text,
+        .fingerprint = note->fingerprint,
+    };
+    for (size_t i = 0; i < note->count; i++) {
+        tell_audit(s, &note->supplied[i], &told);
+        worker_add(note->stripped ? &counters->stripped : &counters->observed, 1);
+    }
+}
+
+/* --- judging --- */
+
+/* One text of a Query or Parse. */
+struct judged {
+    struct span text;
+    bool extended;
+    struct span name; /* of the statement that a Parse makes */
+    const uint32_t *types;
+    size_t type_count;
+};
+
+static const struct verdict passes;
+
+static uint64_t gates_of(const struct session *s, uint64_t writes)
+{
+    uint64_t mask = 0;
+    for (size_t i = 0; i < s->rules->rule_count; i++) {
+        if ((writes >> i & 1) != 0) {
+            mask |= (uint64_t)1 << s->rules->rule_index[i];
+        }
+    }
+    return mask;
+}
+
+static bool has_high_bytes(struct span text)
+{
+    for (size_t i = 0; i < text.len; i++) {
+        if (((unsigned char)text.ptr[i] & 0x80) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The verdict on a text, or NULL when out of memory. `room` is for those made here. */
+static const struct verdict *verdict_on(struct session *s, const struct judged *judged,
+                                        struct verdict *room)
+{
+    const struct service *service = session_service(s);
+    if (!rule_set_may_concern(s->rules->set, judged->text.ptr, judged->text.len)) {
+        return &passes;
+    }
+    worker_add(&s->worker->counters.judged, 1);
+    struct judge *judge = worker_judge(s->worker, s->rules);
+    if (judge == NULL) {
+        return NULL;
+    }
+    const struct verdict *verdict =
+        judge_text(judge, s->rules->set,
+                   &(struct judge_input){
+                       .text = judged->text.ptr,
+                       .len = judged->text.len,
+                       .param_types = judged->types,
+                       .param_type_count = judged->type_count,
+                       .extended = judged->extended,
+                       .standard_conforming_strings = s->strings_standard,
+                   });
+    if (verdict == NULL || verdict->action == VERDICT_REFUSE) {
+        return verdict;
+    }
+    const char *why = NULL;
+    if (s->encoding_unsafe && has_high_bytes(judged->text)) {
+        why = "its client_encoding cannot be read safely";
+    } else if (verdict->supplied_count > 0 && service->config->audit_failure_reject &&
+               !audit_healthy(service->audit)) {
+        why = "the audit log cannot be written";
+    }
+    if (why == NULL) {
+        return verdict;
+    }
+    *room = *verdict;
+    room->action = VERDICT_REFUSE;
+    room->sqlstate = "42501";
+    room->message = "pgsluice refuses a statement on a guarded table";
+    room->detail = why;
+    room->hint = "Use client_encoding UTF8, or see audit_failure in the configuration of pgsluice.";
+    return room;
+}
+
+static bool put_query(struct session *s, const struct judged *judged, const char *text, size_t len,
+                      const uint32_t *types, size_t type_count)
+{
+    struct batch *batch = &s->worker->batch;
+    struct writer *w = batch_build(batch, FRAME_HEADER + judged->name.len + 1 + len + 1 + 2 +
+                                              type_count * 4);
+    if (w == NULL) {
+        return false;
+    }
+    if (judged->extended) {
+        message_write_parse(w, judged->name, text, len, types, type_count);
+    } else {
+        message_write_query(w, text, len);
+    }
+    batch_built(batch);
+    return true;
+}
+
+/* Replaces the message by one that fails in the server, which alone can fail a transaction. */
+static bool put_refusal(struct session *s, const struct judged *judged,
+                        const struct verdict *verdict)
+{
+    const struct ledger_refusal *refusal =
+        ledger_refuse(&s->ledger, verdict, s->syncs_sent + 1);
+    if (refusal == NULL) {
+        return false;
+    }
+    char text[LEDGER_POISON_MAX];
+    size_t len = ledger_poison(text, session_service(s)->nonce, refusal->id);
+    return put_query(s, judged, text, len, NULL, 0);
+}
+
+static enum judging carry_out(struct session *s, const struct judged *judged,
+                              const struct verdict *verdict)
+{
+    bool ok = true;
+    enum judging judging = JUDGING_REPLACED;
+    s->schema_changed = s->schema_changed || verdict->schema_change;
+    switch (verdict->action) {
+    case VERDICT_PASS:
+        judging = JUDGING_FORWARD;
+        break;
+    case VERDICT_EDIT:
+        ok = put_query(s, judged, verdict->text, verdict->text_len, verdict->param_types,
+                       verdict->param_type_count);
+        break;
+    case VERDICT_REFUSE:
+        ok = put_refusal(s, judged, verdict);
+        break;
+    }
+    if (verdict->action == VERDICT_REFUSE || !judged->extended) {
+        tell_verdict(s, verdict, judged->extended);
+    } else if (ok) {
+        ok = ledger_parsed(&s->ledger, judged->name, verdict, gates_of(s, verdict->writes),
+                           s->rules->rule_index);
+    }
+    if (!ok) {
+        session_fail(s, "53200", "out of memory");
+        return JUDGING_CLOSED;
+    }
+    return judging;
+}
+
+static enum judging judge(struct session *s, const struct judged *judged)
+{
+    judging_session_text(s, judged->text);
+    struct verdict room;
+    const struct verdict *verdict = verdict_on(s, judged, &room);
+    if (verdict == NULL) {
+        session_fail(s, "53200", "out of memory");
+        return JUDGING_CLOSED;
+    }
+    uint64_t writes = gates_of(s, verdict->writes);
+    if (s->sql_prepared != 0 && mentions(judged->text.ptr, judged->text.len, "execute")) {
+        writes |= s->sql_prepared;
+    }
+    if (hold_check(s, writes) == JUDGING_WAIT) {
+        return JUDGING_WAIT;
+    }
+    if (verdict->prepares) {
+        s->sql_prepared |= writes;
+    }
+    if (verdict->action != VERDICT_REFUSE) {
+        hold_note_write(s, writes);
+    }
+    if (verdict == &passes && (!judged->extended || ledger_is_empty(&s->ledger))) {
+        return JUDGING_FORWARD;
+    }
+    return carry_out(s, judged, verdict);
+}
+
+static enum judging judge_query(struct session *s, const uint8_t *message, size_t size)
+{
+    struct judged judged = {0};
+    if (!message_read_query(message, size, &judged.text)) {
+        return JUDGING_FORWARD; /* malformed: the server refuses it before it reads the text */
+    }
+    return judge(s, &judged);
+}
+
+static enum judging judge_parse(struct session *s, const uint8_t *message, size_t size)
+{
+    struct message_parse parse;
+    if (!message_read_parse(message, size, &parse)) {
+        return JUDGING_FORWARD;
+    }
+    uint32_t on_stack[TYPES_ON_STACK];
+    uint32_t *types = on_stack;
+    if (parse.type_count > TYPES_ON_STACK) {
+        types = malloc(parse.type_count * sizeof *types);
+        if (types == NULL) {
+            session_fail(s, "53200", "out of memory");
+            return JUDGING_CLOSED;
+        }
+    }
+    for (size_t i = 0; i < parse.type_count; i++) {
+        types[i] = load_u32(parse.types + 4 * i);
+    }
+    enum judging judging = judge(s, &(struct judged){
+                                        .text = parse.query,
+                                        .extended = true,
+                                        .name = parse.name,
+                                        .types = types,
+                                        .type_count = parse.type_count,
+                                    });
+    if (types != on_stack) {
+        free(types);
+    }
+    return judging;
+}
+
+static enum judging judge_bind(struct session *s, const uint8_t *message, size_t size)
+{
+    struct span name;
+    struct ledger_statement statement = {0};
+    if (message_read_bind(message, size, &name)) {
+        statement = ledger_find(&s->ledger, name);
+    }
+    if (hold_check(s, statement.writes) == JUDGING_WAIT) {
+        return JUDGING_WAIT;
+    }
+    hold_note_write(s, statement.writes);
+    if (statement.note != NULL) {
+        tell_note(s, statement.note);
+    }
+    return JUDGING_FORWARD;
+}
+
+enum judging judging_message(struct session *s, const uint8_t *message, size_t size)
+{
+    struct span name;
+    switch (message[0]) {
+    case 'Q':
+        return judge_query(s, message, size);
+    case 'P':
+        return judge_parse(s, message, size);
+    case 'B':
+        return judge_bind(s, message, size);
+    case 'C':
+        if (message_read_close(message, size, &name)) {
+            ledger_closed(&s->ledger, name);
+        }
+        return JUDGING_FORWARD;
+    default:
+        if (hold_check(s, 0) == JUDGING_WAIT) {
+            return JUDGING_WAIT;
+        }
+        hold_note_write(s, 0);
+        return JUDGING_FORWARD;
+    }
+}

@@ -1,0 +1,228 @@
+/* Prepared statements and refusals of one session; see ledger.h. */
+#include "proxy/session/ledger.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+
+struct ledger_named {
+    UT_hash_handle hh;
+    struct ledger_statement statement;
+    char name[];
+};
+
+static void note_free(struct ledger_note *note)
+{
+    if (note != NULL) {
+        free(note->supplied);
+        free(note->text);
+        free(note);
+    }
+}
+
+static struct ledger_note *note_new(const struct verdict *verdict, const size_t *rule_index)
+{
+    struct ledger_note *note = calloc(1, sizeof *note);
+    if (note == NULL) {
+        return NULL;
+    }
+    note->count = verdict->supplied_count;
+    note->supplied = malloc(note->count * sizeof *note->supplied);
+    note->text = strdup(verdict->masked_text != NULL ? verdict->masked_text : "");
+    note->fingerprint = verdict->fingerprint;
+    note->stripped = verdict->action == VERDICT_EDIT;
+    if (note->supplied == NULL || note->text == NULL) {
+        note_free(note);
+        return NULL;
+    }
+    for (size_t i = 0; i < note->count; i++) {
+        note->supplied[i] = verdict->supplied[i];
+        note->supplied[i].rule = rule_index[verdict->supplied[i].rule];
+    }
+    return note;
+}
+
+static void named_remove(struct ledger *ledger, struct ledger_named *named)
+{
+    HASH_DEL(ledger->named, named);
+    note_free(named->statement.note);
+    free(named);
+    ledger->named_count--;
+}
+
+static struct ledger_named *named_find(const struct ledger *ledger, struct span name)
+{
+    struct ledger_named *named = NULL;
+    if (ledger->named != NULL) {
+        HASH_FIND(hh, ledger->named, name.ptr, name.len, named);
+    }
+    return named;
+}
+
+static void refusal_fini(struct ledger_refusal *refusal)
+{
+    free(refusal->message);
+    free(refusal->detail);
+    free(refusal->hint);
+}
+
+void ledger_fini(struct ledger *ledger)
+{
+    struct ledger_named *named, *next;
+    HASH_ITER(hh, ledger->named, named, next)
+    {
+        named_remove(ledger, named);
+    }
+    note_free(ledger->unnamed.note);
+    for (size_t i = 0; i < ledger->refusal_count; i++) {
+        refusal_fini(&ledger->refusals[i]);
+    }
+    free(ledger->refusals);
+    *ledger = (struct ledger){0};
+}
+
+static bool named_add(struct ledger *ledger, struct span name, struct ledger_statement statement)
+{
+    if (ledger->named_count >= LEDGER_NAMES_MAX) {
+        ledger->overflow_writes |= statement.writes;
+        note_free(statement.note);
+        return true;
+    }
+    struct ledger_named *named = calloc(1, sizeof *named + name.len + 1);
+    if (named == NULL) {
+        note_free(statement.note);
+        return false;
+    }
+    named->statement = statement;
+    memcpy(named->name, name.ptr, name.len);
+    HASH_ADD(hh, ledger->named, name, name.len, named);
+    if (named->hh.tbl == NULL) {
+        note_free(statement.note);
+        free(named);
+        return false;
+    }
+    ledger->named_count++;
+    return true;
+}
+
+bool ledger_parsed(struct ledger *ledger, struct span name, const struct verdict *verdict,
+                   uint64_t writes, const size_t *rule_index)
+{
+    ledger_closed(ledger, name);
+    struct ledger_statement statement = {.writes = writes};
+    if (verdict->supplied_count > 0) {
+        statement.note = note_new(verdict, rule_index);
+        if (statement.note == NULL) {
+            return false;
+        }
+    }
+    if (name.len == 0) {
+        ledger->unnamed = statement;
+        return true;
+    }
+    if (statement.writes == 0 && statement.note == NULL) {
+        return true;
+    }
+    return named_add(ledger, name, statement);
+}
+
+void ledger_closed(struct ledger *ledger, struct span name)
+{
+    if (name.len == 0) {
+        note_free(ledger->unnamed.note);
+        ledger->unnamed = (struct ledger_statement){0};
+        return;
+    }
+    struct ledger_named *named = named_find(ledger, name);
+    if (named != NULL) {
+        named_remove(ledger, named);
+    }
+}
+
+struct ledger_statement ledger_find(const struct ledger *ledger, struct span name)
+{
+    struct ledger_statement found = {0};
+    if (name.len == 0) {
+        found = ledger->unnamed;
+    } else {
+        const struct ledger_named *named = named_find(ledger, name);
+        if (named != NULL) {
+            found = named->statement;
+        }
+    }
+    found.writes |= ledger->overflow_writes;
+    return found;
+}
+
+static bool copy_string(char **to, const char *from)
+{
+    *to = from == NULL ? NULL : strdup(from);
+    return from == NULL || *to != NULL;
+}
+
+const struct ledger_refusal *ledger_refuse(struct ledger *ledger, const struct verdict *verdict,
+                                           uint64_t sync)
+{
+    if (ledger->refusal_count >= LEDGER_REFUSALS_MAX) {
+        return NULL;
+    }
+    struct ledger_refusal *grown =
+        realloc(ledger->refusals, (ledger->refusal_count + 1) * sizeof *grown);
+    if (grown == NULL) {
+        return NULL;
+    }
+    ledger->refusals = grown;
+    struct ledger_refusal *refusal = &grown[ledger->refusal_count];
+    *refusal = (struct ledger_refusal){.id = ++ledger->next_refusal, .sync = sync};
+    snprintf(refusal->sqlstate, sizeof refusal->sqlstate, "%s", verdict->sqlstate);
+    if (!copy_string(&refusal->message, verdict->message) ||
+        !copy_string(&refusal->detail, verdict->detail) ||
+        !copy_string(&refusal->hint, verdict->hint)) {
+        refusal_fini(refusal);
+        return NULL;
+    }
+    ledger->refusal_count++;
+    return refusal;
+}
+
+static int poison_mark(char *room, size_t size, const char *nonce, uint64_t id)
+{
+    return snprintf(room, size, "refused by pgsluice %s %" PRIu64 ".", nonce, id);
+}
+
+size_t ledger_poison(char room[LEDGER_POISON_MAX], const char *nonce, uint64_t id)
+{
+    char mark[LEDGER_POISON_MAX / 2];
+    poison_mark(mark, sizeof mark, nonce, id);
+    return (size_t)snprintf(room, LEDGER_POISON_MAX, "SELECT '%s'::pg_catalog.int4", mark);
+}
+
+const struct ledger_refusal *ledger_answers(const struct ledger *ledger, const char *nonce,
+                                            const char *message, uint64_t sync)
+{
+    char mark[LEDGER_POISON_MAX / 2];
+    for (size_t i = 0; i < ledger->refusal_count && ledger->refusals[i].sync <= sync; i++) {
+        poison_mark(mark, sizeof mark, nonce, ledger->refusals[i].id);
+        if (ledger->refusals[i].sync == sync && strstr(message, mark) != NULL) {
+            return &ledger->refusals[i];
+        }
+    }
+    return NULL;
+}
+
+void ledger_ready(struct ledger *ledger, uint64_t sync)
+{
+    size_t ended = 0;
+    while (ended < ledger->refusal_count && ledger->refusals[ended].sync <= sync) {
+        refusal_fini(&ledger->refusals[ended]);
+        ended++;
+    }
+    if (ended > 0) {
+        ledger->refusal_count -= ended;
+        memmove(ledger->refusals, ledger->refusals + ended,
+                ledger->refusal_count * sizeof *ledger->refusals);
+    }
+}

@@ -1,0 +1,433 @@
+/*
+ * A session's life cycle and its sockets' events; see session.h. What arrives is read into the
+ * worker's buffer, behind what was left of the last read, and consumed there; only a message that
+ * must be whole and does not fit gets room of its own.
+ */
+#include "proxy/session/session.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "protocol/message.h"
+#include "proxy/log.h"
+#include "proxy/service.h"
+#include <utlist.h>
+
+struct service *session_service(const struct session *s)
+{
+    return s->worker->service;
+}
+
+/* --- end of life --- */
+
+static void count_gone(struct worker *worker)
+{
+    atomic_fetch_sub(&worker->service->clients, 1);
+    atomic_fetch_sub(&worker->assigned, 1);
+}
+
+static void session_free(struct session *s)
+{
+    startup_fini(s);
+    ledger_fini(&s->ledger);
+    free(s->front.stash);
+    free(s->back.stash);
+    free(s->cancel_key);
+    free(s->user);
+    free(s->database);
+    free(s->application_name);
+    free(s->client_name);
+    free(s);
+}
+
+void session_release(struct session *s)
+{
+    s->handles--;
+    if (s->state == SESSION_CLOSING && s->handles == 0) {
+        session_free(s);
+    }
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+    struct session *s = handle->data;
+    bool retry = s->state == SESSION_CONNECTING;
+    session_release(s);
+    if (retry) {
+        startup_retry(s);
+    }
+}
+
+void session_drop_server(struct session *s)
+{
+    stream_close(&s->server, on_closed);
+}
+
+void session_close(struct session *s)
+{
+    if (s->state == SESSION_CLOSING) {
+        return;
+    }
+    if (s->wait == SESSION_WAIT_GATE) {
+        hold_end(s, true);
+    }
+    s->transaction = 'I';
+    s->syncs_done = s->syncs_sent;
+    hold_note_ready(s);
+    s->state = SESSION_CLOSING;
+    DL_DELETE(s->worker->sessions, s);
+    worker_add(&s->worker->counters.sessions, (uint64_t)-1);
+    count_gone(s->worker);
+    if (s->cancel_key != NULL) {
+        registry_remove(session_service(s)->registry, s->cancel_key);
+    }
+    if (s->resolving != NULL) {
+        uv_cancel((uv_req_t *)s->resolving);
+    }
+    stream_close(&s->client, on_closed);
+    stream_close(&s->server, on_closed);
+}
+
+bool session_reply(struct session *s, const struct writer *w)
+{
+    struct iovec iov = {.iov_base = w->bytes, .iov_len = w->len};
+    if (!w->ok || stream_send(&s->client, &iov, 1) != STREAM_OK) {
+        session_close(s);
+        return false;
+    }
+    return true;
+}
+
+static void reply_fatal(struct session *s, const char *sqlstate, const char *text)
+{
+    /* within a message of the server's an error would be read as its body */
+    if (s->back.body > 0 || s->is_cancel || !stream_is_open(&s->client)) {
+        return;
+    }
+    struct writer w;
+    writer_init(&w, 4096);
+    message_write_error(&w, &(struct message_error){.severity = "FATAL",
+                                                    .severity_code = "FATAL",
+                                                    .sqlstate = sqlstate,
+                                                    .message = text});
+    session_reply(s, &w);
+    writer_fini(&w);
+}
+
+/* A socket that is closed with input unread resets the connection, and the peer may never see what
+ * was sent last: takes what is there. */
+static void swallow_input(struct session *s)
+{
+    for (int i = 0; i < 4 && recv(s->client.fd, s->worker->buffer, WORKER_BUFFER, 0) > 0; i++) {
+    }
+}
+
+void session_fail(struct session *s, const char *sqlstate, const char *fmt, ...)
+{
+    char text[512];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    if (s->state != SESSION_CLOSING) {
+        log_info("client %s: %s: %s", s->client_name != NULL ? s->client_name : "?", sqlstate, text);
+        reply_fatal(s, sqlstate, text);
+        if (s->state != SESSION_CLOSING) {
+            swallow_input(s);
+        }
+        session_close(s);
+    }
+}
+
+bool session_is_idle(const struct session *s)
+{
+    return s->state == SESSION_RELAY && s->transaction == 'I' && s->syncs_sent == s->syncs_done &&
+           !s->batch_open && s->front.stash_len == 0 && s->front.body == 0;
+}
+
+void session_drain(struct session *s)
+{
+    if (session_is_idle(s) || s->state == SESSION_STARTUP || s->state == SESSION_CONNECTING) {
+        session_fail(s, "57P01", "terminating connection: pgsluice is shutting down");
+    }
+}
+
+/* --- input --- */
+
+/* Reads once, behind what is left of the last time. */
+static enum stream_result intake_read(struct intake *in, struct stream *from, uint8_t *buffer,
+                                      uint8_t **bytes, size_t *len)
+{
+    size_t got;
+    enum stream_result result;
+    if (in->need > WORKER_BUFFER) {
+        /* the stash has room for the whole message: intake_keep() saw to that */
+        result = stream_recv(from, in->stash + in->stash_len, in->need - in->stash_len, &got);
+        in->stash_len += got;
+        *bytes = in->stash;
+        *len = in->stash_len;
+        return result;
+    }
+    if (in->stash_len > 0) {
+        memcpy(buffer, in->stash, in->stash_len);
+    }
+    result = stream_recv(from, buffer + in->stash_len, WORKER_BUFFER - in->stash_len, &got);
+    *bytes = buffer;
+    *len = in->stash_len + got;
+    return result;
+}
+
+/* Keeps `len` bytes for the next time. */
+static bool intake_keep(struct intake *in, const uint8_t *bytes, size_t len)
+{
+    if (len == 0) {
+        free(in->stash);
+        in->stash = NULL;
+        in->stash_len = 0;
+        in->need = 0;
+        return true;
+    }
+    if (bytes == in->stash && len == in->stash_len) {
+        return true;
+    }
+    size_t room = in->need > WORKER_BUFFER && in->need > len ? in->need : len;
+    uint8_t *stash = malloc(room);
+    if (stash == NULL) {
+        return false;
+    }
+    memcpy(stash, bytes, len);
+    free(in->stash);
+    in->stash = stash;
+    in->stash_len = len;
+    return true;
+}
+
+/* Has the client's bytes consumed and keeps the rest; false when the session ended. */
+static bool client_consume(struct session *s, uint8_t *bytes, size_t len)
+{
+    s->front.need = 0;
+    size_t used = s->state == SESSION_RELAY ? frontend_consume(s, bytes, len)
+                                            : startup_consume(s, bytes, len);
+    if (s->state == SESSION_CLOSING) {
+        return false;
+    }
+    if (!intake_keep(&s->front, bytes + used, len - used)) {
+        session_fail(s, "53200", "out of memory");
+        return false;
+    }
+    return true;
+}
+
+static void shutdown_server(struct session *s)
+{
+    if (s->client_eof && stream_is_open(&s->server) && !stream_is_full(&s->server) &&
+        s->wait == SESSION_WAIT_NONE) {
+        shutdown(s->server.fd, SHUT_WR);
+    }
+}
+
+/* The client sends no more: so shall the server see it, after what was sent. */
+static void client_ended(struct session *s)
+{
+    if (s->state != SESSION_RELAY || s->wait != SESSION_WAIT_NONE) {
+        session_close(s); /* a held statement of a client that went away is never executed */
+        return;
+    }
+    s->client_eof = true;
+    shutdown_server(s);
+}
+
+static void client_readable(struct session *s)
+{
+    uint8_t *bytes;
+    size_t len;
+    enum stream_result result =
+        intake_read(&s->front, &s->client, s->worker->buffer, &bytes, &len);
+    if (result == STREAM_BROKEN) {
+        session_close(s);
+    } else if (result == STREAM_EOF) {
+        client_ended(s);
+    } else if (result == STREAM_OK) {
+        client_consume(s, bytes, len);
+    }
+}
+
+void session_resume(struct session *s)
+{
+    /* the stash is replaced while it is consumed, unless nothing was */
+    if (s->front.stash_len > 0 && !client_consume(s, s->front.stash, s->front.stash_len)) {
+        return;
+    }
+    shutdown_server(s);
+    session_watch(s);
+}
+
+static void server_ended(struct session *s)
+{
+    if (s->fatal || s->terminated || s->client_eof || s->is_cancel) {
+        swallow_input(s);
+        session_close(s);
+    } else {
+        session_fail(s, "08006", "server closed the connection unexpectedly");
+    }
+}
+
+static void server_readable(struct session *s)
+{
+    uint8_t *bytes;
+    size_t len;
+    enum stream_result result = intake_read(&s->back, &s->server, s->worker->buffer, &bytes, &len);
+    if (result == STREAM_BROKEN || result == STREAM_EOF) {
+        server_ended(s);
+        return;
+    }
+    if (result == STREAM_AGAIN) {
+        return;
+    }
+    s->back.need = 0;
+    size_t used = backend_consume(s, bytes, len);
+    if (s->state == SESSION_CLOSING) {
+        return;
+    }
+    if (!intake_keep(&s->back, bytes + used, len - used)) {
+        session_fail(s, "53200", "out of memory");
+        return;
+    }
+    if (s->wait == SESSION_WAIT_BOUNDARY && s->syncs_sent == s->syncs_done) {
+        s->wait = SESSION_WAIT_NONE;
+        session_resume(s);
+    }
+}
+
+/* --- events --- */
+
+static bool flush(struct session *s, struct stream *stream)
+{
+    if (!stream_is_full(stream) || stream_flush(stream) != STREAM_BROKEN) {
+        return true;
+    }
+    if (stream == &s->server) {
+        s->server_gone = true; /* its last words are still to be read */
+        return true;
+    }
+    session_close(s);
+    return false;
+}
+
+static void on_client(uv_poll_t *poll, int status, int events)
+{
+    struct session *s = poll->data;
+    if (status < 0) {
+        /* libuv stops the handle at an error; what the peer sent before may still be read */
+        s->client.events = 0;
+        events = UV_READABLE;
+    }
+    if (s->state == SESSION_CLOSING || !flush(s, &s->client)) {
+        return;
+    }
+    if ((events & UV_DISCONNECT) != 0 && s->wait != SESSION_WAIT_NONE) {
+        session_close(s);
+        return;
+    }
+    bool wanted = s->wait == SESSION_WAIT_NONE && s->state != SESSION_CONNECTING &&
+                  !s->client_eof && !s->server_gone;
+    if ((events & (UV_READABLE | UV_DISCONNECT)) != 0) {
+        if (wanted && !stream_is_full(&s->server)) {
+            client_readable(s);
+        } else if (status < 0 || s->state == SESSION_CONNECTING) {
+            session_close(s);
+        }
+    }
+    if (s->state != SESSION_CLOSING) {
+        session_watch(s);
+    }
+}
+
+static void on_server(uv_poll_t *poll, int status, int events)
+{
+    struct session *s = poll->data;
+    if (status < 0) {
+        s->server.events = 0;
+        events = UV_READABLE;
+    }
+    if (s->state == SESSION_CONNECTING) {
+        startup_connected(s);
+    } else if (s->state == SESSION_RELAY && flush(s, &s->server)) {
+        shutdown_server(s);
+        if ((events & UV_READABLE) != 0 && (status < 0 || !stream_is_full(&s->client))) {
+            server_readable(s);
+        }
+    }
+    if (s->state != SESSION_CLOSING) {
+        session_watch(s);
+    }
+}
+
+void session_watch(struct session *s)
+{
+    int client = 0;
+    if (s->state == SESSION_CONNECTING || s->wait != SESSION_WAIT_NONE) {
+        client = UV_DISCONNECT;
+    } else if (!s->client_eof && !s->server_gone && !stream_is_full(&s->server)) {
+        client = UV_READABLE;
+    }
+    stream_watch(&s->client, client, on_client);
+    if (stream_is_open(&s->server)) {
+        int server = s->state == SESSION_CONNECTING ? UV_WRITABLE
+                     : stream_is_full(&s->client)   ? 0
+                                                    : UV_READABLE;
+        stream_watch(&s->server, server, on_server);
+    }
+}
+
+/* --- start of life --- */
+
+static char *name_client(int fd)
+{
+    struct sockaddr_storage address = {0};
+    socklen_t len = sizeof address;
+    char host[INET6_ADDRSTRLEN] = "";
+    char name[INET6_ADDRSTRLEN + 16] = "unix";
+    getpeername(fd, (struct sockaddr *)&address, &len);
+    if (address.ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)&address;
+        inet_ntop(AF_INET, &in->sin_addr, host, sizeof host);
+        snprintf(name, sizeof name, "%s:%d", host, ntohs(in->sin_port));
+    } else if (address.ss_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&address;
+        inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof host);
+        snprintf(name, sizeof name, "[%s]:%d", host, ntohs(in6->sin6_port));
+    }
+    return strdup(name);
+}
+
+void session_accept(struct worker *worker, int fd)
+{
+    struct session *s = calloc(1, sizeof *s);
+    if (s == NULL || !stream_open(&s->client, &worker->loop, fd, s)) {
+        free(s);
+        close(fd);
+        count_gone(worker);
+        return;
+    }
+    s->worker = worker;
+    s->server.fd = -1;
+    s->handles = 1;
+    s->state = SESSION_STARTUP;
+    s->id = atomic_fetch_add(&worker->service->next_id, 1) + 1;
+    s->since_ns = gate_now();
+    s->strings_standard = true;
+    s->syncs_sent = 1; /* the startup packet is answered by a ReadyForQuery */
+    s->client_name = name_client(fd);
+    DL_APPEND(worker->sessions, s);
+    worker_add(&worker->counters.sessions, 1);
+    worker_add(&worker->counters.sessions_total, 1);
+    session_watch(s);
+}

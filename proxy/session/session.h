@@ -1,0 +1,153 @@
+/*
+ * A session: one client connection and its one server connection, from accept to close.
+ *
+ *     STARTUP --startup packet--> CONNECTING --connected--> RELAY --either side ends--> CLOSING
+ *        \________________ error, timeout, disconnect ____________________________________/
+ *
+ * Everything here runs on the session's worker. session.c owns the life cycle and the sockets'
+ * events; startup.c what comes before the relay; frontend.c and backend.c the two directions;
+ * judging.c the rules; hold.c the gate.
+ */
+#pragma once
+
+#include <netdb.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proxy/failure.h"
+#include "proxy/net/stream.h"
+#include "proxy/session/ledger.h"
+#include "proxy/session/registry.h"
+#include "proxy/worker.h"
+
+enum session_state {
+    SESSION_STARTUP,    /* the client's startup packet is awaited */
+    SESSION_CONNECTING, /* the server connection is under way */
+    SESSION_RELAY,      /* both sides are open */
+    SESSION_CLOSING,    /* the loop is letting go of the handles */
+};
+
+/* Why the client is not being read although there is room. */
+enum session_wait {
+    SESSION_WAIT_NONE,
+    SESSION_WAIT_BOUNDARY, /* until the server has answered what was sent: only then it is known
+                              whether a transaction is open */
+    SESSION_WAIT_GATE,     /* held at a gate */
+};
+
+/* One direction's input that was received and not yet consumed. */
+struct intake {
+    uint8_t *stash;   /* heap; NULL when empty, as it is between complete messages */
+    size_t stash_len;
+    size_t need;      /* bytes of the whole message that the stash begins; 0 when unknown */
+    uint32_t body;    /* bytes still to pass of a message that is streamed */
+};
+
+struct session {
+    struct worker *worker;
+    struct session *prev, *next;           /* the worker's list */
+    struct session *held_prev, *held_next; /* its list of held ones */
+    uint64_t id;
+    struct stream client, server;
+    struct intake front, back;
+    enum session_state state;
+    enum session_wait wait;
+    int handles;         /* that the loop has not let go of */
+    char transaction;    /* 'I', 'T' or 'E', from the last ReadyForQuery; 0 before the first */
+    bool batch_open;     /* extended-protocol messages since the last Sync */
+    bool copying;        /* the server is taking CopyData */
+    bool client_eof;     /* the client sends no more */
+    bool terminated;     /* the client sent Terminate */
+    bool fatal;          /* the server said its last words */
+    bool discarding;     /* a held batch was cancelled: skip to its Sync */
+    bool may_snapshot;   /* may run REPEATABLE READ or SERIALIZABLE transactions */
+    bool rules_known;    /* `rules` was looked up, at rules_epoch */
+    bool server_gone;    /* it takes no more; its last words are being read */
+    bool strings_standard; /* standard_conforming_strings, as last reported */
+    bool encoding_unsafe;  /* client_encoding has trailing bytes that look like ASCII */
+    bool schema_changed;   /* DDL went through: the catalog is read again at the next boundary */
+    bool asked_ssl, asked_gssenc; /* each may be asked for once */
+    bool is_cancel;        /* carries a CancelRequest, not a session */
+    uint64_t syncs_sent;   /* messages that a ReadyForQuery will answer */
+    uint64_t syncs_done;
+    uint64_t since_ns;     /* when it began, or when its hold did */
+    uint64_t rules_epoch;
+    const struct catalog_database *rules; /* of the worker's snapshot */
+    uint64_t writing;                     /* rules whose table the open transaction writes */
+    uint64_t snapshot_gates;              /* rules in whose gates such a transaction is counted */
+    uint64_t held_for;                    /* rules at whose gates it is held */
+    uint64_t sql_prepared;                /* rules whose table an SQL-level PREPARE writes */
+    struct ledger ledger;
+    struct registry_key *cancel_key; /* once announced */
+    char *user, *database, *application_name, *client_name;
+    uint32_t backend_pid;
+    /* connecting */
+    size_t host;                 /* index in the upstream */
+    struct addrinfo *addresses;  /* of a host that had to be resolved */
+    struct addrinfo *address;    /* being tried */
+    uv_getaddrinfo_t *resolving;
+    int connect_error;   /* errno of the last attempt */
+    uint64_t connect_ns; /* when it began */
+};
+
+/* session.c */
+void session_accept(struct worker *worker, int fd); /* takes fd */
+/* The loop let go of one of s->handles. */
+void session_release(struct session *s);
+/* Closes a server connection that failed to come up; startup_retry() follows. */
+void session_drop_server(struct session *s);
+/* Closes both sides now. Safe to call again. */
+void session_close(struct session *s);
+/* Tells the client (FATAL, where the stream's position allows) and closes. */
+void session_fail(struct session *s, const char *sqlstate, const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* Asks the loop for the events that the session's state wants. */
+void session_watch(struct session *s);
+/* At a transaction boundary with nothing sent and unanswered. */
+bool session_is_idle(const struct session *s);
+/* The process drains: ends the session if it is at a transaction boundary or not yet logged in. */
+void session_drain(struct session *s);
+struct service *session_service(const struct session *s);
+/* Sends bytes of the proxy's own to the client. False when the session was closed. */
+bool session_reply(struct session *s, const struct writer *w);
+/* The client's bytes at hand are consumed again from the stash. */
+void session_resume(struct session *s);
+
+/* startup.c: the next step with what arrived; consumes from `bytes`, returns how many. */
+size_t startup_consume(struct session *s, const uint8_t *bytes, size_t len);
+void startup_connect(struct session *s);   /* begins with the current host */
+void startup_connected(struct session *s); /* the server's socket became writable */
+void startup_retry(struct session *s);     /* the failed socket is closed: the next address */
+/* Every second: gives up an attempt to connect that takes longer than server_connect_timeout. */
+void startup_look(struct session *s, uint64_t now_ns);
+void startup_fini(struct session *s);
+
+/* frontend.c, backend.c: return the bytes consumed; what is left is kept by the caller. A message
+ * that must be whole before it is looked at sets intake.need. */
+size_t frontend_consume(struct session *s, const uint8_t *bytes, size_t len);
+size_t backend_consume(struct session *s, const uint8_t *bytes, size_t len);
+
+/* judging.c */
+enum judging {
+    JUDGING_FORWARD,  /* the message as it is */
+    JUDGING_REPLACED, /* another one was put into the batch */
+    JUDGING_WAIT,     /* s->wait says for what; nothing was consumed */
+    JUDGING_CLOSED,   /* the session ended */
+};
+/* Takes up the newest rules; called once a batch of input. */
+void judging_refresh(struct session *s);
+enum judging judging_message(struct session *s, const uint8_t *message, size_t size);
+/* From startup: options and parameters that matter to the rules. */
+void judging_session_text(struct session *s, struct span text);
+void judging_parameter(struct session *s, struct span name, struct span value);
+
+/* hold.c */
+/* Whether a message that writes the tables of `writes` may go now. */
+enum judging hold_check(struct session *s, uint64_t writes);
+/* A message that may write them went. */
+void hold_note_write(struct session *s, uint64_t writes);
+/* ReadyForQuery arrived. */
+void hold_note_ready(struct session *s);
+void hold_end(struct session *s, bool dropped);
+/* The worker's timer and mail: lets go of what need not wait any longer. */
+void hold_release(struct worker *worker);
+void hold_cancel(struct session *s); /* CancelRequest for a held session */

@@ -1,0 +1,297 @@
+/* A worker's loop, mail and batch; see worker.h. */
+#include "proxy/worker.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "proxy/net/stream.h"
+#include "proxy/service.h"
+#include "proxy/session/session.h"
+#include <utlist.h>
+
+/* A built message may be as large as the largest judged one, and some more for its edits. */
+#define BUILT_MAX ((size_t)1 << 30)
+/* What a batch keeps of its building room between uses. */
+#define BUILT_KEEP ((size_t)64 * 1024)
+#define JUDGE_CACHE_BYTES ((size_t)8 * 1024 * 1024)
+#define STACK_SIZE ((size_t)8 * 1024 * 1024)
+
+void batch_start(struct batch *batch, struct stream *to)
+{
+    batch->to = to;
+    batch->count = 0;
+    batch->built.len = 0;
+    batch->result = STREAM_OK;
+}
+
+void batch_add(struct batch *batch, const uint8_t *bytes, size_t len)
+{
+    if (len == 0) {
+        return;
+    }
+    if (batch->count > 0) {
+        struct iovec *last = &batch->iov[batch->count - 1];
+        if ((const uint8_t *)last->iov_base + last->iov_len == bytes) {
+            last->iov_len += len;
+            return;
+        }
+    }
+    if (batch->count == WORKER_IOV) {
+        batch_send(batch);
+    }
+    /* iovec has no const: sendmsg reads only */
+    union {
+        const uint8_t *in;
+        void *out;
+    } base = {.in = bytes};
+    batch->iov[batch->count++] = (struct iovec){.iov_base = base.out, .iov_len = len};
+}
+
+struct writer *batch_build(struct batch *batch, size_t size)
+{
+    struct writer *w = &batch->built;
+    if (w->room - w->len < size) {
+        /* what was built before must not move while the vector points at it */
+        batch_send(batch);
+        if (w->room < size) {
+            writer_fini(w);
+            writer_init(w, BUILT_MAX);
+            w->bytes = malloc(size > BUILT_KEEP ? size : BUILT_KEEP);
+            w->room = w->bytes == NULL ? 0 : size > BUILT_KEEP ? size : BUILT_KEEP;
+            w->ok = w->bytes != NULL;
+        }
+    }
+    if (!w->ok) {
+        batch->result = STREAM_NO_MEMORY;
+        return NULL;
+    }
+    return w;
+}
+
+void batch_built(struct batch *batch)
+{
+    struct writer *w = &batch->built;
+    if (!w->ok) {
+        batch->result = STREAM_NO_MEMORY;
+        return;
+    }
+    /* message stands behind the type byte, where writer_begin() left it */
+    size_t start = w->message - 1;
+    batch_add(batch, w->bytes + start, w->len - start);
+}
+
+void batch_send(struct batch *batch)
+{
+    if (batch->count > 0 && batch->result == STREAM_OK) {
+        batch->result = stream_send(batch->to, batch->iov, batch->count);
+    }
+    batch->count = 0;
+    batch->built.len = 0;
+    if (batch->built.room > BUILT_KEEP || !batch->built.ok) {
+        writer_fini(&batch->built);
+        writer_init(&batch->built, BUILT_MAX);
+    }
+}
+
+struct mail *mail_new(enum mail_kind kind)
+{
+    struct mail *mail = calloc(1, sizeof *mail);
+    if (mail != NULL) {
+        mail->kind = kind;
+        mail->fd = -1;
+    }
+    return mail;
+}
+
+void worker_post(struct worker *worker, struct mail *mail)
+{
+    if (mail == NULL) {
+        return;
+    }
+    uv_mutex_lock(&worker->mail_lock);
+    LL_APPEND(worker->mail, mail);
+    uv_mutex_unlock(&worker->mail_lock);
+    uv_async_send(&worker->mail_ready);
+}
+
+static void judges_free(struct worker *worker)
+{
+    for (size_t i = 0; worker->judges != NULL && i < worker->snapshot->database_count; i++) {
+        judge_free(worker->judges[i]);
+    }
+    free(worker->judges);
+    worker->judges = NULL;
+}
+
+/* The judges' verdicts belong to the old snapshot's rule sets and go with it. */
+static void take_snapshot(struct worker *worker)
+{
+    struct catalog *catalog = worker->service->catalog;
+    struct catalog_snapshot *snapshot = catalog_ref(catalog);
+    judges_free(worker);
+    catalog_unref(catalog, worker->snapshot);
+    worker->snapshot = snapshot;
+    worker->judges = calloc(snapshot->database_count + 1, sizeof *worker->judges);
+}
+
+const struct catalog_database *worker_rules(struct worker *worker, const char *database)
+{
+    if (worker->snapshot->epoch != catalog_epoch(worker->service->catalog)) {
+        take_snapshot(worker);
+    }
+    return catalog_find(worker->snapshot, database);
+}
+
+struct judge *worker_judge(struct worker *worker, const struct catalog_database *rules)
+{
+    if (worker->judges == NULL) {
+        return NULL;
+    }
+    size_t i = (size_t)(rules - worker->snapshot->databases);
+    if (worker->judges[i] == NULL) {
+        worker->judges[i] = judge_new(JUDGE_CACHE_BYTES);
+    }
+    return worker->judges[i];
+}
+
+static void cancel_held(struct worker *worker, const struct registry_key *key)
+{
+    struct registry_entry entry;
+    if (!registry_find(worker->service->registry, key, &entry)) {
+        return;
+    }
+    struct session *s;
+    DL_FOREACH2(worker->held, s, held_next)
+    {
+        if (s->id == entry.session) {
+            hold_cancel(s);
+            return;
+        }
+    }
+}
+
+
+static void on_second(uv_timer_t *timer)
+{
+    struct worker *worker = timer->data;
+    uint64_t limit = worker->service->config->client_login_timeout_ms * 1000000u;
+    uint64_t now = gate_now();
+    struct session *s, *next;
+    DL_FOREACH_SAFE(worker->sessions, s, next)
+    {
+        if (limit > 0 && s->transaction == 0 && now - s->since_ns > limit) {
+            session_fail(s, "57014", "client_login_timeout: the login took too long");
+        } else if (atomic_load_explicit(&worker->service->draining, memory_order_relaxed)) {
+            session_drain(s);
+        } else {
+            startup_look(s, now);
+        }
+    }
+}
+
+static void close_handles(struct worker *worker)
+{
+    uv_close((uv_handle_t *)&worker->mail_ready, NULL);
+    uv_close((uv_handle_t *)&worker->second, NULL);
+    uv_close((uv_handle_t *)&worker->release, NULL);
+}
+
+static void stop(struct worker *worker)
+{
+    struct session *s, *next;
+    worker->stopping = true;
+    DL_FOREACH_SAFE(worker->sessions, s, next)
+    {
+        session_fail(s, "57P01", "terminating connection: pgsluice is shutting down");
+    }
+    close_handles(worker);
+}
+
+static void on_mail(uv_async_t *async)
+{
+    struct worker *worker = async->data;
+    uv_mutex_lock(&worker->mail_lock);
+    struct mail *mail = worker->mail;
+    worker->mail = NULL;
+    uv_mutex_unlock(&worker->mail_lock);
+    while (mail != NULL) {
+        struct mail *next = mail->next;
+        switch (mail->kind) {
+        case MAIL_CLIENT:
+            if (worker->stopping) {
+                close(mail->fd);
+            } else {
+                session_accept(worker, mail->fd);
+            }
+            break;
+        case MAIL_CANCEL:
+            cancel_held(worker, &mail->key);
+            break;
+        case MAIL_GATE:
+            hold_release(worker);
+            break;
+        case MAIL_STOP:
+            stop(worker);
+            break;
+        }
+        free(mail);
+        mail = next;
+    }
+}
+
+static void worker_run(void *arg)
+{
+    struct worker *worker = arg;
+    uv_run(&worker->loop, UV_RUN_DEFAULT);
+}
+
+static bool worker_init(struct worker *worker)
+{
+    if (uv_loop_init(&worker->loop) != 0) {
+        return false;
+    }
+    uv_mutex_init(&worker->mail_lock);
+    uv_async_init(&worker->loop, &worker->mail_ready, on_mail);
+    worker->mail_ready.data = worker;
+    uv_timer_init(&worker->loop, &worker->second);
+    worker->second.data = worker;
+    uv_timer_start(&worker->second, on_second, 1000, 1000);
+    uv_timer_init(&worker->loop, &worker->release);
+    worker->release.data = worker;
+    writer_init(&worker->batch.built, BUILT_MAX);
+    worker->buffer = malloc(WORKER_BUFFER);
+    worker->snapshot = catalog_ref(worker->service->catalog);
+    worker->judges = calloc(worker->snapshot->database_count + 1, sizeof *worker->judges);
+    return worker->buffer != NULL && worker->judges != NULL;
+}
+
+struct worker *worker_start(struct service *service, unsigned index)
+{
+    struct worker *worker = calloc(1, sizeof *worker);
+    if (worker == NULL) {
+        return NULL;
+    }
+    worker->service = service;
+    worker->index = index;
+    /* deep trees are walked on this stack */
+    uv_thread_options_t options = {.flags = UV_THREAD_HAS_STACK_SIZE, .stack_size = STACK_SIZE};
+    if (!worker_init(worker) ||
+        uv_thread_create_ex(&worker->thread, &options, worker_run, worker) != 0) {
+        free(worker);
+        return NULL;
+    }
+    return worker;
+}
+
+void worker_join(struct worker *worker)
+{
+    uv_thread_join(&worker->thread);
+    uv_loop_close(&worker->loop);
+    judges_free(worker);
+    catalog_unref(worker->service->catalog, worker->snapshot);
+    writer_fini(&worker->batch.built);
+    uv_mutex_destroy(&worker->mail_lock);
+    free(worker->buffer);
+    free(worker);
+}

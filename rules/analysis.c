@@ -1,0 +1,161 @@
+/*
+ * The parts of an analysis that its judges share: what a mode makes of a supplied value, refusals in
+ * words, the edit list. Called by every judge of a statement kind; owns nothing.
+ */
+#include "rules/analysis.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char generated_column_error[] = "428C9";
+
+static const char *describe(struct analysis *a, const struct rule *rule)
+{
+    return arena_printf(a->arena,
+                        "Rule \"%s\" of pgsluice keeps column \"%s\" of table \"%s.%s\" computed.",
+                        rule->name, rule->column, rule->schema, rule->table);
+}
+
+void analysis_refuse(struct analysis *a, struct refusal refusal)
+{
+    if (!a->is_refused) {
+        a->is_refused = true;
+        a->refusal = refusal;
+    }
+}
+
+void analysis_refuse_obstacle(struct analysis *a, const struct rule *rule, const char *statement,
+                              const char *obstacle)
+{
+    analysis_refuse(
+        a, (struct refusal){
+               .sqlstate = generated_column_error,
+               .message = arena_printf(
+                   a->arena, "column \"%s\" is computed and cannot be taken out of this %s",
+                   rule->column, statement),
+               .detail = arena_printf(a->arena, "%s pgsluice does not rewrite this statement: %s.",
+                                      describe(a, rule), obstacle),
+               .hint = "Leave the column out of the statement.",
+           });
+}
+
+/* In the server's own words, as of PostgreSQL 14. */
+static void refuse_value(struct analysis *a, const struct rule *rule, bool is_update)
+{
+    analysis_refuse(
+        a, (struct refusal){
+               .sqlstate = generated_column_error,
+               .message =
+                   is_update
+                       ? arena_printf(a->arena, "column \"%s\" can only be updated to DEFAULT",
+                                      rule->column)
+                       : arena_printf(a->arena,
+                                      "cannot insert a non-DEFAULT value into column \"%s\"",
+                                      rule->column),
+               .detail = describe(a, rule),
+               .hint = "Leave the column out of the statement.",
+           });
+}
+
+void analysis_record(struct analysis *a, size_t rule, const struct supply *supply)
+{
+    a->supplied = arena_grow(a->arena, a->supplied, a->supplied_count, &a->supplied_capacity,
+                             sizeof *a->supplied);
+    a->supplied[a->supplied_count++] = (struct supplied){
+        .rule = rule,
+        .statement = supply->statement,
+        .rows = supply->rows,
+        .params = supply->params,
+    };
+}
+
+bool analysis_supply(struct analysis *a, size_t index, const struct supply *supply)
+{
+    const struct rule *rule = rule_set_get(a->set, index);
+    analysis_record(a, index, supply);
+    const char *obstacle = supply->obstacle;
+    if (a->definition != NULL) {
+        obstacle = arena_printf(a->arena, "it is part of a %s", a->definition);
+    }
+    switch (rule->mode) {
+    case RULE_MODE_OBSERVE:
+        return false;
+    case RULE_MODE_REJECT:
+        refuse_value(a, rule, supply->is_update);
+        return false;
+    case RULE_MODE_COMPUTE:
+        analysis_refuse_obstacle(a, rule, supply->statement, "mode compute is not available");
+        return false;
+    case RULE_MODE_STRIP:
+        break;
+    }
+    if (obstacle != NULL) {
+        analysis_refuse_obstacle(a, rule, supply->statement, obstacle);
+        return false;
+    }
+    return true;
+}
+
+struct rule_target analysis_target(const struct analysis *a, const RangeVar *relation)
+{
+    return rule_set_resolve(a->set, relation->catalogname, relation->schemaname,
+                            relation->relname);
+}
+
+bool analysis_is_stabilised(const struct analysis *a, const struct rule *rule)
+{
+    return (rule->mode == RULE_MODE_STRIP || rule->mode == RULE_MODE_REJECT) &&
+           a->definition == NULL && (rule->reordered || !a->is_single_use);
+}
+
+const struct token_list *analysis_tokens(struct analysis *a)
+{
+    if (a->tokens.items == NULL) {
+        a->tokens = sql_lex(a->text, a->arena, false, SIZE_MAX);
+    }
+    return &a->tokens;
+}
+
+void analysis_edit(struct analysis *a, int start, int end, const char *text)
+{
+    a->edits =
+        arena_grow(a->arena, a->edits, a->edit_count, &a->edit_capacity, sizeof *a->edits);
+    a->edits[a->edit_count++] = (struct edit){start, end, text};
+}
+
+/* By start; of those with one start, the one that reaches farthest first. */
+static int compare_edits(const void *left, const void *right)
+{
+    const struct edit *l = left, *r = right;
+    if (l->start != r->start) {
+        return l->start < r->start ? -1 : 1;
+    }
+    return l->end > r->end ? -1 : l->end < r->end;
+}
+
+char *analysis_apply_edits(struct analysis *a, size_t *len)
+{
+    size_t room = a->len + 1;
+    for (size_t i = 0; i < a->edit_count; i++) {
+        room += strlen(a->edits[i].text);
+    }
+    qsort(a->edits, a->edit_count, sizeof *a->edits, compare_edits);
+    char *text = arena_alloc(a->arena, room), *to = text;
+    int copied = 0;
+    for (size_t i = 0; i < a->edit_count; i++) {
+        const struct edit *edit = &a->edits[i];
+        if (edit->end <= copied && edit->start < copied) {
+            continue; /* inside of what an earlier one has removed */
+        }
+        if (edit->start < copied) {
+            return NULL;
+        }
+        to = mempcpy(to, a->text + copied, (size_t)(edit->start - copied));
+        to = stpcpy(to, edit->text);
+        copied = edit->end;
+    }
+    to = mempcpy(to, a->text + copied, a->len - (size_t)copied);
+    *to = '\0';
+    *len = (size_t)(to - text);
+    return text;
+}

@@ -1,0 +1,168 @@
+/*
+ * One look at one text: what the files of this room tell each other while they judge it. judge.c
+ * begins and ends an analysis; statement.c walks the tree; insert.c, assign.c, stars.c, utility.c and
+ * params.c each judge one part of it. Everything here lives in the analysis's arena.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "rules/prefilter.h"
+#include "rules/rule_set.h"
+#include "rules/sql.h"
+
+/* Statements nested deeper than this are refused: the walk recurses, and the server refuses a little
+ * later. */
+#define ANALYSIS_DEPTH_MAX 5000
+
+struct edit {
+    int start, end;   /* bytes of the client's text that go */
+    const char *text; /* what comes in their place, maybe "" */
+};
+
+/* A type to declare for a parameter, counted from 1. */
+struct param_type {
+    int number;
+    uint32_t type_oid;
+};
+
+/* A "*" over a guarded table; star.c */
+struct star {
+    const struct rule *rule;
+    const struct RangeVar *relation;
+    const struct ColumnRef *reference;
+};
+
+struct refusal {
+    const char *sqlstate, *message, *detail, *hint;
+};
+
+struct analysis {
+    struct arena *arena;
+    const struct rule_set *set;
+    const char *text;
+    size_t len;
+    bool is_single_use; /* the text does not outlive its execution, as a prepared one does */
+
+    /* What was found. */
+    uint64_t writes;
+    bool prepares, schema_change;
+    struct supplied *supplied;
+    size_t supplied_count, supplied_capacity;
+    struct edit *edits;
+    size_t edit_count, edit_capacity;
+    struct param_type *params;
+    size_t param_count, param_capacity;
+    struct star *stars;
+    size_t star_count, star_capacity;
+    const char **cte_names;
+    size_t cte_count, cte_capacity;
+    bool is_refused;
+    struct refusal refusal; /* the first one */
+
+    /* Where the walk is. */
+    List *statements;
+    const RawStmt *statement;
+    struct token_list tokens; /* of the whole text, when first asked for */
+    const char *definition;   /* inside this kind of stored definition: nothing is edited */
+    bool has_params;          /* "$1" means something here */
+    const uint32_t *declared; /* types by number - 1; 0 is not declared */
+    size_t declared_count;
+    bool is_cut_short;        /* too deep, or a node that the walk does not know */
+};
+
+/* A value supplied for the column of one rule, in one place. */
+struct supply {
+    const char *statement; /* static, for the audit and for messages */
+    uint32_t rows, params;
+    bool is_update;
+    const char *obstacle; /* why it cannot be taken out of the text; NULL when the caller can */
+};
+
+/* Records the supply and applies the rule's mode to it. True: the caller takes the value out. */
+bool analysis_supply(struct analysis *a, size_t rule, const struct supply *supply);
+
+/* The record alone. */
+void analysis_record(struct analysis *a, size_t rule, const struct supply *supply);
+
+/* The first refusal counts. */
+void analysis_refuse(struct analysis *a, struct refusal refusal);
+/* The refusal of a statement of which only so much is known that it may supply the column. */
+void analysis_refuse_obstacle(struct analysis *a, const struct rule *rule, const char *statement,
+                              const char *obstacle);
+
+void analysis_edit(struct analysis *a, int start, int end, const char *text);
+const struct token_list *analysis_tokens(struct analysis *a);
+/* The client's text with the edits made; NULL when two edits are at odds. */
+char *analysis_apply_edits(struct analysis *a, size_t *len);
+
+struct rule_target analysis_target(const struct analysis *a, const RangeVar *relation);
+/* Whether statements of this rule are edited so that they outlive a move of the column. */
+bool analysis_is_stabilised(const struct analysis *a, const struct rule *rule);
+
+/* statement.c */
+void statement_judge(struct analysis *a, Node *node);
+/* A query or an expression, with all that is in it. */
+void statement_judge_part(struct analysis *a, Node *node);
+
+/* A walk over a raw tree, bounded in depth, that knows which nodes can be walked. */
+struct sql_walk {
+    bool (*visit)(Node *node, void *context); /* true: go on below this node */
+    void *context;
+    int depth;
+    bool is_cut_short; /* too deep, or a node of a kind that is not known */
+};
+/* True when the walk was cut short. */
+bool statement_walk(Node *node, struct sql_walk *walk);
+
+/* insert.c */
+void insert_judge(struct analysis *a, const InsertStmt *stmt);
+/* x.* among values stands for as many as x has columns. */
+bool value_has_star(const Node *value);
+
+/* assign.c: SET lists of UPDATE, ON CONFLICT and MERGE; MERGE; writes to dependents */
+void assign_judge(struct analysis *a, const RangeVar *relation, const List *targets,
+                  const char *statement);
+/* `names`: ResTargets or Strings; NIL stands for all columns. */
+void dependent_judge(struct analysis *a, const RangeVar *relation, const List *names,
+                     const char *statement, bool is_update);
+void merge_judge(struct analysis *a, const MergeStmt *stmt);
+
+/* utility.c */
+void utility_judge(struct analysis *a, Node *node);
+
+/* stars.c */
+void stars_note_select(struct analysis *a, const SelectStmt *stmt);
+void stars_note_returning(struct analysis *a, const RangeVar *target, const List *others,
+                          const List *returning);
+void stars_expand(struct analysis *a);
+/* `name` as SQL text, quoted where it must be. */
+const char *quoted_name(const char *name);
+
+/* params.c */
+struct insert_rows {
+    const List *rows;          /* VALUES lists */
+    const char *const *names;  /* the column of each value */
+    const struct rule *rule;   /* one of the target's */
+    const bool *is_dropped;    /* by position in the row */
+    int start;                 /* of VALUES in the text */
+};
+/* Keeps the parameters declared whose places are dropped; refuses where a type cannot be known. */
+void params_keep(struct analysis *a, const struct insert_rows *insert);
+void params_judge_prepare(struct analysis *a, const PrepareStmt *stmt);
+
+/* tokens.c: places in the text of what the tree only knows by order */
+/* The first token behind a relation name and its alias. */
+size_t tokens_after_relation(const struct token_list *tokens, const RangeVar *relation);
+/* First tokens of the elements of the list that opens at `open`, at most `max` of them; returns how
+ * many there are. */
+size_t tokens_list(const struct token_list *tokens, size_t open, size_t *firsts, size_t max);
+/* Takes the elements marked in `drop` out of the list that opens at `open`; not all of them. */
+void tokens_drop(struct analysis *a, size_t open, const size_t *firsts, const bool *drop,
+                 size_t count);
+
+/* types.c: PostgreSQL's built-in types, which have the same OIDs everywhere */
+uint32_t type_oid_of(const TypeName *type); /* 0 when not a built-in, or "unknown" */
+const char *type_name_of(uint32_t oid);     /* in pg_catalog; NULL when not known */

@@ -1,0 +1,292 @@
+/*
+ * The judge: limits, cache, parse, walk, edits, and the check of the own work. Called by the proxy's
+ * sessions through rules.h; owns the verdict cache and the memory of the last verdict.
+ */
+#include "rules/analysis.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "rules/arena.h"
+#include "rules/encoding.h"
+#include "rules/lex_cost.h"
+#include "rules/mask.h"
+#include "rules/verdict_cache.h"
+
+/* The parser needs some ten times a text's size. */
+enum { JUDGED_TEXT_MAX = 16 * 1024 * 1024 };
+
+struct judge {
+    struct arena arena; /* of the last verdict, unless it came from the cache */
+    struct verdict_cache *cache;
+    const struct rule_set *set; /* that the cache is about */
+    uint64_t hits, misses;
+    struct verdict verdict;
+};
+
+struct judge *judge_new(size_t cache_bytes)
+{
+    struct judge *judge = calloc(1, sizeof *judge);
+    if (judge == NULL) {
+        return NULL;
+    }
+    judge->cache = verdict_cache_new(cache_bytes);
+    if (judge->cache == NULL) {
+        free(judge);
+        return NULL;
+    }
+    return judge;
+}
+
+void judge_free(struct judge *judge)
+{
+    if (judge != NULL) {
+        verdict_cache_free(judge->cache);
+        arena_free(&judge->arena);
+        free(judge);
+    }
+}
+
+void judge_count(const struct judge *judge, struct judge_counters *out)
+{
+    *out = (struct judge_counters){
+        .hits = judge->hits,
+        .misses = judge->misses,
+        .bytes = verdict_cache_bytes(judge->cache),
+    };
+}
+
+/* What to do with a text that nobody can look into. */
+struct blindness {
+    const char *statement; /* for the audit */
+    struct refusal refusal;
+    bool leaves_generated; /* pass where the server guards the column itself */
+};
+
+/* The server computes a generated column on every road, but after a cutover in place it would take a
+ * positional insert in the new order. */
+static bool server_guards(const struct rule *rule, const char *text, size_t len)
+{
+    return rule->shape == RULE_SHAPE_GENERATED &&
+           !(rule->reordered && (text_mentions(text, len, "insert") ||
+                                 text_mentions(text, len, "merge")));
+}
+
+static void judge_blindly(struct analysis *a, const struct blindness *blindness)
+{
+    uint64_t rules = rule_set_mentioned(a->set, a->text, a->len);
+    a->writes |= rules;
+    a->schema_change |= rules != 0;
+    for (; rules != 0; rules &= rules - 1) {
+        const struct rule *rule = rule_set_get(a->set, rule_first(rules));
+        analysis_record(a, rule_first(rules), &(struct supply){.statement = blindness->statement});
+        if (rule->mode == RULE_MODE_OBSERVE ||
+            (blindness->leaves_generated && server_guards(rule, a->text, a->len))) {
+            continue;
+        }
+        struct refusal refusal = blindness->refusal;
+        refusal.detail = arena_printf(a->arena,
+                                      "Rule \"%s\" of pgsluice guards table \"%s.%s\", which the "
+                                      "text may concern: %s.",
+                                      rule->name, rule->schema, rule->table, refusal.detail);
+        analysis_refuse(a, refusal);
+    }
+}
+
+static const struct blindness too_long = {
+    .statement = "too long",
+    .refusal = {.sqlstate = "54000",
+                .message = "statement is too long to be judged",
+                .detail = "pgsluice reads texts of up to 16 MB",
+                .hint = "Split it, or send the rows by COPY."},
+};
+
+static const struct blindness too_complex = {
+    .statement = "too complex",
+    .refusal = {.sqlstate = "54001",
+                .message = "statement is too complex to be judged",
+                .detail = "it is nested too deeply, or has runs of operators that are too long"},
+};
+
+static const struct blindness unreadable = {
+    .statement = "not readable",
+    .refusal = {.sqlstate = "22021",
+                .message = "invalid byte sequence for encoding \"UTF8\"",
+                .detail = "a text in this client_encoding cannot be judged unless it is ASCII or "
+                          "valid UTF-8"},
+};
+
+static void judge_unparsed(struct analysis *a, const char *parser_message)
+{
+    judge_blindly(a, &(struct blindness){
+                         .statement = "not parsed",
+                         .refusal = {.sqlstate = "42601",
+                                     .message = parser_message,
+                                     .detail = "its parser, PostgreSQL 15's, cannot read it"},
+                         .leaves_generated = true,
+                     });
+}
+
+static void judge_parsed(struct analysis *a)
+{
+    for (int i = 0; i < list_length(a->statements); i++) {
+        a->statement = list_nth(a->statements, i);
+        statement_judge(a, a->statement->stmt);
+    }
+    if (a->is_cut_short) {
+        judge_blindly(a, &too_complex);
+    } else if (!a->is_refused) {
+        stars_expand(a);
+    }
+}
+
+static void analyse(struct analysis *a, const struct judge_input *input)
+{
+    if (a->len > JUDGED_TEXT_MAX) {
+        judge_blindly(a, &too_long);
+        return;
+    }
+    if (!encoding_is_readable(input->encoding, a->text, a->len)) {
+        judge_blindly(a, &unreadable);
+        return;
+    }
+    if (!lex_cost_is_bounded(a->text, a->len, input->standard_conforming_strings)) {
+        judge_blindly(a, &too_complex);
+        return;
+    }
+    const char *error;
+    a->statements = sql_parse(a->text, a->arena, &error);
+    if (error != NULL) {
+        judge_unparsed(a, error);
+        return;
+    }
+    judge_parsed(a);
+}
+
+static struct analysis begin(struct arena *arena, const struct rule_set *set, const char *text,
+                             size_t len, const struct judge_input *input)
+{
+    return (struct analysis){
+        .arena = arena,
+        .set = set,
+        .text = text,
+        .len = len,
+        .is_single_use = !input->extended,
+        .has_params = input->extended,
+        .declared = input->param_types,
+        .declared_count = input->param_type_count,
+    };
+}
+
+/* The edited text is judged like a client's: it must parse, write the same tables and leave nothing
+ * to edit. */
+static bool is_clean(const struct analysis *a, const char *text, size_t len,
+                     const struct judge_input *input)
+{
+    struct analysis again = begin(a->arena, a->set, text, len, input);
+    analyse(&again, input);
+    return !again.is_refused && again.edit_count == 0 && again.writes == a->writes &&
+           again.prepares == a->prepares &&
+           list_length(again.statements) == list_length(a->statements);
+}
+
+static void set_params(struct verdict *verdict, const struct analysis *a,
+                       const struct judge_input *input)
+{
+    size_t count = input->param_type_count;
+    for (size_t i = 0; i < a->param_count; i++) {
+        const size_t number = (size_t)a->params[i].number;
+        count = number > count ? number : count;
+    }
+    uint32_t *types = arena_alloc(a->arena, (count + 1) * sizeof *types);
+    memset(types, 0, count * sizeof *types);
+    if (input->param_type_count > 0) {
+        memcpy(types, input->param_types, input->param_type_count * sizeof *types);
+    }
+    for (size_t i = 0; i < a->param_count; i++) {
+        types[a->params[i].number - 1] = a->params[i].type_oid;
+    }
+    verdict->param_types = types;
+    verdict->param_type_count = count;
+}
+
+static void edit(struct verdict *verdict, struct analysis *a, const struct judge_input *input)
+{
+    size_t len = 0;
+    const char *text = analysis_apply_edits(a, &len);
+    if (text == NULL || !is_clean(a, text, len, input)) {
+        analysis_refuse(a, (struct refusal){
+                               .sqlstate = "XX000",
+                               .message = "pgsluice could not verify its own edit of this statement",
+                               .hint = "Leave the computed column out of the statement.",
+                           });
+        return;
+    }
+    verdict->action = VERDICT_EDIT;
+    verdict->text = text;
+    verdict->text_len = len;
+    set_params(verdict, a, input);
+}
+
+static void conclude(struct verdict *verdict, struct analysis *a, const struct judge_input *input)
+{
+    *verdict = (struct verdict){.action = VERDICT_PASS};
+    if (a->edit_count > 0 && !a->is_refused) {
+        edit(verdict, a, input);
+    }
+    if (a->is_refused) {
+        verdict->action = VERDICT_REFUSE;
+        verdict->sqlstate = a->refusal.sqlstate;
+        verdict->message = a->refusal.message;
+        verdict->detail = a->refusal.detail;
+        verdict->hint = a->refusal.hint;
+    }
+    verdict->writes = a->writes;
+    verdict->prepares = a->prepares;
+    verdict->schema_change = a->schema_change;
+    verdict->supplied = a->supplied;
+    verdict->supplied_count = a->supplied_count;
+    if (a->supplied_count > 0) {
+        const bool parses = a->statements != NIL;
+        verdict->masked_text = mask_text(a->arena, a->text, a->len, parses);
+        verdict->fingerprint = parses ? sql_fingerprint(a->statements) : 0;
+    }
+}
+
+/* False when out of memory. What a jump may leave half done is in `scope` and the arena alone. */
+static bool judge_anew(struct judge *judge, const struct judge_input *input)
+{
+    jmp_buf out_of_memory;
+    struct sql_scope scope;
+    judge->arena.out_of_memory = &out_of_memory;
+    sql_enter(&scope, input->standard_conforming_strings);
+    const bool is_whole = setjmp(out_of_memory) == 0;
+    if (is_whole) {
+        struct analysis a = begin(&judge->arena, judge->set, input->text, input->len, input);
+        analyse(&a, input);
+        conclude(&judge->verdict, &a, input);
+    }
+    sql_leave(&scope);
+    return is_whole;
+}
+
+const struct verdict *judge_text(struct judge *judge, const struct rule_set *set,
+                                 const struct judge_input *input)
+{
+    if (judge->set != set) {
+        verdict_cache_clear(judge->cache);
+        judge->set = set;
+    }
+    const struct verdict *kept = verdict_cache_get(judge->cache, input);
+    if (kept != NULL) {
+        judge->hits++;
+        return kept;
+    }
+    judge->misses++;
+    arena_reset(&judge->arena);
+    if (!judge_anew(judge, input)) {
+        return NULL;
+    }
+    verdict_cache_put(judge->cache, input, &judge->verdict);
+    return &judge->verdict;
+}

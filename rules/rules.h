@@ -1,0 +1,147 @@
+/*
+ * rules: SQL text in, verdict out.
+ *
+ * Called by the proxy's sessions for each Query and Parse text that may concern a rule. Pure: no
+ * sockets, no clock, no wire bytes, no logging. PostgreSQL's own parser (libpg_query, raw tree)
+ * decides; edits are made by token position in the client's text; what cannot be judged with
+ * certainty is refused, never let through.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* A rule set holds at most this many rules: verdict.writes has a bit for each. */
+#define RULES_MAX 64
+
+enum rule_mode {
+    RULE_MODE_OBSERVE, /* forwarded unchanged, recorded */
+    RULE_MODE_STRIP,   /* forwarded without the column */
+    RULE_MODE_COMPUTE, /* the expression in the value's place */
+    RULE_MODE_REJECT,  /* refused with 428C9 */
+};
+
+/* Who computes the column on the server, as the catalog shows it. */
+enum rule_shape {
+    RULE_SHAPE_PLAIN,         /* a trigger does, or nobody */
+    RULE_SHAPE_GENERATED,     /* GENERATED ALWAYS AS (...) STORED: the server refuses values itself */
+    RULE_SHAPE_PARTITION_KEY, /* the table is partitioned by the column: neither can (42P17) */
+};
+
+struct rule_column {
+    const char *name;
+    uint32_t type_oid;
+};
+
+struct rule_relation {
+    const char *schema;
+    const char *name;
+    /* The guarded column's name in it: "" when it does not have the column, NULL when that is not
+     * known, so that any write to it may carry a value. */
+    const char *column;
+};
+
+/* One rule, with what the catalog knows of its table. All strings are the catalog's (folded,
+ * unquoted), not SQL text. */
+struct rule {
+    const char *name;   /* the configuration section's name */
+    const char *schema; /* of the guarded table */
+    const char *table;
+    const char *column; /* the computed column */
+    enum rule_mode mode;
+    bool unqualified_guarded; /* an unqualified name that equals table is the guarded table */
+    enum rule_shape shape;
+    /* Live columns in the order in which applications know them: the order of an INSERT without a
+     * column list and of "*". After an in-place cutover it is the order of before. */
+    const struct rule_column *columns;
+    size_t column_count;
+    bool reordered; /* the catalog's order differs from `columns` */
+    /* Views, rules' source tables, partitions and inheritance children, transitively. */
+    const struct rule_relation *dependents;
+    size_t dependent_count;
+};
+
+struct rule_set; /* immutable once made: threads may share it */
+
+/* Copies everything out of `rules`. `database` is the name that a three-part relation name may carry.
+ * NULL when out of memory or count > RULES_MAX. */
+struct rule_set *rule_set_new(const struct rule *rules, size_t count, const char *database);
+void rule_set_free(struct rule_set *set);
+size_t rule_set_count(const struct rule_set *set);
+const struct rule *rule_set_get(const struct rule_set *set, size_t index); /* borrowed */
+
+/* The prefilter: false when no rule of the set can concern `text`, in one pass. */
+bool rule_set_may_concern(const struct rule_set *set, const char *text, size_t len);
+
+enum verdict_action {
+    VERDICT_PASS,   /* forward the client's bytes (observe included) */
+    VERDICT_EDIT,   /* forward verdict.text and verdict.param_types instead */
+    VERDICT_REFUSE, /* have the server fail it; answer with sqlstate, message, detail, hint */
+};
+
+/* One place in a statement where the client supplied a value for a guarded column, or could have. */
+struct supplied {
+    size_t rule;           /* index in the set */
+    const char *statement; /* "INSERT", "UPDATE", "COPY", "MERGE", "DO", ...: static string */
+    uint32_t rows;         /* VALUES rows that carry the key; 0 when the text does not tell */
+    uint32_t params;       /* of those, how many are bound as parameters */
+};
+
+struct verdict {
+    enum verdict_action action;
+    uint64_t writes;    /* bit i: the text writes rule i's table (any column), or may */
+    bool prepares;      /* SQL PREPARE of a statement that writes a guarded table */
+    bool schema_change; /* DDL on a guarded table, or that may be: catalog to be read again */
+    /* VERDICT_EDIT: the text to send, NUL-terminated, and the parameter types to declare in Parse */
+    const char *text;
+    size_t text_len;
+    const uint32_t *param_types;
+    size_t param_type_count;
+    /* VERDICT_REFUSE; detail and hint may be NULL */
+    const char *sqlstate;
+    const char *message;
+    const char *detail;
+    const char *hint;
+    /* what the audit says of it; empty when no key was supplied */
+    const struct supplied *supplied;
+    size_t supplied_count;
+    uint64_t fingerprint;    /* pg_query's; 0 where supplied_count is 0 */
+    const char *masked_text; /* every literal replaced by "?"; NULL where supplied_count is 0 */
+};
+
+/* What a byte below 0x80 means in the session's client_encoding. */
+enum text_encoding {
+    TEXT_ENCODING_UTF8,       /* that ASCII character, in valid UTF-8 only; others are refused */
+    TEXT_ENCODING_ASCII_SAFE, /* that ASCII character, always: LATIN1, WIN1252, EUC_JP, ... */
+    TEXT_ENCODING_UNSAFE,     /* perhaps a half of another one: SJIS, BIG5, GBK, UHC, GB18030, JOHAB,
+                               * SHIFT_JIS_2004; only ASCII texts can be judged */
+};
+
+struct judge_input {
+    const char *text; /* NUL-terminated at text[len]; no NUL before */
+    size_t len;
+    const uint32_t *param_types; /* as declared in Parse; 0 = unspecified */
+    size_t param_type_count;
+    bool extended;                    /* a Parse message */
+    bool standard_conforming_strings; /* the session's, as last reported */
+    enum text_encoding encoding;
+};
+
+/* A judge belongs to one thread. It keeps verdicts of texts seen before, bounded in bytes. */
+struct judge;
+struct judge *judge_new(size_t cache_bytes);
+void judge_free(struct judge *judge);
+
+/* The verdict on a text, borrowed until the next call with this judge. Call only after
+ * rule_set_may_concern(); a text without a hit would pass all the same. When `set` is another one
+ * than at the last call, every kept verdict is dropped (the caller passes a set's address, which it
+ * keeps alive between calls). NULL only when out of memory. */
+const struct verdict *judge_text(struct judge *judge, const struct rule_set *set,
+                                 const struct judge_input *input);
+
+struct judge_counters {
+    uint64_t hits, misses; /* of the verdict cache */
+    uint64_t bytes;        /* held by it */
+};
+void judge_count(const struct judge *judge, struct judge_counters *out);

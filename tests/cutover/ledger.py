@@ -1,0 +1,349 @@
+"""A load that keeps a ledger: what was sent, what was acknowledged, and afterwards what is there.
+
+Each worker is a thread with a real driver and a session of its own. A worker numbers its rows; every
+row carries (worker, number) in document_id and chunk_index, so that each acknowledged row can be found
+in the table, exactly once (invariants I1 and I2), in the order of its sending (I3), with the right key
+(I8). Readers check what they see while the load runs (I5). Any error is kept (I4).
+
+    ledger = Ledger(proxy, server)
+    with ledger:                       # the load runs
+        ...                            # cutovers
+    ledger.check()                     # raises AssertionError with what is wrong
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import io
+import itertools
+import threading
+import time
+
+import asyncpg
+import psycopg2
+import psycopg2.extras
+
+from lib import common
+from lib.schema import KEY
+
+WITH_KEY = "INSERT INTO chunks (collection_id, partition_key, document_id, chunk_index, content)"
+WITHOUT_KEY = "INSERT INTO chunks (collection_id, document_id, chunk_index, content)"
+
+
+@dataclasses.dataclass
+class Entry:
+    """One statement or transaction that writes the rows first..first + count - 1 of a worker."""
+
+    worker: str
+    first: int
+    count: int
+    sent: float
+    done: float = 0.0
+    outcome: str = "unknown"  # acknowledged | failed | unknown (the load ended first)
+    error: str = ""
+
+    @property
+    def latency(self):
+        return self.done - self.sent
+
+
+@dataclasses.dataclass
+class Read:
+    """One reading transaction."""
+
+    worker: str
+    sent: float
+    done: float
+
+
+def collection(number):
+    return f"collection {number % 37}"
+
+
+class Worker(threading.Thread):
+    """Runs step() until the ledger stops it. `pause` bounds its rate."""
+
+    def __init__(self, ledger, name, pause):
+        super().__init__(name=name, daemon=True)
+        self.ledger = ledger
+        self.pause = pause
+        self.next = 0
+
+    def run(self):
+        try:
+            with contextlib.ExitStack() as stack:
+                self.open(stack)
+                while not self.ledger.stopping.wait(self.pause):
+                    self.step()
+        except Exception as error:  # what a client must never see
+            self.ledger.errors.append(f"{self.name}: {type(error).__name__}: {error}".strip())
+        finally:
+            self.finish()
+
+    def finish(self):
+        pass
+
+    @contextlib.contextmanager
+    def entry(self, count=1):
+        """Keeps the ledger around one write."""
+        entry = Entry(self.name, self.next, count, time.monotonic())
+        self.next += count
+        self.ledger.entries.append(entry)
+        try:
+            yield entry
+        except Exception as error:
+            entry.outcome, entry.error = "failed", f"{type(error).__name__}: {error}".strip()
+            raise
+        finally:
+            entry.done = time.monotonic()
+        entry.outcome = "acknowledged"
+
+    @contextlib.contextmanager
+    def reading(self):
+        sent = time.monotonic()
+        yield
+        self.ledger.reads.append(Read(self.name, sent, time.monotonic()))
+
+    def rows(self, first, count, wrong_key):
+        for number in range(first, first + count):
+            row = (collection(number), self.name, number, f"content of {self.name} {number}")
+            yield row[:1] + (4711,) + row[1:] if wrong_key else row
+
+
+class Psycopg2Worker(Worker):
+    """Simple protocol: the driver puts literals into the text."""
+
+    autocommit = True
+
+    def open(self, stack):
+        self.connection = psycopg2.connect(**self.ledger.target)
+        stack.callback(self.connection.close)
+        self.connection.autocommit = self.autocommit
+        self.cursor = self.connection.cursor()
+
+
+class SingleRows(Psycopg2Worker):
+    """One row a statement; every second supplies a key, a wrong one."""
+
+    def step(self):
+        with self.entry() as entry:
+            supplied = self.ledger.supply_key and entry.first % 2 == 0
+            row, = self.rows(entry.first, 1, supplied)
+            self.cursor.execute(
+                f"{WITH_KEY if supplied else WITHOUT_KEY} VALUES %s RETURNING partition_key", (row,))
+            assert self.cursor.rowcount == 1
+
+
+class ManyRows(Psycopg2Worker):
+    """Twenty rows a statement, with and without the key."""
+
+    def step(self):
+        with self.entry(20) as entry:
+            supplied = self.ledger.supply_key and entry.first % 40 == 0
+            psycopg2.extras.execute_values(
+                self.cursor, f"{WITH_KEY if supplied else WITHOUT_KEY} VALUES %s",
+                list(self.rows(entry.first, 20, supplied)))
+            assert self.cursor.rowcount == 20
+
+
+class Copies(Psycopg2Worker):
+    """COPY without the key."""
+
+    def step(self):
+        with self.entry(20) as entry:
+            lines = "".join("\t".join(map(str, row)) + "\n"
+                            for row in self.rows(entry.first, 20, False))
+            self.cursor.copy_expert(
+                "COPY chunks (collection_id, document_id, chunk_index, content) FROM STDIN",
+                io.StringIO(lines))
+            assert self.cursor.rowcount == 20
+
+
+class Transactions(Psycopg2Worker):
+    """Several statements, two tables; every fifth transaction is rolled back by the client."""
+
+    autocommit = False
+
+    def step(self):
+        first = self.next
+        if first % 10 == 8:
+            self._write(first, "abandoned")
+            self.connection.rollback()
+        with self.entry(2) as entry:
+            self._write(entry.first, self.name)
+            self.connection.commit()
+
+    def _write(self, first, document):
+        self.cursor.execute(
+            "INSERT INTO documents VALUES (%s, 2) ON CONFLICT (id)"
+            " DO UPDATE SET chunk_count = documents.chunk_count + 2", (self.name,))
+        for row in self.rows(first, 2, False):
+            self.cursor.execute(f"{WITHOUT_KEY} VALUES %s", ((row[0], document) + row[2:],))
+        self.cursor.execute("UPDATE chunks SET metadata = '{}' WHERE document_id = %s"
+                            " AND chunk_index = %s", (document, first))
+
+
+class PreparedRows(Worker):
+    """Extended protocol: a prepared statement for the whole session, the key bound or left out."""
+
+    def open(self, stack):
+        self.loop = asyncio.new_event_loop()
+        stack.callback(self.loop.close)
+        target = dict(self.ledger.target)
+        target["database"] = target.pop("dbname")
+        self.connection = self.loop.run_until_complete(asyncpg.connect(**target))
+        stack.callback(lambda: self.loop.run_until_complete(self.connection.close()))
+        prepare = self.connection.prepare
+        self.without = self.loop.run_until_complete(prepare(
+            f"{WITHOUT_KEY} VALUES ($1, $2, $3, $4) RETURNING partition_key"))
+        self.with_key = self.loop.run_until_complete(prepare(
+            f"{WITH_KEY} VALUES ($1, $2, $3, $4, $5) RETURNING partition_key"))
+
+    def step(self):
+        with self.entry() as entry:
+            supplied = self.ledger.supply_key and entry.first % 2 == 0
+            row, = self.rows(entry.first, 1, supplied)
+            statement = self.with_key if supplied else self.without
+            self.loop.run_until_complete(statement.fetchval(*row))
+
+
+class Reader(Psycopg2Worker):
+    """READ COMMITTED: what was acknowledged before the question is in the answer."""
+
+    def step(self):
+        expected = self.ledger.acknowledged_rows()
+        with self.reading():
+            self.cursor.execute("SELECT count(*) FROM chunks WHERE document_id <> 'base'")
+        seen = self.cursor.fetchone()[0]
+        if seen < expected:
+            raise AssertionError(f"saw {seen} rows although {expected} were acknowledged")
+
+
+class SnapshotReader(Psycopg2Worker):
+    """REPEATABLE READ: a transaction that took its snapshot before it touches the table."""
+
+    autocommit = False
+
+    def step(self):
+        expected = self.ledger.acknowledged_rows()
+        with self.reading():
+            self.cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            self.cursor.execute("SELECT count(*) FROM documents")
+            self.ledger.stopping.wait(0.02)
+            counts = []
+            for _ in range(2):
+                self.cursor.execute("SELECT count(*) FROM chunks WHERE document_id <> 'base'")
+                counts.append(self.cursor.fetchone()[0])
+            self.connection.commit()
+        if counts[0] != counts[1] or counts[0] < expected:
+            raise AssertionError(f"a snapshot saw {counts} rows although {expected} were acknowledged")
+
+
+class PreparedReader(Worker):
+    """A prepared statement for the whole session that names its columns, the key among them."""
+
+    sql = "SELECT id, partition_key FROM chunks WHERE collection_id = $1 ORDER BY id DESC LIMIT 5"
+
+    def open(self, stack):
+        PreparedRows.open(self, stack)
+        self.statement = self.loop.run_until_complete(self.connection.prepare(self.sql))
+        self.turn = itertools.count()
+
+    def step(self):
+        with self.reading():
+            self.loop.run_until_complete(self.statement.fetch(collection(next(self.turn))))
+
+
+class PreparedStarReader(PreparedReader):
+    """The same with SELECT *: its result type changes when a cutover moves the column."""
+
+    sql = "SELECT * FROM chunks WHERE collection_id = $1 ORDER BY id DESC LIMIT 5"
+
+
+WRITERS = (SingleRows, SingleRows, ManyRows, Copies, Transactions, PreparedRows, PreparedRows)
+READERS = (Reader, SnapshotReader, PreparedReader)
+
+
+class Ledger:
+    """The load against `endpoint` (a Proxy or Server); `server` is asked for the truth."""
+
+    def __init__(self, endpoint, server, workers=WRITERS + READERS, pause=0.004, supply_key=True,
+                 dbname="app"):
+        self.server = server
+        self.dbname = dbname
+        self.target = endpoint.params(dbname, user="app")
+        self.supply_key = supply_key
+        self.entries = []
+        self.reads = []
+        self.errors = []
+        self.stopping = threading.Event()
+        self.workers = [kind(self, f"{kind.__name__} {number}", pause)
+                        for number, kind in enumerate(workers)]
+
+    def __enter__(self):
+        for worker in self.workers:
+            worker.start()
+        self.wait_for_writes(50)
+        return self
+
+    def __exit__(self, *_):
+        self.stopping.set()
+        for worker in self.workers:
+            worker.join(30 * common.slowness())
+            if worker.is_alive():
+                self.errors.append(f"{worker.name}: still waits for an answer")
+
+    def acknowledged_rows(self):
+        return sum(entry.count for entry in list(self.entries) if entry.outcome == "acknowledged")
+
+    def wait_for_writes(self, count, timeout=20):
+        """Until `count` more rows are acknowledged: the load really runs."""
+        wanted = self.acknowledged_rows() + count
+        common.wait_until(lambda: self.errors or self.acknowledged_rows() >= wanted, timeout,
+                          f"{count} more acknowledged rows")
+
+    def slowest(self, begin=0.0, end=float("inf")):
+        """The largest latency of writes under way between two times, in seconds."""
+        return max((entry.latency for entry in self.entries
+                    if entry.done >= begin and entry.sent <= end and entry.done), default=0.0)
+
+    def slowest_read(self, begin=0.0, end=float("inf")):
+        return max((read.done - read.sent for read in self.reads
+                    if read.done >= begin and read.sent <= end), default=0.0)
+
+    def check(self):
+        """Compares the ledger with the table."""
+        assert not self.errors, "clients saw errors:\n" + "\n".join(self.errors[:10])
+        unfinished = [entry for entry in self.entries if entry.outcome != "acknowledged"]
+        assert not unfinished, f"not acknowledged: {unfinished[:5]}"
+
+        sent = {(entry.worker, number)
+                for entry in self.entries
+                for number in range(entry.first, entry.first + entry.count)}
+        stored = [line.split("\t") for line in self.server.psql(
+            "COPY (SELECT document_id, chunk_index, id FROM chunks WHERE document_id <> 'base'"
+            " ORDER BY id) TO STDOUT", dbname=self.dbname).splitlines()]
+        found = [(worker, int(number)) for worker, number, _ in stored]
+        lost = sent - set(found)
+        assert not lost, f"I1: {len(lost)} acknowledged rows are lost: {sorted(lost)[:10]}"
+        assert len(found) == len(set(found)), "I2: rows are there twice"
+        extra = set(found) - sent
+        assert not extra, f"rows that nobody sent: {sorted(extra)[:10]}"
+
+        last = {}
+        for worker, number in found:
+            assert number > last.get(worker, -1), f"I3: {worker} {number} is out of order"
+            last[worker] = number
+
+        wrong = self.server.psql(
+            f"SELECT count(*) FROM chunks WHERE partition_key IS DISTINCT FROM {KEY}"
+            " OR content IS DISTINCT FROM 'content of ' || document_id || ' ' || chunk_index"
+            "    AND document_id <> 'base'", dbname=self.dbname)
+        assert wrong == "0", f"I8: {wrong} rows with a wrong key or content"
+
+        for worker in self.workers:
+            if isinstance(worker, Transactions):
+                counted = self.server.psql(
+                    f"SELECT chunk_count FROM documents WHERE id = '{worker.name}'",
+                    dbname=self.dbname)
+                assert int(counted or 0) == worker.next, "the two tables disagree"

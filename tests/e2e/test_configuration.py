@@ -1,0 +1,253 @@
+"""What is wrong with a configuration is said in one line, before anything listens."""
+
+import os
+import socket
+import subprocess
+
+import pytest
+
+from lib import common, schema, wire
+from lib.pgserver import Server
+from lib.proxy import Proxy, render_config, strip_rule
+
+pytestmark = pytest.mark.proxy
+
+USAGE = {2}
+REFUSED = {1, 2}
+
+
+def serve(config):
+    """Runs `serve` on a configuration that must fail: (exit code, stderr's lines)."""
+    done = subprocess.run([str(common.binary()), "serve", "--config", str(config)],
+                          capture_output=True, text=True, timeout=30 * common.slowness())
+    assert done.stdout == ""
+    return done.returncode, done.stderr.splitlines()
+
+
+def assert_fails(config, codes, *words):
+    code, lines = serve(config)
+    assert code in codes, lines
+    assert len(lines) == 1, "not exactly one line:\n" + "\n".join(lines)
+    for word in words:
+        assert word in lines[0], f"{word!r} is not in: {lines[0]}"
+
+
+@pytest.fixture
+def settings(server):
+    return {"listen": f"127.0.0.1:{common.free_port()}",
+            "server": f"host={server.host} port={server.port}",
+            "control": f"host={server.host} port={server.port} user=pgsluice dbname=app"}
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text):
+        path = tmp_path / "pgsluice.ini"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert_fails(tmp_path / "nowhere.ini", USAGE, "nowhere.ini")
+
+
+@pytest.mark.parametrize("key,value", [
+    ("worker", "2"), ("Workers ", "two"), ("workers", "0"), ("workers", "-1"), ("workers", "1000000"),
+    ("workers", "2 threads"), ("listen", "nonsense"), ("listen", "127.0.0.1:99999"), ("listen", ""),
+    ("listen", "127.0.0.1"), ("server", "no such keyword=1"), ("server", "host"),
+    ("log_format", "xml"), ("client_tls", "perhaps"), ("max_client_conn", "many"),
+    ("client_login_timeout", "soon"), ("audit_fsync", "sometimes"),
+])
+def test_a_bad_key_or_value_is_named_with_file_and_line(settings, written, key, value):
+    settings[key] = value
+    text = render_config(settings)
+    line = text.splitlines().index(f"{key} = {value}") + 1
+    assert_fails(written(text), USAGE, f"pgsluice.ini:{line}:", key.strip())
+
+
+@pytest.mark.parametrize("key,value", [
+    ("modus", "strip"), ("mode", "maybe"), ("mode", ""), ("on_mismatch", "ignore"),
+    ("unqualified", "sometimes"), ("table", "a.b.c.d"), ("table", ""), ("column", ""),
+    ("expression", ""),
+])
+def test_a_bad_rule_is_named_with_file_and_line(settings, written, key, value):
+    text = render_config(settings, [strip_rule(**{key: value})])
+    line = text.splitlines().index(f"{key} = {value}") + 1
+    assert_fails(written(text), USAGE, f"pgsluice.ini:{line}:", key)
+
+
+@pytest.mark.parametrize("key", ["listen", "server"])
+def test_a_missing_required_key_is_named(settings, written, key):
+    del settings[key]
+    assert_fails(written(render_config(settings)), USAGE, "pgsluice.ini", key)
+
+
+@pytest.mark.parametrize("key", ["table", "column", "expression"])
+def test_an_incomplete_rule_is_named(settings, written, key):
+    assert_fails(written(render_config(settings, [strip_rule(**{"mode": "strip", key: None})])),
+                 USAGE, "pgsluice.ini", key)
+
+
+def test_a_rule_needs_a_control_connection(settings, written):
+    del settings["control"]
+    assert_fails(written(render_config(settings, [strip_rule()])), USAGE, "pgsluice.ini", "control")
+
+
+def test_an_unknown_section_is_named(settings, written):
+    assert_fails(written(render_config(settings) + "[ruel chunks]\ntable = chunks\n"), USAGE, "ruel")
+
+
+def test_a_key_given_twice_is_named(settings, written):
+    assert_fails(written(render_config(settings) + "workers = 1\nworkers = 2\n"), USAGE, "workers")
+
+
+def test_a_line_that_is_no_setting_is_named(settings, written):
+    assert_fails(written(render_config(settings) + "what is this\n"), USAGE, "pgsluice.ini:")
+
+
+def test_a_port_in_use_is_named(settings, written):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings["listen"] = f"127.0.0.1:{port}"
+        assert_fails(written(render_config(settings)), REFUSED, str(port))
+
+
+def test_an_impossible_address_is_named(settings, written):
+    settings["listen"] = "203.0.113.1:6432"  # nobody has it
+    assert_fails(written(render_config(settings)), REFUSED, "203.0.113.1")
+
+
+def test_an_impossible_socket_path_is_named(settings, written, tmp_path):
+    settings["listen"] += f", unix:{tmp_path}/missing/.s.PGSQL.6432"
+    assert_fails(written(render_config(settings)), REFUSED, "missing/.s.PGSQL.6432")
+
+
+def test_an_audit_file_that_cannot_be_opened_is_named(settings, written, tmp_path):
+    settings["audit"] = f"{tmp_path}/missing/audit.jsonl"
+    assert_fails(written(render_config(settings, [strip_rule()])), REFUSED, "missing/audit.jsonl")
+
+
+def test_an_unreachable_server_is_named(settings, written):
+    port = common.free_port()
+    settings["control"] = f"host=127.0.0.1 port={port} user=pgsluice dbname=app"
+    assert_fails(written(render_config(settings, [strip_rule()])), REFUSED, str(port))
+
+
+@pytest.mark.parametrize("password", ["password=wrong", ""], ids=["wrong", "missing"])
+def test_a_wrong_control_password_is_said(settings, written, server, password, auth_roles):
+    role = auth_roles["scram-sha-256"]
+    settings["control"] = f"host={server.host} port={server.port} user={role} dbname=app {password}"
+    assert_fails(written(render_config(settings, [strip_rule()])), REFUSED, "password")
+
+
+@pytest.mark.parametrize("key,value", [
+    ("table", "public.chanks"), ("table", "privat.chunks"), ("column", "partition_kay"),
+    ("database", "epp")])
+def test_what_the_server_does_not_have_is_named(settings, written, key, value):
+    code, lines = serve(written(render_config(settings, [strip_rule(**{key: value})])))
+    assert code in REFUSED and len(lines) == 1, lines
+    assert value.rpartition(".")[2] in lines[0]
+
+
+def test_a_table_partitioned_by_the_column_cannot_be_stripped(settings, written, server):
+    """Neither a trigger nor a generated column can compute it there (SQLSTATE 42P17)."""
+    schema.create_database(server, "listed")
+    schema.create_chunks(server, "partitioned", "listed")
+    settings["control"] = f"host={server.host} port={server.port} user=pgsluice dbname=listed"
+    text = render_config(settings, [strip_rule("strip", database="listed")])
+    assert_fails(written(text), REFUSED, "chunks", "partition")
+
+
+def test_a_partitioned_table_may_be_observed_and_rejected(server):
+    schema.create_database(server, "listed2")
+    schema.create_chunks(server, "partitioned", "listed2")
+    control = f"host={server.host} port={server.port} user=pgsluice dbname=listed2"
+    for mode in ("observe", "reject"):
+        instance = Proxy(server, rules=[strip_rule(mode, database="listed2")], control=control).start()
+        with wire.connect(instance, database="listed2") as session:
+            codes = wire.errors(session.query(
+                "INSERT INTO chunks (collection_id, partition_key, chunk_index, content)"
+                " VALUES ('a', 0, 1, 'x')"))
+            assert codes == ([] if mode == "observe" else ["428C9"])
+        assert instance.stop() == 0
+
+
+@pytest.mark.parametrize("arguments", [
+    [], ["serve"], ["serve", "--config"], ["serve", "--config", "a", "--config", "b"],
+    ["nonsense", "--config", "x"], ["serve", "--nonsense"], ["cutover"], ["cutover", "--config", "x"],
+    ["verify", "chunks"], ["plan", "a", "b", "--config", "x"],
+], ids=" ".join)
+def test_bad_usage_is_exit_code_2(arguments):
+    done = subprocess.run([str(common.binary()), *arguments], capture_output=True, text=True,
+                          timeout=20 * common.slowness())
+    assert done.returncode == 2
+    assert done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_go_to_stdout(option):
+    done = subprocess.run([str(common.binary()), option], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0
+    assert "pgsluice" in done.stdout and not done.stderr
+
+
+def test_check_says_what_each_rule_would_do(strip_proxy):
+    done = strip_proxy.command("check")
+    assert done.returncode == 0, done.stderr
+    assert "chunks" in done.stdout and "strip" in done.stdout
+
+
+def test_serve_without_rules_starts_before_its_server():
+    """The server may come later, or go for a while: it is asked when a client comes."""
+    absent = Server()
+    instance = Proxy(absent).start()
+    try:
+        with wire.Connection.to(instance) as connection:
+            connection.send(wire.StartupMessage())
+            assert [answer.kind for answer in connection.read_to_end()] == ["E"]
+        absent.start()
+        with wire.connect(instance, database="postgres") as connection:
+            assert connection.rows("SELECT 1") == [["1"]]
+    finally:
+        assert instance.stop() == 0
+        absent.stop()
+
+
+def test_sigterm_ends_with_0_and_removes_the_sockets(server):
+    instance = Proxy(server).start()
+    path = instance.dir / f".s.PGSQL.{instance.port}"
+    assert path.is_socket()
+    assert instance.stop() == 0
+    assert not path.exists()
+
+
+def test_a_stale_unix_socket_is_replaced(server):
+    instance = Proxy(server).start()
+    instance.kill9()
+    instance.start()
+    with wire.Connection(path=f"{instance.dir}/.s.PGSQL.{instance.port}") as connection:
+        connection.start()
+    assert instance.stop() == 0
+
+
+def test_an_open_file_limit_is_survived(server):
+    """When no more connections can be accepted, those that are there go on, and it recovers."""
+    limited = Proxy(server)
+    limited.write_config()
+    command = ["sh", "-c", 'ulimit -n 40; exec "$0" serve --config "$1"',
+               str(common.binary()), str(limited.config)]
+    with open(limited.log_file, "ab") as log:
+        limited.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                           env=os.environ)
+    common.wait_until(limited._is_listening, 20, "pgsluice")
+    with wire.connect(limited) as first:
+        crowd = [wire.Connection.to(limited) for _ in range(60)]
+        assert first.rows("SELECT 1") == [["1"]]
+        for connection in crowd:
+            connection.close()
+        with wire.connect(limited) as last:
+            assert last.rows("SELECT 1") == [["1"]]
+    assert limited.is_alive()
+    limited.kill9()

@@ -1,0 +1,201 @@
+/* A session's bookkeeping and the gate: what needs no socket. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "proxy/gate.h"
+#include "proxy/session/ledger.h"
+#include "proxy/session/registry.h"
+
+static const size_t identity[] = {0, 1, 2, 3};
+
+static struct span span_of(const char *text)
+{
+    return (struct span){.ptr = text, .len = strlen(text)};
+}
+
+static const struct verdict refusal = {.action = VERDICT_REFUSE,
+                                       .sqlstate = "428C9",
+                                       .message = "no",
+                                       .hint = "leave it out"};
+
+static void an_error_is_the_answer_only_by_its_mark_and_its_batch(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    const char *nonce = "0123456789abcdef";
+    const struct ledger_refusal *r = ledger_refuse(&ledger, &refusal, 3);
+    assert_non_null(r);
+    uint64_t id = r->id;
+    char text[LEDGER_POISON_MAX];
+    char message[LEDGER_POISON_MAX * 2];
+    size_t len = ledger_poison(text, nonce, id);
+    assert_int_equal(len, strlen(text));
+    snprintf(message, sizeof message, "invalid input syntax for type integer: \"%s\"", text);
+
+    assert_null(ledger_answers(&ledger, nonce, message, 2));
+    assert_null(ledger_answers(&ledger, "fedcba9876543210", message, 3));
+    assert_null(ledger_answers(&ledger, nonce, "duplicate key", 3));
+    assert_non_null(ledger_answers(&ledger, nonce, message, 3));
+    ledger_ready(&ledger, 2);
+    assert_int_equal(ledger.refusal_count, 1);
+    ledger_ready(&ledger, 3);
+    assert_int_equal(ledger.refusal_count, 0);
+    assert_null(ledger_answers(&ledger, nonce, message, 3));
+    ledger_fini(&ledger);
+}
+
+static void ids_that_begin_alike_are_told_apart(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    char text[LEDGER_POISON_MAX];
+    for (int i = 0; i < 12; i++) {
+        assert_non_null(ledger_refuse(&ledger, &refusal, 1));
+    }
+    ledger_poison(text, "n", 11);
+    assert_int_equal(ledger_answers(&ledger, "n", text, 1)->id, 11);
+    ledger_fini(&ledger);
+}
+
+static void refusals_are_bounded(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    for (int i = 0; i < LEDGER_REFUSALS_MAX; i++) {
+        assert_non_null(ledger_refuse(&ledger, &refusal, 1));
+    }
+    assert_null(ledger_refuse(&ledger, &refusal, 1));
+    ledger_fini(&ledger);
+}
+
+static void statements_are_found_by_name_until_closed(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    struct supplied supplied = {.rule = 2, .statement = "INSERT", .rows = 1, .params = 1};
+    struct verdict strip = {.action = VERDICT_EDIT,
+                            .supplied = &supplied,
+                            .supplied_count = 1,
+                            .masked_text = "INSERT ..."};
+    const size_t map[] = {9, 9, 5};
+    struct verdict none = {0};
+    assert_true(ledger_parsed(&ledger, span_of("a"), &strip, 1, map));
+    assert_true(ledger_parsed(&ledger, span_of("b"), &none, 0, identity));
+    assert_int_equal(ledger.named_count, 1);
+    struct ledger_statement found = ledger_find(&ledger, span_of("a"));
+    assert_int_equal(found.writes, 1);
+    assert_int_equal(found.note->supplied[0].rule, 5);
+    assert_true(found.note->stripped);
+    assert_int_equal(ledger_find(&ledger, span_of("b")).writes, 0);
+    assert_int_equal(ledger_find(&ledger, span_of("")).writes, 0);
+
+    assert_true(ledger_parsed(&ledger, span_of(""), &none, 4, identity));
+    assert_int_equal(ledger_find(&ledger, span_of("")).writes, 4);
+    assert_true(ledger_parsed(&ledger, span_of("a"), &none, 0, identity));
+    assert_int_equal(ledger_find(&ledger, span_of("a")).writes, 0);
+    ledger_closed(&ledger, span_of(""));
+    assert_true(ledger_is_empty(&ledger));
+    ledger_fini(&ledger);
+}
+
+static void more_statements_than_the_bound_count_as_writes(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    struct verdict writes = {0};
+    char name[16];
+    for (int i = 0; i <= LEDGER_NAMES_MAX; i++) {
+        snprintf(name, sizeof name, "s%d", i);
+        assert_true(ledger_parsed(&ledger, span_of(name), &writes, 2, identity));
+    }
+    assert_int_equal(ledger.named_count, LEDGER_NAMES_MAX);
+    assert_int_equal(ledger_find(&ledger, span_of("never seen")).writes, 2);
+    ledger_fini(&ledger);
+}
+
+static void registry_forgets_what_was_removed(void **state)
+{
+    (void)state;
+    struct registry *registry = registry_new();
+    struct registry_key key = {.len = 8, .bytes = "pid1key1"};
+    struct registry_entry entry = {.worker = 1, .session = 7};
+    struct registry_entry found;
+    assert_true(registry_put(registry, &key, &entry));
+    assert_true(registry_find(registry, &key, &found));
+    assert_int_equal(found.session, 7);
+    assert_false(found.held);
+    registry_set_held(registry, &key, true);
+    assert_true(registry_find(registry, &key, &found));
+    assert_true(found.held);
+    key.bytes[0] = 'x';
+    assert_false(registry_find(registry, &key, &found));
+    key.bytes[0] = 'p';
+    registry_remove(registry, &key);
+    assert_false(registry_find(registry, &key, &found));
+    registry_free(registry);
+}
+
+static void count_wakes(void *arg)
+{
+    (*(int *)arg)++;
+}
+
+static void a_hold_ends_with_its_time_to_live(void **state)
+{
+    (void)state;
+    int wakes = 0;
+    struct gate *gate = gate_new("chunks");
+    gate_on_change(gate, count_wakes, &wakes);
+    assert_false(gate_is_holding(gate, gate_now()));
+    gate_arm(gate);
+    assert_false(gate_is_holding(gate, gate_now()));
+    gate_hold(gate, 1000000000);
+    uint64_t now = gate_now();
+    assert_true(gate_is_holding(gate, now));
+    assert_false(gate_is_holding(gate, now + 1000000001));
+    gate_open(gate);
+    assert_false(gate_is_holding(gate, now));
+    assert_int_equal(wakes, 3);
+    gate_free(gate);
+}
+
+static void counts_are_summed_over_workers(void **state)
+{
+    (void)state;
+    struct gate *gate = gate_new("chunks");
+    struct gate_counts counts;
+    gate_add(gate, 0, GATE_COUNT_INFLIGHT, 2);
+    gate_add(gate, 63, GATE_COUNT_INFLIGHT, 1);
+    gate_add(gate, 0, GATE_COUNT_INFLIGHT, -1);
+    gate_note_wait(gate, 3, 50);
+    gate_note_wait(gate, 4, 20);
+    gate_count(gate, &counts);
+    assert_int_equal(counts.inflight_writes, 2);
+    assert_int_equal(counts.held, 0);
+    assert_int_equal(counts.max_held_ns, 50);
+    gate_free(gate);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_error_is_the_answer_only_by_its_mark_and_its_batch),
+        cmocka_unit_test(ids_that_begin_alike_are_told_apart),
+        cmocka_unit_test(refusals_are_bounded),
+        cmocka_unit_test(statements_are_found_by_name_until_closed),
+        cmocka_unit_test(more_statements_than_the_bound_count_as_writes),
+        cmocka_unit_test(registry_forgets_what_was_removed),
+        cmocka_unit_test(a_hold_ends_with_its_time_to_live),
+        cmocka_unit_test(counts_are_summed_over_workers),
+    };
+    return cmocka_run_group_tests_name("session", tests, NULL, NULL);
+}
