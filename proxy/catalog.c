@@ -31,7 +31,7 @@ struct published {
 };
 
 struct catalog {
-    const struct config *config;
+    _Atomic(const struct config *) config;
     _Atomic uint64_t epoch;
     atomic_bool closing;
 
@@ -326,7 +326,7 @@ static void *run_refresher(void *arg)
 
 static bool init(struct catalog *catalog, const struct config *config)
 {
-    catalog->config = config;
+    atomic_init(&catalog->config, config);
     atomic_init(&catalog->epoch, 0);
     atomic_init(&catalog->closing, false);
     pthread_condattr_t attr;
@@ -414,6 +414,12 @@ const struct catalog_database *catalog_find(const struct catalog_snapshot *snaps
         }
     }
     return NULL;
+}
+
+void catalog_reconfigure(struct catalog *catalog, const struct config *config)
+{
+    atomic_store(&catalog->config, config);
+    catalog_request_refresh(catalog);
 }
 
 void catalog_request_refresh(struct catalog *catalog)

@@ -45,6 +45,8 @@ void catalog_unref(struct catalog *catalog, struct catalog_snapshot *snapshot);
 const struct catalog_database *catalog_find(const struct catalog_snapshot *snapshot,
                                             const char *database);
 
+/* Reads with `config`, which has the same rules in other modes, from now on; returns at once. */
+void catalog_reconfigure(struct catalog *catalog, const struct config *config);
 void catalog_request_refresh(struct catalog *catalog); /* returns at once */
 /* Reads now, in the calling thread, and publishes: after a flip, before the gate opens. */
 MUST_CHECK bool catalog_refresh(struct catalog *catalog, struct failure *f);

@@ -304,7 +304,8 @@ static void fill_rule(struct rule *out, const struct config_rule *rule, const st
 
 static void print_rule(FILE *print, const struct rule *rule, size_t index)
 {
-    fprintf(print, "rule %zu shape %d reordered %d\n", index, (int)rule->shape, rule->reordered);
+    fprintf(print, "rule %zu mode %d unqualified %d shape %d reordered %d\n", index, (int)rule->mode,
+            rule->unqualified_guarded, (int)rule->shape, rule->reordered);
     for (size_t i = 0; i < rule->column_count; i++) {
         fprintf(print, "column %s %u\n", rule->columns[i].name, rule->columns[i].type_oid);
     }

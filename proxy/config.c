@@ -355,7 +355,7 @@ static struct config *with_defaults(const char *file)
     config->workers = cores < 1 ? 1 : cores > 64 ? 64 : (unsigned)cores;
     config->audit_fsync = AUDIT_FSYNC_BATCH;
     config->log_level = LOG_LEVEL_INFO;
-    config->max_client_conn = 10000;
+    config->max_client_conn = 5000;
     config->max_packet_size = UINT64_C(64) * 1024 * 1024;
     config->client_login_timeout_ms = 60 * 1000;
     config->server_connect_timeout_ms = 15 * 1000;

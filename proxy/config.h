@@ -48,13 +48,14 @@ struct config {
     bool audit_failure_reject; /* audit_failure = reject */
     bool log_json;
     enum log_level log_level;    /* least level that is logged; default info */
-    uint32_t max_client_conn;          /* default 10000 */
+    uint32_t max_client_conn;          /* default 5000 */
     uint64_t max_packet_size;          /* bytes of one judged message; default 64 MiB */
     uint64_t client_login_timeout_ms;  /* default 60 s; 0 = off. Seconds in the file */
     uint64_t server_connect_timeout_ms; /* default 15 s */
     uint64_t hold_ttl_ms;              /* longest time a statement may be held; default 2 s */
     struct config_rule *rules;
     size_t rule_count;
+    struct config *older; /* the one that this replaced at a reload; not freed with it */
 };
 
 /* Reads and checks the file. The caller owns *out and ends it with config_free(). On false, *out is

@@ -16,6 +16,7 @@
 #include "proxy/admin/server.h"
 #include "proxy/log.h"
 #include "proxy/net/listener.h"
+#include "proxy/reload.h"
 #include "proxy/service.h"
 #include "proxy/worker.h"
 
@@ -80,14 +81,24 @@ static void on_drain(uv_timer_t *timer)
     }
 }
 
+static void on_hangup(struct service *service)
+{
+    struct failure f;
+    if (!audit_reopen(service->audit)) {
+        log_error("SIGHUP: the audit log cannot be reopened");
+    }
+    if (reload_config(service, &f)) {
+        log_info("SIGHUP: the configuration was reloaded");
+    } else {
+        log_error("SIGHUP: the configuration stays as it was: %s", f.msg);
+    }
+}
+
 static void on_signal(uv_signal_t *handle, int number)
 {
     struct serve *serve = handle->data;
     if (number == SIGHUP) {
-        log_info("SIGHUP: reopening the audit log");
-        if (!audit_reopen(serve->service.audit)) {
-            log_error("the audit log cannot be reopened");
-        }
+        on_hangup(&serve->service);
         return;
     }
     bool again = atomic_exchange(&serve->service.draining, true);
@@ -134,7 +145,7 @@ static void on_gate_change(void *arg)
 
 static bool open_gates(struct service *service, struct failure *f)
 {
-    const struct config *config = service->config;
+    const struct config *config = service_config(service);
     service->gates = calloc(config->rule_count + 1, sizeof *service->gates);
     for (size_t i = 0; service->gates != NULL && i < config->rule_count; i++) {
         service->gates[i] = gate_new(config->rules[i].name);
@@ -148,7 +159,7 @@ static bool open_gates(struct service *service, struct failure *f)
 
 static bool open_workers(struct service *service, struct failure *f)
 {
-    unsigned count = service->config->workers;
+    unsigned count = service_config(service)->workers;
     service->workers = calloc(count, sizeof(struct worker *));
     if (service->workers == NULL) {
         return fail(f, EXIT_REFUSED, "out of memory");
@@ -165,7 +176,7 @@ static bool open_workers(struct service *service, struct failure *f)
 
 static bool open_listeners(struct serve *serve, struct failure *f)
 {
-    const struct config *config = serve->service.config;
+    const struct config *config = service_config(&serve->service);
     serve->listeners = calloc(config->listen_count, sizeof(struct listener *));
     if (serve->listeners == NULL) {
         return fail(f, EXIT_REFUSED, "out of memory");
@@ -208,7 +219,7 @@ static void raise_file_limit(const struct config *config)
 
 static bool open_service(struct service *service, struct failure *f)
 {
-    const struct config *config = service->config;
+    const struct config *config = service_config(service);
     int timeout = (int)config->server_connect_timeout_ms;
     service->registry = registry_new();
     return make_nonce(service, f) && upstream_new(config->server, &service->upstream, f) &&
@@ -235,6 +246,17 @@ static void announce(const struct config *config)
              config->rule_count);
 }
 
+/* All but the first, which is the caller's. */
+static void free_reloaded(struct service *service)
+{
+    struct config *config = service_config(service);
+    while (config->older != NULL) {
+        struct config *older = config->older;
+        config_free(config);
+        config = older;
+    }
+}
+
 static void close_service(struct service *service)
 {
     post_all(service, MAIL_STOP);
@@ -246,20 +268,21 @@ static void close_service(struct service *service)
     if (service->catalog != NULL) {
         catalog_close(service->catalog);
     }
-    for (size_t i = 0; service->gates != NULL && i < service->config->rule_count; i++) {
+    for (size_t i = 0; service->gates != NULL && i < service_config(service)->rule_count; i++) {
         gate_free(service->gates[i]);
     }
     free(service->gates);
+    free_reloaded(service);
     upstream_free(service->upstream);
     registry_free(service->registry);
 }
 
 enum exit_code serve_run(struct config *config)
 {
-    struct serve serve = {.service = {.config = config}};
+    struct serve serve = {0};
+    atomic_init(&serve.service.config, config);
     struct failure f = {.code = EXIT_REFUSED};
     signal(SIGPIPE, SIG_IGN);
-    raise_file_limit(config);
     uv_loop_init(&serve.loop);
     watch_signal(&serve, &serve.term, SIGTERM);
     watch_signal(&serve, &serve.interrupt, SIGINT);
@@ -271,6 +294,7 @@ enum exit_code serve_run(struct config *config)
               open_listeners(&serve, &f) &&
               admin_open(&serve.service, &serve.loop, &serve.admin, &f);
     if (ok) {
+        raise_file_limit(config);
         announce(config);
     } else {
         log_error("%s", f.msg);
@@ -280,6 +304,8 @@ enum exit_code serve_run(struct config *config)
     close_service(&serve.service);
     free(serve.listeners);
     uv_loop_close(&serve.loop);
-    log_info("pgsluice has stopped");
+    if (ok) {
+        log_info("pgsluice has stopped");
+    }
     return ok ? EXIT_DONE : f.code;
 }

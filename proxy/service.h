@@ -17,7 +17,7 @@
 struct worker;
 
 struct service {
-    const struct config *config;
+    _Atomic(struct config *) config; /* SIGHUP puts a newer one in its place */
     struct upstream *upstream;
     struct catalog *catalog;
     struct audit *audit;
@@ -30,3 +30,9 @@ struct service {
     _Atomic uint64_t next_id;     /* of the next session */
     _Atomic bool draining;        /* SIGTERM: sessions end at their next transaction boundary */
 };
+
+/* The configuration in force. Older ones live as long as the process: a thread may go on reading. */
+static inline struct config *service_config(const struct service *service)
+{
+    return atomic_load_explicit(&service->config, memory_order_acquire);
+}

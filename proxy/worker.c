@@ -175,7 +175,7 @@ static void cancel_held(struct worker *worker, const struct registry_key *key)
 static void on_second(uv_timer_t *timer)
 {
     struct worker *worker = timer->data;
-    uint64_t limit = worker->service->config->client_login_timeout_ms * 1000000u;
+    uint64_t limit = service_config(worker->service)->client_login_timeout_ms * 1000000u;
     uint64_t now = gate_now();
     struct session *s, *next;
     DL_FOREACH_SAFE(worker->sessions, s, next)

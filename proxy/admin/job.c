@@ -65,7 +65,7 @@ static void on_progress(void *arg, const char *phase, const char *text, double d
     job->done = done;
     uv_mutex_unlock(&job->lock);
     log_info("%s of \"%s\": %s: %s", kind_names[job->kind],
-             job->service->config->rules[job->rule].name, phase, text);
+             service_config(job->service)->rules[job->rule].name, phase, text);
     put_line(job, json_pack("{s:s, s:s, s:s, s:f}", "event", "progress", "phase", phase, "text",
                             text, "done", done));
 }
@@ -85,14 +85,14 @@ static bool on_schema_changed(void *arg, struct failure *f)
 static void on_step(void *arg, const char *run, const char *step, const char *detail)
 {
     struct job *job = arg;
-    audit_step(job->service->audit, job->service->config->rules[job->rule].name, run, step,
+    audit_step(job->service->audit, service_config(job->service)->rules[job->rule].name, run, step,
                detail);
 }
 
 static void job_run(void *arg)
 {
     struct job *job = arg;
-    const struct config *config = job->service->config;
+    const struct config *config = service_config(job->service);
     struct cutover_host host = {
         .arg = job,
         .gate = job->service->gates[job->rule],
@@ -184,7 +184,7 @@ json_t *job_status(struct job *job)
 {
     uv_mutex_lock(&job->lock);
     json_t *status = json_pack("{s:s, s:s, s:s, s:s, s:f}", "command", kind_names[job->kind], "rule",
-                               job->service->config->rules[job->rule].name, "phase", job->phase,
+                               service_config(job->service)->rules[job->rule].name, "phase", job->phase,
                                "text", job->text, "done", job->done);
     uv_mutex_unlock(&job->lock);
     return status;

@@ -137,7 +137,7 @@ static void run_status(struct client *client)
 static void run_job(struct client *client, enum job_kind kind, const json_t *request)
 {
     struct admin *admin = client->admin;
-    const struct config *config = admin->service->config;
+    const struct config *config = service_config(admin->service);
     const char *command = kind == JOB_CUTOVER ? "cutover" : "rollback";
     const char *table = json_string_value(json_object_get(request, "table"));
     struct failure f;
@@ -251,7 +251,7 @@ static void on_accept(void *arg, int fd)
 
 bool admin_open(struct service *service, uv_loop_t *loop, struct admin **out, struct failure *f)
 {
-    const struct config *config = service->config;
+    const struct config *config = service_config(service);
     struct admin *admin = calloc(1, sizeof *admin);
     *out = admin;
     if (admin == NULL) {

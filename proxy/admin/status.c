@@ -35,8 +35,8 @@ static json_t *gates(const struct service *service)
     static const char *const names[] = {
         [GATE_OPEN] = "open", [GATE_ARMED] = "armed", [GATE_HOLDING] = "holding"};
     json_t *list = json_array();
-    for (size_t i = 0; i < service->config->rule_count; i++) {
-        const struct config_rule *rule = &service->config->rules[i];
+    for (size_t i = 0; i < service_config(service)->rule_count; i++) {
+        const struct config_rule *rule = &service_config(service)->rules[i];
         struct gate_counts c;
         gate_count(service->gates[i], &c);
         json_array_append_new(

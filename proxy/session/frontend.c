@@ -106,7 +106,7 @@ static bool is_enough(struct session *s, const uint8_t *message, size_t size, si
                          message_read_bind(message, have, &name))) {
         return true;
     }
-    uint64_t limit = session_service(s)->config->max_packet_size;
+    uint64_t limit = service_config(session_service(s))->max_packet_size;
     if (size > limit) {
         session_fail(s, "54000", "a message of %zu bytes is longer than max_packet_size, %llu", size,
                      (unsigned long long)limit);

@@ -113,7 +113,7 @@ static const char *const mode_names[] = {
 static void tell_audit(struct session *s, const struct supplied *supplied, const struct told *told)
 {
     const struct service *service = session_service(s);
-    const struct config_rule *rule = &service->config->rules[supplied->rule];
+    const struct config_rule *rule = &service_config(service)->rules[supplied->rule];
     struct audit_session who = {
         .id = s->id,
         .client = s->client_name,
@@ -241,7 +241,7 @@ static const struct verdict *verdict_on(struct session *s, const struct judged *
     const char *why = NULL;
     if (s->encoding_unsafe && has_high_bytes(judged->text)) {
         why = "its client_encoding cannot be read safely";
-    } else if (verdict->supplied_count > 0 && service->config->audit_failure_reject &&
+    } else if (verdict->supplied_count > 0 && service_config(service)->audit_failure_reject &&
                !audit_healthy(service->audit)) {
         why = "the audit log cannot be written";
     }

@@ -41,7 +41,7 @@ static void accept_session(struct session *s, const struct startup *packet)
         s->may_snapshot = true;
     }
     judging_parameter(s, (struct span){"client_encoding", 15}, packet->client_encoding);
-    uint32_t limit = session_service(s)->config->max_client_conn;
+    uint32_t limit = service_config(session_service(s))->max_client_conn;
     if (atomic_load(&session_service(s)->clients) > limit) {
         session_fail(s, "53300", "sorry, too many clients already (max_client_conn = %u)", limit);
         return;
@@ -206,7 +206,7 @@ void startup_retry(struct session *s)
 
 void startup_look(struct session *s, uint64_t now_ns)
 {
-    uint64_t limit = session_service(s)->config->server_connect_timeout_ms * 1000000u;
+    uint64_t limit = service_config(session_service(s))->server_connect_timeout_ms * 1000000u;
     if (s->state == SESSION_CONNECTING && limit > 0 && stream_is_open(&s->server) &&
         now_ns - s->connect_ns > limit) {
         s->connect_error = ETIMEDOUT;

@@ -73,10 +73,25 @@ def test_no_literal_gets_into_the_file(ruled):
 def test_parameters_are_counted(ruled):
     _, proxy = ruled
     with wire.connect(proxy, user="app") as session:
-        session.send(wire.Parse("", INSERT + "VALUES ($1, $2, $3, $4), ($5, 7, $6, $7)"), wire.Sync())
+        session.send(wire.Parse("", INSERT + "VALUES ($1, $2, $3, $4), ($5, 7, $6, $7)"),
+                     wire.Bind("", "", ["a", 1, 1, "x", "b", 2, "y"]), wire.Execute(""), wire.Sync())
         session.read_until()
     record, = proxy.wait_for_audit(1)
     assert (record["protocol"], record["rows"], record["params"]) == ("extended", 2, 1)
+
+
+def test_each_execution_of_a_prepared_statement_is_a_record(ruled):
+    """A refused statement is never prepared: one record, of the Parse."""
+    mode, proxy = ruled
+    with wire.connect(proxy, user="app") as session:
+        session.send(wire.Parse("s", INSERT + "VALUES ($1, $2, $3, $4)"), wire.Sync())
+        session.read_until()
+        for n in range(3):
+            session.send(wire.Bind("", "s", ["a", 1, n, "x"]), wire.Execute(""), wire.Sync())
+            session.read_until()
+        session.query(INSERT + "VALUES ('a', 1, 1, 'x')")
+    records = proxy.wait_for_audit(1, protocol="simple") and proxy.audit_lines(protocol="extended")
+    assert len(records) == (1 if mode == "reject" else 3)
 
 
 def test_the_numbers_have_no_gap_and_lines_are_whole(ruled):

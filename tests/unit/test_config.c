@@ -125,7 +125,7 @@ static void what_is_left_out_has_its_default(void **state)
     (void)state;
     struct config *config = loaded(MAIN_SECTION CONTROL RULE);
     assert_in_range(config->workers, 1, 64);
-    assert_int_equal(config->max_client_conn, 10000);
+    assert_int_equal(config->max_client_conn, 5000);
     assert_int_equal(config->max_packet_size, 64 * 1024 * 1024);
     assert_int_equal(config->client_login_timeout_ms, 60000);
     assert_int_equal(config->server_connect_timeout_ms, 15000);
