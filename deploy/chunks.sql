@@ -5,6 +5,7 @@
 SET client_min_messages = warning;
 
 CREATE ROLE pgsluice LOGIN;
+GRANT pg_read_all_stats TO pgsluice; -- to name the sessions that stand in a cutover's way
 CREATE ROLE app LOGIN PASSWORD :'app_password';
 SELECT format('GRANT ALL ON DATABASE %I TO pgsluice', current_database()) \gexec
 GRANT ALL ON SCHEMA public TO pgsluice;
@@ -35,12 +36,12 @@ CREATE TRIGGER compute_partition_key_trigger BEFORE INSERT ON chunks
 CREATE TABLE notes (
     id            bigserial PRIMARY KEY,
     collection_id varchar NOT NULL,
-    partition_key integer NOT NULL,
+    note_key integer NOT NULL,
     body          text NOT NULL
 );
 CREATE FUNCTION compute_note_key() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.partition_key := mod(hashtext(NEW.collection_id::text), 100);
+    NEW.note_key := mod(hashtext(NEW.collection_id::text), 100);
     RETURN NEW;
 END $$;
 CREATE TRIGGER compute_note_key_trigger BEFORE INSERT ON notes

@@ -232,9 +232,8 @@ static bool one_note(struct client *client, uint64_t turn)
         client->acked += ok ? 1 : 0;
         return ok;
     }
-    PGresult *result =
-        PQexec(client->conn, "INSERT INTO notes (collection_id, partition_key, body) "
-                             "VALUES ('collection-1', 4711, 'with a key')");
+    PGresult *result = PQexec(client->conn, "INSERT INTO notes (collection_id, note_key, body) "
+                                            "VALUES ('collection-1', 4711, 'with a key')");
     const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
     bool refused = sqlstate != NULL && strcmp(sqlstate, "428C9") == 0;
     client->rejected += refused ? 1 : 0;

@@ -54,7 +54,8 @@ struct command {
 static const struct command commands[] = {
     {"serve", "--config FILE", OPTION_CONFIG, 0,
      "Runs the proxy in the foreground and logs to stderr.\n"
-     "SIGHUP reopens the audit log, SIGTERM drains and ends, SIGINT ends at once.\n"},
+     "SIGHUP reads the configuration again and reopens the audit log; SIGTERM drains and ends, SIGINT\n"
+     "ends at once.\n"},
     {"check", "--config FILE [--json]", OPTION_CONFIG | OPTION_JSON, 0,
      "Checks the configuration, that the server is there and what the catalog says of each "
      "guarded\n"

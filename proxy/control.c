@@ -240,6 +240,11 @@ void control_close(struct control *control)
     free(control);
 }
 
+void control_ignore_abort(struct control *control)
+{
+    control->abort_requested = NULL;
+}
+
 int control_version(const struct control *control)
 {
     return PQserverVersion(control->conn);

@@ -31,6 +31,9 @@ MUST_CHECK bool control_open(const struct control_target *target, struct control
                              struct failure *f);
 void control_close(struct control *control); /* NULL is allowed */
 
+/* From here on abort requests are not heard: for cleaning up after one. */
+void control_ignore_abort(struct control *control);
+
 int control_version(const struct control *control);          /* as server_version_num */
 int control_backend_pid(const struct control *control);      /* of the server's process */
 const char *control_database(const struct control *control); /* borrowed */

@@ -130,6 +130,7 @@ void gate_count(const struct gate *gate, struct gate_counts *out)
     out->held = (uint64_t)sums[GATE_COUNT_HELD];
     out->inflight_writes = (uint64_t)sums[GATE_COUNT_INFLIGHT];
     out->snapshots = (uint64_t)sums[GATE_COUNT_SNAPSHOT];
+    out->unstripped = (uint64_t)sums[GATE_COUNT_UNSTRIPPED];
     out->held_total = (uint64_t)sums[GATE_COUNT_HELD_TOTAL];
     out->expired_total = (uint64_t)sums[GATE_COUNT_EXPIRED_TOTAL];
     out->dropped_total = (uint64_t)sums[GATE_COUNT_DROPPED_TOTAL];

@@ -28,6 +28,8 @@ struct gate_counts {
     uint64_t inflight_writes; /* sessions with a forwarded write on the table not yet finished */
     uint64_t snapshots;       /* sessions inside a transaction that may keep an old snapshot
                                  (REPEATABLE READ, SERIALIZABLE) */
+    uint64_t unstripped;      /* sessions with a prepared statement that still sends the key: made
+                                 while the rule observed */
     uint64_t held_total;      /* statements ever held, */
     uint64_t expired_total;   /* of those let through because the time-to-live ended, */
     uint64_t dropped_total;   /* of those whose client went away or cancelled */
@@ -55,6 +57,7 @@ enum gate_counter {
     GATE_COUNT_HELD,
     GATE_COUNT_INFLIGHT,
     GATE_COUNT_SNAPSHOT,
+    GATE_COUNT_UNSTRIPPED,
     GATE_COUNT_HELD_TOTAL,
     GATE_COUNT_EXPIRED_TOTAL,
     GATE_COUNT_DROPPED_TOTAL,

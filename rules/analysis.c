@@ -133,7 +133,7 @@ static int compare_edits(const void *left, const void *right)
     return l->end > r->end ? -1 : l->end < r->end;
 }
 
-char *analysis_apply_edits(struct analysis *a, size_t *len)
+const char *analysis_apply_edits(struct analysis *a, size_t *len, size_t *mark)
 {
     size_t room = a->len + 1;
     for (size_t i = 0; i < a->edit_count; i++) {
@@ -141,6 +141,7 @@ char *analysis_apply_edits(struct analysis *a, size_t *len)
     }
     qsort(a->edits, a->edit_count, sizeof *a->edits, compare_edits);
     char *text = arena_alloc(a->arena, room), *to = text;
+    const size_t mark_before = *mark;
     int copied = 0;
     for (size_t i = 0; i < a->edit_count; i++) {
         const struct edit *edit = &a->edits[i];
@@ -153,6 +154,9 @@ char *analysis_apply_edits(struct analysis *a, size_t *len)
         to = mempcpy(to, a->text + copied, (size_t)(edit->start - copied));
         to = stpcpy(to, edit->text);
         copied = edit->end;
+        if ((size_t)copied <= mark_before) {
+            *mark = (size_t)(to - text) + (mark_before - (size_t)copied);
+        }
     }
     to = mempcpy(to, a->text + copied, a->len - (size_t)copied);
     *to = '\0';

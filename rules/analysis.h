@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "rules/bulk.h"
 #include "rules/prefilter.h"
 #include "rules/rule_set.h"
 #include "rules/sql.h"
@@ -42,8 +43,10 @@ struct refusal {
 struct analysis {
     struct arena *arena;
     const struct rule_set *set;
-    const char *text;
+    const char *text; /* what is parsed, and what edits refer to */
     size_t len;
+    const struct bulk *bulk; /* rows that the text was relieved of; NULL: none */
+    const bool *bulk_drop;   /* which of their values go; NULL: none */
     bool is_single_use; /* the text does not outlive its execution, as a prepared one does */
 
     /* What was found. */
@@ -95,8 +98,9 @@ void analysis_refuse_obstacle(struct analysis *a, const struct rule *rule, const
 
 void analysis_edit(struct analysis *a, int start, int end, const char *text);
 const struct token_list *analysis_tokens(struct analysis *a);
-/* The client's text with the edits made; NULL when two edits are at odds. */
-char *analysis_apply_edits(struct analysis *a, size_t *len);
+/* The text with the edits made; NULL when two edits are at odds. `mark`, a place in the text outside of
+ * any edit, is moved to the same place in the edited one. */
+const char *analysis_apply_edits(struct analysis *a, size_t *len, size_t *mark);
 
 struct rule_target analysis_target(const struct analysis *a, const RangeVar *relation);
 /* Whether statements of this rule are edited so that they outlive a move of the column. */

@@ -11,11 +11,12 @@ struct insert {
     struct analysis *a;
     const InsertStmt *stmt;
     const SelectStmt *source;
-    uint64_t rules;    /* of the guarded table */
-    const char **names; /* the column of each value of a row */
-    size_t width;      /* values in a row */
-    bool *drop;        /* by position: the value goes */
-    bool add_list;     /* a positional INSERT gets a column list */
+    const struct bulk *bulk; /* more rows of it, which the text was relieved of; NULL: none */
+    uint64_t rules;          /* of the guarded table */
+    const char **names;      /* the column of each value of a row */
+    size_t width;            /* values in a row */
+    bool *drop;              /* by position: the value goes */
+    bool add_list;           /* a positional INSERT gets a column list */
 };
 
 bool value_has_star(const Node *value)
@@ -38,6 +39,9 @@ static const char *column_name(const List *cols, size_t index)
 static struct supply count_supply(const struct insert *insert, size_t position)
 {
     struct supply supply = {.statement = "INSERT"};
+    if (insert->bulk != NULL) {
+        supply.rows = (uint32_t)bulk_count_values(insert->bulk, position);
+    }
     for (int row = 0; row < list_length(insert->source->valuesLists); row++) {
         const List *values = list_nth(insert->source->valuesLists, row);
         const Node *value = list_nth(values, (int)position);
@@ -84,7 +88,8 @@ static void judge_rules(struct insert *insert)
 {
     struct analysis *a = insert->a;
     const bool is_positional = insert->stmt->cols == NIL;
-    const int rows = list_length(insert->source->valuesLists);
+    const bool is_multi_row =
+        insert->bulk != NULL || list_length(insert->source->valuesLists) > 1;
     for (uint64_t rest = insert->rules; rest != 0; rest &= rest - 1) {
         const size_t index = rule_first(rest);
         const struct rule *rule = rule_set_get(a->set, index);
@@ -103,10 +108,10 @@ static void judge_rules(struct insert *insert)
         struct supply supply = count_supply(insert, position);
         supply.obstacle = values_obstacle(insert);
         /* Before PostgreSQL 14 several rows of DEFAULT are an error for a generated column. */
-        const bool is_bulk_default = rule->mode == RULE_MODE_STRIP && rows > 1 &&
-                                     rule->shape == RULE_SHAPE_GENERATED && insert->width > 1;
+        const bool is_bad_default = rule->mode == RULE_MODE_STRIP && is_multi_row &&
+                                    rule->shape == RULE_SHAPE_GENERATED && insert->width > 1;
         if (supply.rows > 0 ? analysis_supply(a, index, &supply)
-                            : is_moving || (is_bulk_default && supply.obstacle == NULL &&
+                            : is_moving || (is_bad_default && supply.obstacle == NULL &&
                                             a->definition == NULL)) {
             insert->drop[position] = true;
             insert->add_list |= is_positional;
@@ -228,6 +233,9 @@ static bool edit_insert(const struct insert *insert)
                        .is_dropped = insert->drop,
                        .start = tokens->items[at].start,
                    });
+    if (insert->bulk != NULL) {
+        a->bulk_drop = insert->drop;
+    }
     return true;
 }
 
@@ -287,10 +295,22 @@ static bool names_a_column(const struct analysis *a, const List *cols, uint64_t 
     return false;
 }
 
+/* Only the first statement of a text is ever relieved of rows. */
+static const struct bulk *bulk_of(const struct analysis *a, const InsertStmt *stmt)
+{
+    const RawStmt *first = linitial(a->statements);
+    return first->stmt == (const Node *)stmt ? a->bulk : NULL;
+}
+
 static void judge_values(struct analysis *a, const InsertStmt *stmt, uint64_t rules)
 {
     struct insert insert = {
-        .a = a, .stmt = stmt, .source = (const SelectStmt *)stmt->selectStmt, .rules = rules};
+        .a = a,
+        .stmt = stmt,
+        .source = (const SelectStmt *)stmt->selectStmt,
+        .bulk = bulk_of(a, stmt),
+        .rules = rules,
+    };
     const struct rule *rule = rule_set_get(a->set, rule_first(rules));
     const int width = row_width(insert.source);
     if (stmt->cols != NIL && !names_a_column(a, stmt->cols, rules)) {

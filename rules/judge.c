@@ -150,6 +150,10 @@ static void analyse(struct analysis *a, const struct judge_input *input)
         judge_blindly(a, &unreadable);
         return;
     }
+    if (a->bulk != NULL) {
+        a->text = a->bulk->short_text;
+        a->len = a->bulk->short_len;
+    }
     if (!lex_cost_is_bounded(a->text, a->len, input->standard_conforming_strings)) {
         judge_blindly(a, &too_complex);
         return;
@@ -212,8 +216,8 @@ static void set_params(struct verdict *verdict, const struct analysis *a,
 
 static void edit(struct verdict *verdict, struct analysis *a, const struct judge_input *input)
 {
-    size_t len = 0;
-    const char *text = analysis_apply_edits(a, &len);
+    size_t len = 0, mark = a->bulk == NULL ? 0 : a->bulk->cut_from;
+    const char *text = analysis_apply_edits(a, &len, &mark);
     if (text == NULL || !is_clean(a, text, len, input)) {
         analysis_refuse(a, (struct refusal){
                                .sqlstate = "XX000",
@@ -221,6 +225,9 @@ static void edit(struct verdict *verdict, struct analysis *a, const struct judge
                                .hint = "Leave the computed column out of the statement.",
                            });
         return;
+    }
+    if (a->bulk != NULL) {
+        text = bulk_restore(a->bulk, a->arena, text, len, mark, a->bulk_drop, &len);
     }
     verdict->action = VERDICT_EDIT;
     verdict->text = text;
@@ -248,7 +255,7 @@ static void conclude(struct verdict *verdict, struct analysis *a, const struct j
     verdict->supplied_count = a->supplied_count;
     if (a->supplied_count > 0) {
         const bool parses = a->statements != NIL;
-        verdict->masked_text = mask_text(a->arena, a->text, a->len, parses);
+        verdict->masked_text = mask_text(a->arena, a->text, a->len, parses, a->bulk != NULL);
         verdict->fingerprint = parses ? sql_fingerprint(a->statements) : 0;
     }
 }
@@ -263,6 +270,11 @@ static bool judge_anew(struct judge *judge, const struct judge_input *input)
     const bool is_whole = setjmp(out_of_memory) == 0;
     if (is_whole) {
         struct analysis a = begin(&judge->arena, judge->set, input->text, input->len, input);
+        struct bulk bulk;
+        if (bulk_shorten(&bulk, &judge->arena, a.text, a.len,
+                         input->standard_conforming_strings)) {
+            a.bulk = &bulk;
+        }
         analyse(&a, input);
         conclude(&judge->verdict, &a, input);
     }

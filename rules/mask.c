@@ -13,12 +13,12 @@ static bool is_space(char c)
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
-static const char *mask_tokens(struct arena *arena, const char *text)
+static const char *mask_tokens(struct arena *arena, const char *text, bool is_cut)
 {
     const struct token_list tokens = sql_lex(text, arena, true, MASKED_TEXT_MAX);
     char *masked = arena_alloc(arena, MASKED_TEXT_MAX + sizeof " ...");
     size_t used = 0;
-    bool is_cut = tokens.items[tokens.count].start < (int)strlen(text);
+    is_cut |= text[tokens.items[tokens.count].start] != '\0';
     for (size_t i = 0; i < tokens.count; i++) {
         const struct token *token = &tokens.items[i];
         const char *start = text + token->start, *end = text + tokens.items[i + 1].start;
@@ -78,7 +78,7 @@ static const char *mask_unparsed(struct arena *arena, const char *text, size_t l
     return masked;
 }
 
-const char *mask_text(struct arena *arena, const char *text, size_t len, bool parses)
+const char *mask_text(struct arena *arena, const char *text, size_t len, bool parses, bool is_cut)
 {
-    return parses ? mask_tokens(arena, text) : mask_unparsed(arena, text, len);
+    return parses ? mask_tokens(arena, text, is_cut) : mask_unparsed(arena, text, len);
 }

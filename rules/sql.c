@@ -10,6 +10,7 @@
 #include <pg_query.h>
 #include <pg_query/pg_query.pb-c.h>
 #include <pg_query/pg_query_internal.h>
+#include <pthread.h>
 #include <stdlib.h>
 
 /* Plain in the server's parser/parser.h, which is therefore not included. */
@@ -24,8 +25,22 @@ union scanner_state {
     char room[sizeof(core_yy_extra_type) + 64];
 };
 
+/* The library's first use in a thread goes through a variable of the whole process. */
+static void enter_thread(void)
+{
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    static _Thread_local bool is_known;
+    if (!is_known) {
+        pthread_mutex_lock(&mutex);
+        pg_query_init();
+        pthread_mutex_unlock(&mutex);
+        is_known = true;
+    }
+}
+
 void sql_enter(struct sql_scope *scope, bool conforming)
 {
+    enter_thread();
     scope->context = pg_query_enter_memory_context();
     standard_conforming_strings = conforming;
     escape_string_warning = false; /* it would go to stderr */

@@ -167,6 +167,35 @@ static void run_job(struct client *client, enum job_kind kind, const json_t *req
     admin->job_owner = client;
 }
 
+/* What a cutover does to writers, without one: for drills and tests. */
+static void run_drill(struct client *client, const char *command, const json_t *request)
+{
+    struct admin *admin = client->admin;
+    const struct config *config = service_config(admin->service);
+    const char *table = json_string_value(json_object_get(request, "table"));
+    json_int_t ttl = json_integer_value(json_object_get(request, "ttl_ms"));
+    struct failure f;
+    const struct config_rule *rule = config_find_rule(config, table != NULL ? table : "", &f);
+    if (rule != NULL && admin->job != NULL) {
+        rule = NULL;
+        fail(&f, EXIT_REFUSED, "a cutover or rollback is under way");
+    }
+    if (rule == NULL) {
+        client_refuse(client, command, &f);
+        return;
+    }
+    struct gate *gate = admin->service->gates[rule - config->rules];
+    if (strcmp(command, "hold") == 0) {
+        uint64_t ttl_ms = ttl > 0 && (uint64_t)ttl < config->hold_ttl_ms ? (uint64_t)ttl
+                                                                        : config->hold_ttl_ms;
+        gate_hold(gate, ttl_ms * 1000000u);
+    } else {
+        gate_open(gate);
+    }
+    client_result(client, json_pack("{s:s, s:i, s:s}", "command", command, "exit", EXIT_DONE,
+                                    "summary", gate_name(gate)));
+}
+
 static void run_request(struct client *client, const char *text, size_t len)
 {
     json_t *request = json_loadb(text, len, 0, NULL);
@@ -181,6 +210,8 @@ static void run_request(struct client *client, const char *text, size_t len)
         run_job(client, JOB_CUTOVER, request);
     } else if (strcmp(command, "rollback") == 0) {
         run_job(client, JOB_ROLLBACK, request);
+    } else if (strcmp(command, "hold") == 0 || strcmp(command, "release") == 0) {
+        run_drill(client, command, request);
     } else if (strcmp(command, "abort") == 0) {
         if (client->admin->job != NULL) {
             job_abort(client->admin->job);

@@ -5,6 +5,8 @@
  *     {"command":"cutover","table":"chunks","strategy":"auto","max_hold_ms":500}
  *     {"command":"rollback","table":"chunks"}
  *     {"command":"abort"}                         the cutover or rollback under way
+ *     {"command":"hold","table":"chunks","ttl_ms":200}    a drill: the gate alone, no cutover
+ *     {"command":"release","table":"chunks"}
  *
  * answered by any number of {"event":...} lines and one {"result":{...,"exit":N,"summary":"..."}}.
  * A client that goes away while its cutover runs aborts it. The socket's file has mode 0600: who may

@@ -78,43 +78,35 @@ static void add_shape(struct draft *d, const char *into)
     fputs(") s(line) ORDER BY line COLLATE \"C\");\n", d->body.out);
 }
 
-/* before_ and intended_ as the transaction finds them; `digest` is theirs at the examination. */
-static void add_examination(struct draft *d)
+static void add_intended(struct draft *d, const char *into)
 {
-    add_shape(d, "before_");
-    char *intended = context_expand(d->c, shape_intended_sql);
-    d->bad = d->bad || intended == NULL;
+    char *sql = context_expand(d->c, shape_intended_sql);
+    d->bad = d->bad || sql == NULL;
     fprintf(d->body.out,
-            "intended_ := ARRAY(SELECT line FROM (%s) s(line) ORDER BY line COLLATE \"C\");\n",
-            intended != NULL ? intended : "");
-    free(intended);
+            "%s := ARRAY(SELECT line FROM (%s) s(line) ORDER BY line COLLATE \"C\");\n", into,
+            sql != NULL ? sql : "");
+    free(sql);
 }
 
-/* The digest of the table as it is now, under the lock that keeps DDL away. */
-static char *read_digest(struct cutover *c, struct failure *f)
+/* Keeps in the transaction, as settings, how the table is while the lock of GATE keeps DDL away from
+ * it: the flip then needs to look only once while it stops everybody. */
+static bool remember_shape(struct cutover *c, struct failure *f)
 {
     struct draft d = {.c = c};
     if (!text_begin(&d.body)) {
-        fail(f, EXIT_REFUSED, "out of memory");
-        return NULL;
+        return fail(f, EXIT_REFUSED, "out of memory");
     }
     fputs("DO $examine$ DECLARE before_ text[]; intended_ text[]; BEGIN\n", d.body.out);
-    add_examination(&d);
-    fputs("PERFORM set_config('pgsluice.digest', md5(concat(before_, intended_)), true); "
-          "END $examine$",
+    add_shape(&d, "before_");
+    add_intended(&d, "intended_");
+    fputs("PERFORM set_config('pgsluice.before', before_::text, true), "
+          "set_config('pgsluice.intended', intended_::text, true); END $examine$",
           d.body.out);
     char *sql = text_end(&d.body);
-    char *digest = NULL;
-    if (sql == NULL || d.bad) {
-        fail(f, EXIT_REFUSED, "out of memory");
-    } else if (control_run(c->control, sql, STATEMENT_TIMEOUT_MS, f)) {
-        PGresult *r = control_query(c->control, "SELECT current_setting('pgsluice.digest')", 0,
-                                    NULL, STATEMENT_TIMEOUT_MS, f);
-        digest = r != NULL ? strdup(PQgetvalue(r, 0, 0)) : NULL;
-        PQclear(r);
-    }
+    bool ok = sql != NULL && !d.bad ? control_run(c->control, sql, STATEMENT_TIMEOUT_MS, f)
+                                    : fail(f, EXIT_REFUSED, "out of memory");
     free(sql);
-    return digest;
+    return ok;
 }
 
 /* A transaction that took its snapshot before the rewrite and comes to the table after it sees no
@@ -131,30 +123,28 @@ static const char snapshots_sql[] =
 static bool draft_begin(struct draft *d, struct cutover *c, bool rewrites, struct failure *f)
 {
     *d = (struct draft){.c = c};
-    char *digest = read_digest(c, f);
-    if (digest == NULL) {
+    if (!remember_shape(c, f)) {
         return false;
     }
     if (!text_begin(&d->body) || !text_begin(&d->plan)) {
-        free(digest);
         free(text_end(&d->body));
         return fail(f, EXIT_REFUSED, "out of memory");
     }
-    fputs("DECLARE before_ text[]; after_ text[]; intended_ text[]; found_ text;\nBEGIN\n",
+    fputs("DECLARE before_ text[] := current_setting('pgsluice.before'); after_ text[]; "
+          "found_ text;\nBEGIN\n",
           d->body.out);
-    add_examination(d);
-    fprintf(d->body.out,
-            "IF md5(concat(before_, intended_)) <> '%s' THEN RAISE EXCEPTION USING "
-            "ERRCODE = '" FLIP_CHANGED "', MESSAGE = 'the table, its trigger or what depends on it "
-            "has changed since it was examined'; END IF;\n",
-            digest);
+    add_intended(d, "after_");
+    fputs("IF after_::text <> current_setting('pgsluice.intended') THEN RAISE EXCEPTION USING "
+          "ERRCODE = '" FLIP_CHANGED "', MESSAGE = 'the column or its trigger has changed since it "
+          "was examined'; END IF;\n",
+          d->body.out);
     if (rewrites) {
         fputs(snapshots_sql, d->body.out);
     }
-    free(digest);
     return true;
 }
 
+/* A view or a grant that has changed since GATE is a difference as well. */
 static void add_comparison(struct draft *d)
 {
     add_shape(d, "after_");
@@ -310,10 +300,8 @@ bool compose_rollback(struct cutover *c, const struct capture *capture, const ch
     return draft_end(&d, rewrites ? capture : NULL, out, f);
 }
 
-char *compose_message(const struct cutover *c, const struct flip_sql *sql, unsigned lock_ms,
-                      uint64_t hold_ms)
+char *compose_message(const struct flip_sql *sql, unsigned lock_ms, uint64_t hold_ms)
 {
-    (void)c;
     /* The two clocks tell how long the lock was held: their results come with the outcome. */
     return text_printf("SAVEPOINT pgsluice_flip; SET LOCAL lock_timeout = %u; "
                        "LOCK TABLE %s IN ACCESS EXCLUSIVE MODE; "

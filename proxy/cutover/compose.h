@@ -33,5 +33,4 @@ MUST_CHECK bool compose_rollback(struct cutover *c, const struct capture *captur
 bool compose_rollback_rewrites(const struct cutover *c);
 
 /* The whole message for one attempt; the caller frees it. */
-char *compose_message(const struct cutover *c, const struct flip_sql *sql, unsigned lock_ms,
-                      uint64_t hold_ms);
+char *compose_message(const struct flip_sql *sql, unsigned lock_ms, uint64_t hold_ms);

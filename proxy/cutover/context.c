@@ -91,13 +91,15 @@ bool context_init(struct cutover *c, const char *command, const struct config *c
     return c->report != NULL;
 }
 
-static bool connect_to(struct cutover *c, struct control **out, struct failure *f)
+bool context_connect_again(struct cutover *c, bool abortable, struct control **out,
+                           struct failure *f)
 {
+    bool hears = abortable && c->host != NULL;
     struct control_target target = {
         .conninfo = c->config->control,
         .database = c->database,
-        .abort_requested = c->host != NULL ? c->host->abort_requested : NULL,
-        .abort_arg = c->host != NULL ? c->host->arg : NULL,
+        .abort_requested = hears ? c->host->abort_requested : NULL,
+        .abort_arg = hears ? c->host->arg : NULL,
     };
     if (!control_open(&target, out, f)) {
         return false;
@@ -122,7 +124,7 @@ bool context_connect(struct cutover *c, struct failure *f)
     bool (*abort_requested)(void *) = c->host != NULL ? c->host->abort_requested : NULL;
     void *arg = c->host != NULL ? c->host->arg : NULL;
     if (!catalog_locate(c->config, c->rule, abort_requested, arg, &c->database, f) ||
-        !connect_to(c, &c->control, f)) {
+        !context_connect_again(c, true, &c->control, f)) {
         return false;
     }
     char *schema = control_quote_identifier(c->control, c->rule->schema);
@@ -138,11 +140,6 @@ bool context_connect(struct cutover *c, struct failure *f)
     report_set(c, "server_version", json_integer(control_version(c->control)));
     return (c->relation != NULL && c->column != NULL && c->column_text != NULL) ||
            fail(f, EXIT_REFUSED, "out of memory");
-}
-
-bool context_connect_again(struct cutover *c, struct control **out, struct failure *f)
-{
-    return connect_to(c, out, f);
 }
 
 enum exit_code context_finish(struct cutover *c, enum exit_code code, json_t **report,

@@ -72,8 +72,9 @@ MUST_CHECK bool context_init(struct cutover *c, const char *command, const struc
                              const struct cutover_host *host);
 /* Connects to the rule's database, and quotes its names. */
 MUST_CHECK bool context_connect(struct cutover *c, struct failure *f);
-/* A connection as the first one, to the same database. */
-MUST_CHECK bool context_connect_again(struct cutover *c, struct control **out, struct failure *f);
+/* A connection as the first one, to the same database; `abortable` as that one is. */
+MUST_CHECK bool context_connect_again(struct cutover *c, bool abortable, struct control **out,
+                                      struct failure *f);
 /* Ends everything but the report, which goes to *report with "exit" and "summary" set. */
 enum exit_code context_finish(struct cutover *c, enum exit_code code, json_t **report,
                               const char *summary, ...) PRINTF_LIKE(4, 5);

@@ -108,14 +108,36 @@ void hold_note_write(struct session *s, uint64_t writes)
     }
 }
 
+void hold_note_unstripped(struct session *s, uint64_t rules)
+{
+    uint64_t fresh = rules & ~s->unstripped;
+    s->unstripped |= fresh;
+    count(s, fresh, GATE_COUNT_UNSTRIPPED, 1);
+}
+
+static void end_transaction(struct session *s)
+{
+    count(s, s->writing, GATE_COUNT_INFLIGHT, -1);
+    count(s, s->snapshot_gates, GATE_COUNT_SNAPSHOT, -1);
+    s->writing = 0;
+    s->snapshot_gates = 0;
+}
+
 void hold_note_ready(struct session *s)
 {
     if (s->transaction == 'I' && s->syncs_sent == s->syncs_done && !s->batch_open) {
-        count(s, s->writing, GATE_COUNT_INFLIGHT, -1);
-        count(s, s->snapshot_gates, GATE_COUNT_SNAPSHOT, -1);
-        s->writing = 0;
-        s->snapshot_gates = 0;
+        end_transaction(s);
     }
+}
+
+void hold_note_end(struct session *s)
+{
+    if (s->wait == SESSION_WAIT_GATE) {
+        hold_end(s, true);
+    }
+    end_transaction(s);
+    count(s, s->unstripped, GATE_COUNT_UNSTRIPPED, -1);
+    s->unstripped = 0;
 }
 
 void hold_end(struct session *s, bool dropped)

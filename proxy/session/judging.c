@@ -202,6 +202,15 @@ static uint64_t gates_of(const struct session *s, uint64_t writes)
     return mask;
 }
 
+static uint64_t supplied_rules(const struct session *s, const struct verdict *verdict)
+{
+    uint64_t mask = 0;
+    for (size_t i = 0; i < verdict->supplied_count; i++) {
+        mask |= (uint64_t)1 << s->rules->rule_index[verdict->supplied[i].rule];
+    }
+    return mask;
+}
+
 static bool has_high_bytes(struct span text)
 {
     for (size_t i = 0; i < text.len; i++) {
@@ -312,6 +321,9 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
     } else if (ok) {
         ok = ledger_parsed(&s->ledger, judged->name, verdict, gates_of(s, verdict->writes),
                            s->rules->rule_index);
+    }
+    if (verdict->action == VERDICT_PASS && (judged->extended || verdict->prepares)) {
+        hold_note_unstripped(s, supplied_rules(s, verdict));
     }
     if (!ok) {
         session_fail(s, "53200", "out of memory");

@@ -75,12 +75,7 @@ void session_close(struct session *s)
     if (s->state == SESSION_CLOSING) {
         return;
     }
-    if (s->wait == SESSION_WAIT_GATE) {
-        hold_end(s, true);
-    }
-    s->transaction = 'I';
-    s->syncs_done = s->syncs_sent;
-    hold_note_ready(s);
+    hold_note_end(s);
     s->state = SESSION_CLOSING;
     DL_DELETE(s->worker->sessions, s);
     worker_add(&s->worker->counters.sessions, (uint64_t)-1);

@@ -75,6 +75,7 @@ struct session {
     const struct catalog_database *rules; /* of the worker's snapshot */
     uint64_t writing;                     /* rules whose table the open transaction writes */
     uint64_t snapshot_gates;              /* rules in whose gates such a transaction is counted */
+    uint64_t unstripped;                  /* rules that a prepared statement still sends keys for */
     uint64_t held_for;                    /* rules at whose gates it is held */
     uint64_t sql_prepared;                /* rules whose table an SQL-level PREPARE writes */
     struct ledger ledger;
@@ -145,6 +146,10 @@ void judging_parameter(struct session *s, struct span name, struct span value);
 enum judging hold_check(struct session *s, uint64_t writes);
 /* A message that may write them went. */
 void hold_note_write(struct session *s, uint64_t writes);
+/* A statement was prepared that supplies keys which are not stripped. */
+void hold_note_unstripped(struct session *s, uint64_t rules);
+/* The session ends. */
+void hold_note_end(struct session *s);
 /* ReadyForQuery arrived. */
 void hold_note_ready(struct session *s);
 void hold_end(struct session *s, bool dropped);

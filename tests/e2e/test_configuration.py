@@ -7,7 +7,6 @@ import subprocess
 import pytest
 
 from lib import common, schema, wire
-from lib.pgserver import Server
 from lib.proxy import Proxy, render_config, strip_rule
 
 pytestmark = pytest.mark.proxy
@@ -131,6 +130,12 @@ def test_an_audit_file_that_cannot_be_opened_is_named(settings, written, tmp_pat
 
 def test_an_unreachable_server_is_named(settings, written):
     port = common.free_port()
+    settings["server"] = f"host=127.0.0.1 port={port}"
+    assert_fails(written(render_config(settings)), REFUSED, str(port))
+
+
+def test_an_unreachable_control_server_is_named(settings, written):
+    port = common.free_port()
     settings["control"] = f"host=127.0.0.1 port={port} user=pgsluice dbname=app"
     assert_fails(written(render_config(settings, [strip_rule()])), REFUSED, str(port))
 
@@ -197,22 +202,6 @@ def test_check_says_what_each_rule_would_do(strip_proxy):
     done = strip_proxy.command("check")
     assert done.returncode == 0, done.stderr
     assert "chunks" in done.stdout and "strip" in done.stdout
-
-
-def test_serve_without_rules_starts_before_its_server():
-    """The server may come later, or go for a while: it is asked when a client comes."""
-    absent = Server()
-    instance = Proxy(absent).start()
-    try:
-        with wire.Connection.to(instance) as connection:
-            connection.send(wire.StartupMessage())
-            assert [answer.kind for answer in connection.read_to_end()] == ["E"]
-        absent.start()
-        with wire.connect(instance, database="postgres") as connection:
-            assert connection.rows("SELECT 1") == [["1"]]
-    finally:
-        assert instance.stop() == 0
-        absent.stop()
 
 
 def test_sigterm_ends_with_0_and_removes_the_sockets(server):

@@ -172,7 +172,7 @@ def test_a_text_that_is_no_sql_is_the_same_error_as_ever(strip, server):
 LEXER_TRAPS = {
     # What is a literal's end depends on settings of the session.
     "backslash": ("SET standard_conforming_strings = off; SET backslash_quote = on",
-                  INSERT + r"VALUES ('a', 1, 1, '\' || ', 2), (' || 'x\')"),
+                  INSERT + r"VALUES ('a', 1, 1, '\', 2), (''z')"),
     "escaped_quote": ("SET standard_conforming_strings = off; SET backslash_quote = on",
                       INSERT + r"VALUES ('a', 1, 1, 'it\'s, (partition_key) ')"),
     "backslash_is_a_letter": ("SET standard_conforming_strings = on",
@@ -192,7 +192,7 @@ def test_settings_that_change_the_lexer_are_followed(strip, server, settings, st
     with wire.connect(proxy, user="app", database=database) as session:
         assert wire.errors(session.query(settings)) == []
         codes = wire.errors(session.send(raw).read_until())
-    assert codes in ([], ["428C9"], ["42501"])
+    assert codes in ([], ["428C9"], ["42501"], ["22021"])
     assert stored(server, database) == (0 if codes else 1)
 
 

@@ -312,7 +312,7 @@ def test_a_server_that_sends_nonsense_ends_only_its_own_session(data, server):
     instance = Proxy(server, server=f"host={fake.host} port={fake.port}").start()
     try:
         for _ in range(3):
-            with Connection.to(instance, timeout=2) as connection:
+            with Connection.to(instance, timeout=0.5) as connection:
                 connection.send(wire.StartupMessage())
                 try:
                     connection.read_to_end()

@@ -1,0 +1,30 @@
+/*
+ * The machine that flips a table, forward or back:
+ *
+ *   GATE ──> ARM ──> HOLD ──> FLIP ──> RELEASE ──> DONE
+ *    ^        │       │        │ └──> IN_DOUBT ──> RELEASE | BACKOFF | UNKNOWN
+ *    └─────────── BACKOFF <────┘          any state ──> FAILED
+ *
+ * GATE    begins the transaction with a lock that keeps DDL and VACUUM away and stalls nobody
+ * ARM     counts what is in flight; waits while a long transaction has the table
+ * HOLD    holds new writes at the proxy and lets those in flight end
+ * FLIP    one message to the server: lock, checks, DDL, state row, COMMIT
+ * BACKOFF opens the gate, waits, and tries again with a longer lock timeout
+ *
+ * The gate is open whenever the machine waits for anything but the flip itself, and at every end.
+ */
+#pragma once
+
+#include "proxy/cutover/compose.h"
+#include "proxy/cutover/context.h"
+
+struct flip {
+    bool generated; /* what the column is after it */
+    /* Called in the transaction of GATE, with DDL kept away: examines once more and composes. */
+    bool (*prepare)(struct cutover *c, void *arg, struct flip_sql *out, struct failure *f);
+    void *arg;
+};
+
+/* Runs until the flip is committed (EXIT_DONE), refused or failed with nothing changed (EXIT_REFUSED),
+ * or of unknown outcome (EXIT_UNKNOWN); `f` says why. Reports "attempts", "hold" and "timeline". */
+enum exit_code machine_run(struct cutover *c, const struct flip *flip, struct failure *f);

@@ -1,0 +1,347 @@
+/*
+ * A reader of the few tokens that bulk loads are made of. It gives up at anything else, which leaves
+ * the text, or the rest of it, to the parser. Called by judge.c and insert.c; owns nothing.
+ */
+#include "rules/bulk.h"
+
+#include <limits.h>
+#include <string.h>
+#include <strings.h>
+
+enum {
+    BULK_BYTES_MIN = 2048,
+    BULK_ROWS_MIN = 8,
+    WIDTH_MAX = 1664, /* columns of a table */
+};
+
+struct reader {
+    const char *text;
+    size_t len, at;
+    bool conforming;
+};
+
+static bool is_space(char c)
+{
+    return c == ' ' || c == '\n' || c == '\t' || c == '\r' || c == '\f';
+}
+
+static bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+static bool is_name_part(char c)
+{
+    unsigned char u = (unsigned char)c;
+    return (u >= 'a' && u <= 'z') || (u >= 'A' && u <= 'Z') || is_digit(c) || u == '_' ||
+           u >= 0x80;
+}
+
+/* The next byte; NUL at the end. */
+static char peek(const struct reader *r)
+{
+    return r->text[r->at];
+}
+
+static void skip_space(struct reader *r)
+{
+    while (is_space(peek(r))) {
+        r->at++;
+    }
+}
+
+static size_t read_word(struct reader *r)
+{
+    const size_t start = r->at;
+    while (is_name_part(peek(r))) {
+        r->at++;
+    }
+    return r->at - start;
+}
+
+static bool is_word(const struct reader *r, size_t len, const char *word)
+{
+    return strlen(word) == len && strncasecmp(r->text + r->at - len, word, len) == 0;
+}
+
+/* From the opening quote to behind the closing one. */
+static bool read_quoted(struct reader *r, bool backslash_escapes)
+{
+    const char quote = r->text[r->at++];
+    for (;;) {
+        const char *end = memchr(r->text + r->at, quote, r->len - r->at);
+        if (end == NULL) {
+            return false;
+        }
+        const size_t stop = (size_t)(end - r->text);
+        const char *escape =
+            backslash_escapes ? memchr(r->text + r->at, '\\', stop - r->at) : NULL;
+        if (escape != NULL) {
+            r->at = (size_t)(escape - r->text) + 2;
+            continue;
+        }
+        r->at = stop + 1;
+        if (peek(r) != quote) {
+            return true;
+        }
+        r->at++;
+    }
+}
+
+static bool read_digits(struct reader *r)
+{
+    const size_t start = r->at;
+    while (is_digit(peek(r))) {
+        r->at++;
+    }
+    return r->at > start;
+}
+
+static bool read_number(struct reader *r)
+{
+    if (peek(r) == '-' || peek(r) == '+') {
+        r->at++;
+        skip_space(r);
+    }
+    bool has_digits = read_digits(r);
+    if (peek(r) == '.') {
+        r->at++;
+        has_digits |= read_digits(r);
+    }
+    if (has_digits && (peek(r) == 'e' || peek(r) == 'E')) {
+        r->at++;
+        if (peek(r) == '-' || peek(r) == '+') {
+            r->at++;
+        }
+        return read_digits(r);
+    }
+    return has_digits;
+}
+
+static bool read_literal(struct reader *r)
+{
+    const char c = peek(r);
+    if (c == '\'') {
+        /* Escapes without E'' are legal but rare; the parser knows them. */
+        const size_t start = r->at;
+        return read_quoted(r, false) &&
+               (r->conforming || memchr(r->text + start, '\\', r->at - start) == NULL);
+    }
+    if (is_digit(c) || c == '-' || c == '+' || c == '.') {
+        return read_number(r);
+    }
+    if ((c == 'E' || c == 'e') && r->text[r->at + 1] == '\'') {
+        r->at++;
+        return read_quoted(r, true);
+    }
+    const size_t len = read_word(r);
+    return is_word(r, len, "null") || is_word(r, len, "true") || is_word(r, len, "false") ||
+           is_word(r, len, "default");
+}
+
+/* ::name, ::schema.name, ::name[] */
+static bool read_cast(struct reader *r)
+{
+    r->at += 2;
+    skip_space(r);
+    if (read_word(r) == 0) {
+        return false;
+    }
+    if (peek(r) == '.') {
+        r->at++;
+        if (read_word(r) == 0) {
+            return false;
+        }
+    }
+    if (peek(r) == '[' && r->text[r->at + 1] == ']') {
+        r->at += 2;
+    }
+    return true;
+}
+
+static bool read_value(struct reader *r)
+{
+    if (!read_literal(r)) {
+        return false;
+    }
+    skip_space(r);
+    while (peek(r) == ':' && r->text[r->at + 1] == ':') {
+        if (!read_cast(r)) {
+            return false;
+        }
+        skip_space(r);
+    }
+    return peek(r) == ',' || peek(r) == ')';
+}
+
+/* A row from its opening parenthesis on; how many values it has, 0 when it is not of the plain kind.
+ * Their places go to `places`, which has room for `max` and the closing parenthesis. */
+static size_t read_row(struct reader *r, int *places, size_t max)
+{
+    if (peek(r) != '(') {
+        return 0;
+    }
+    for (size_t width = 0; width < max;) {
+        r->at++;
+        skip_space(r);
+        places[width++] = (int)r->at;
+        if (!read_value(r)) {
+            return 0;
+        }
+        if (peek(r) == ')') {
+            places[width] = (int)r->at++;
+            return width;
+        }
+    }
+    return 0;
+}
+
+/* INSERT INTO name (names) VALUES: up to the first row. */
+static bool read_head(struct reader *r)
+{
+    size_t words = 0;
+    bool is_in_list = false;
+    for (;;) {
+        skip_space(r);
+        const char c = peek(r);
+        if (is_name_part(c)) {
+            const size_t len = read_word(r);
+            if (words++ == 0 && !is_word(r, len, "insert")) {
+                return false;
+            }
+            if (is_word(r, len, "values")) {
+                skip_space(r);
+                return !is_in_list && words > 2;
+            }
+        } else if (c == '"') {
+            if (!read_quoted(r, false)) {
+                return false;
+            }
+        } else if ((c == '(' && !is_in_list) || (c == ')' && is_in_list)) {
+            is_in_list = c == '(';
+            r->at++;
+        } else if (c == '.' || c == ',') {
+            r->at++;
+        } else {
+            return false;
+        }
+    }
+}
+
+/* The rows behind the first, as far as they are plain. */
+static void read_rows(struct bulk *bulk, struct arena *arena, struct reader *r)
+{
+    const size_t stride = bulk->width + 1;
+    int *places = NULL;
+    size_t capacity = 0;
+    for (;;) {
+        places = arena_grow(arena, places, bulk->rows, &capacity, stride * sizeof *places);
+        skip_space(r);
+        if (peek(r) != ',') {
+            break;
+        }
+        r->at++;
+        skip_space(r);
+        if (read_row(r, places + bulk->rows * stride, bulk->width) != bulk->width) {
+            break;
+        }
+        bulk->rows++;
+        bulk->cut_to = r->at;
+    }
+    bulk->places = places;
+}
+
+bool bulk_shorten(struct bulk *bulk, struct arena *arena, const char *text, size_t len,
+                  bool standard_conforming_strings)
+{
+    struct reader r = {.text = text, .len = len, .conforming = standard_conforming_strings};
+    *bulk = (struct bulk){.text = text, .len = len};
+    if (len < BULK_BYTES_MIN || len > INT_MAX || !read_head(&r)) {
+        return false;
+    }
+    int *first = arena_alloc(arena, (WIDTH_MAX + 1) * sizeof *first);
+    bulk->width = read_row(&r, first, WIDTH_MAX);
+    if (bulk->width == 0) {
+        return false;
+    }
+    bulk->cut_from = r.at;
+    read_rows(bulk, arena, &r);
+    if (bulk->rows < BULK_ROWS_MIN) {
+        return false;
+    }
+    bulk->short_len = bulk->cut_from + (len - bulk->cut_to);
+    char *shorter = arena_alloc(arena, bulk->short_len + 1);
+    memcpy(shorter, text, bulk->cut_from);
+    memcpy(shorter + bulk->cut_from, text + bulk->cut_to, len - bulk->cut_to + 1);
+    bulk->short_text = shorter;
+    return true;
+}
+
+size_t bulk_count_values(const struct bulk *bulk, size_t position)
+{
+    size_t count = 0;
+    for (size_t row = 0; row < bulk->rows; row++) {
+        /* No other literal begins like DEFAULT. */
+        count += (bulk->text[bulk->places[row * (bulk->width + 1) + position]] | 0x20) != 'd';
+    }
+    return count;
+}
+
+/* A row's values but for the dropped ones; `from` is the first byte not yet copied. Returns where the
+ * copy ends. */
+static char *restore_row(const struct bulk *bulk, char *to, size_t from, const int *places,
+                         const bool *drop)
+{
+    for (size_t i = 0; i < bulk->width; i++) {
+        if (!drop[i]) {
+            continue;
+        }
+        size_t next = i;
+        while (next < bulk->width && drop[next]) {
+            next++;
+        }
+        size_t start = (size_t)places[i];
+        if (next == bulk->width) {
+            /* The last ones go with the comma in front of them. */
+            do {
+                start--;
+            } while (bulk->text[start] != ',');
+        }
+        to = mempcpy(to, bulk->text + from, start - from);
+        from = (size_t)places[next];
+        i = next;
+    }
+    const size_t end = (size_t)places[bulk->width] + 1;
+    return mempcpy(to, bulk->text + from, end - from);
+}
+
+static char *restore_defaults(const struct bulk *bulk, char *to, size_t from, const int *places)
+{
+    to = mempcpy(to, bulk->text + from, (size_t)places[0] - from);
+    for (size_t i = 0; i < bulk->width; i++) {
+        to = stpcpy(to, i == 0 ? "DEFAULT" : ", DEFAULT");
+    }
+    *to = ')';
+    return to + 1;
+}
+
+const char *bulk_restore(const struct bulk *bulk, struct arena *arena, const char *edited,
+                         size_t edited_len, size_t at, const bool *drop, size_t *len)
+{
+    const size_t cut = bulk->cut_to - bulk->cut_from;
+    const bool drops_all = drop != NULL && memchr(drop, false, bulk->width) == NULL;
+    const size_t defaults = drops_all ? bulk->rows * bulk->width * sizeof ", DEFAULT" : 0;
+    char *text = arena_alloc(arena, edited_len + cut + defaults + 1), *to = text;
+    to = mempcpy(to, edited, at);
+    size_t from = bulk->cut_from;
+    for (size_t row = 0; drop != NULL && row < bulk->rows; row++) {
+        const int *places = bulk->places + row * (bulk->width + 1);
+        to = drops_all ? restore_defaults(bulk, to, from, places)
+                       : restore_row(bulk, to, from, places, drop);
+        from = (size_t)places[bulk->width] + 1;
+    }
+    to = mempcpy(to, bulk->text + from, bulk->cut_to - from);
+    to = mempcpy(to, edited + at, edited_len - at + 1);
+    *len = (size_t)(to - text) - 1;
+    return text;
+}

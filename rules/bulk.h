@@ -1,0 +1,36 @@
+/*
+ * Bulk loads: INSERT ... VALUES with many rows of plain literals. The parser needs some ten
+ * nanoseconds for each of their bytes and learns nothing from the second row that the first did not
+ * tell. So the rows behind the first are cut out, the short text is judged, and what becomes of its
+ * first row is done to all of them. Called by judge.c and insert.c.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "rules/arena.h"
+
+struct bulk {
+    const char *text; /* the client's, borrowed */
+    size_t len;
+    const char *short_text; /* without [cut_from, cut_to), the rows from the second on */
+    size_t short_len;
+    size_t cut_from, cut_to;
+    size_t width, rows; /* values in a row; rows cut out */
+    const int *places;  /* for each row: where its values start, and its closing parenthesis */
+};
+
+/* True when the text is one of many rows, with `bulk` filled in the arena. Cut rows hold nothing but
+ * numbers, strings, NULL, TRUE, FALSE and DEFAULT, some with a cast: what a row means does not depend
+ * on where it stands, and no name of a table is among them. */
+bool bulk_shorten(struct bulk *bulk, struct arena *arena, const char *text, size_t len,
+                  bool standard_conforming_strings);
+
+/* How many cut rows have another value than DEFAULT at `position`. */
+size_t bulk_count_values(const struct bulk *bulk, size_t position);
+
+/* Puts the cut rows back into `edited`, the short text after its edits, at `at`. The values marked in
+ * `drop` (NULL: none) are left out of them; a row of which none would stay says DEFAULT. */
+const char *bulk_restore(const struct bulk *bulk, struct arena *arena, const char *edited,
+                         size_t edited_len, size_t at, const bool *drop, size_t *len);

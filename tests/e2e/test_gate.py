@@ -1,0 +1,272 @@
+"""The gate: what waits, what never waits, and every way in which a wait ends (DESIGN section 4)."""
+
+import json
+import signal
+import socket
+import time
+
+import pytest
+
+from lib import common, schema, wire
+from lib.proxy import Proxy, strip_rule
+
+pytestmark = pytest.mark.proxy
+
+INSERT = "INSERT INTO chunks (collection_id, chunk_index, content) VALUES ('a', {}, 'x')"
+
+
+class Gate:
+    """Holds and opens the gate of `chunks` over the admin socket, and reads its state."""
+
+    def __init__(self, proxy):
+        self.path = str(proxy.admin)
+
+    def ask(self, **request):
+        with socket.socket(socket.AF_UNIX) as admin:
+            admin.settimeout(10)
+            admin.connect(self.path)
+            admin.sendall(json.dumps(request).encode() + b"\n")
+            answer = b""
+            while not answer.endswith(b"\n"):
+                answer += admin.recv(65536)
+        return json.loads(answer)["result"]
+
+    def hold(self, ttl_ms=2000):
+        assert self.ask(command="hold", table="chunks", ttl_ms=ttl_ms)["exit"] == 0
+
+    def release(self):
+        assert self.ask(command="release", table="chunks")["exit"] == 0
+
+    def state(self):
+        return self.ask(command="status")["gates"][0]
+
+    def wait_for_held(self, count=1):
+        common.wait_until(lambda: self.state()["held"] == count, 5, f"{count} held statements")
+
+
+@pytest.fixture
+def proxy(server):
+    schema.clear_chunks(server)
+    instance = Proxy(server, rules=[strip_rule()], hold_ttl="2s").start()
+    yield instance
+    Gate(instance).release()
+    assert instance.stop() == 0
+
+
+@pytest.fixture
+def gate(proxy):
+    return Gate(proxy)
+
+
+def rows(server):
+    return server.psql("SELECT count(*) FROM chunks").strip()
+
+
+def test_a_write_waits_and_goes_on_when_the_gate_opens(server, proxy, gate):
+    with wire.connect(proxy, user="app") as session:
+        gate.hold()
+        session.send(wire.Query(INSERT.format(1)))
+        gate.wait_for_held()
+        assert session.is_quiet()
+        assert rows(server) == "0"
+        gate.release()
+        assert "C" in [m.kind for m in session.read_until()]
+    assert rows(server) == "1"
+    assert gate.state()["held"] == 0
+
+
+@pytest.mark.parametrize("messages", [
+    [wire.Parse("", INSERT.format(1)), wire.Bind("", ""), wire.Execute(), wire.Sync()],
+    [wire.Bind("", "prepared"), wire.Execute(), wire.Sync()],
+    [wire.Query("EXECUTE by_text")],
+], ids=["parse", "bind_of_a_named_statement", "sql_execute"])
+def test_every_road_to_a_write_waits(server, proxy, gate, messages):
+    with wire.connect(proxy, user="app") as session:
+        session.send(wire.Parse("prepared", INSERT.format(1)), wire.Sync())
+        session.read_until()
+        session.query("PREPARE by_text AS " + INSERT.format(1))
+        gate.hold()
+        session.send(*messages)
+        gate.wait_for_held()
+        assert rows(server) == "0"
+        gate.release()
+        assert not wire.errors(session.read_until())
+    assert rows(server) == "1"
+
+
+def test_reads_and_other_tables_never_wait(proxy, gate):
+    with wire.connect(proxy, user="app") as session:
+        session.query("CREATE TEMP TABLE other (a int)")
+        gate.hold()
+        assert session.rows("SELECT count(*) FROM chunks") == [["0"]]
+        assert not wire.errors(session.query("INSERT INTO other VALUES (1)"))
+        assert gate.state()["held_total"] == 0
+
+
+def test_a_session_inside_a_transaction_never_waits(server, proxy, gate):
+    with wire.connect(proxy, user="app") as session:
+        session.query("BEGIN")
+        gate.hold()
+        assert not wire.errors(session.query(INSERT.format(1)))
+        assert not wire.errors(session.query("COMMIT"))
+    assert rows(server) == "1"
+
+
+def test_a_pipelined_write_behind_an_open_transaction_never_waits(server, proxy, gate):
+    with wire.connect(proxy, user="app") as session:
+        gate.hold()
+        session.send(wire.Query("BEGIN"), wire.Query("SELECT pg_sleep(0.2)"),
+                     wire.Query(INSERT.format(1)), wire.Query("COMMIT"))
+        for _ in range(4):
+            assert not wire.errors(session.read_until())
+    assert rows(server) == "1"
+
+
+def test_a_pipelined_write_behind_a_finished_statement_waits(server, proxy, gate):
+    with wire.connect(proxy, user="app") as session:
+        gate.hold()
+        session.send(wire.Query("SELECT pg_sleep(0.2)"), wire.Query(INSERT.format(1)))
+        session.read_until()
+        gate.wait_for_held()
+        assert rows(server) == "0"
+        gate.release()
+        session.read_until()
+    assert rows(server) == "1"
+
+
+def test_the_hold_ends_with_its_time_to_live(server, proxy, gate):
+    with wire.connect(proxy, user="app") as session:
+        gate.hold(ttl_ms=300)
+        began = time.monotonic()
+        assert not wire.errors(session.query(INSERT.format(1)))
+        waited = time.monotonic() - began
+    assert 0.15 < waited < 0.3 + 0.2 * common.slowness()
+    assert gate.state()["expired_total"] == 1
+    assert rows(server) == "1"
+
+
+def test_a_held_client_that_goes_away_is_never_executed(server, proxy, gate):
+    for leave in ("close", "reset"):
+        session = wire.connect(proxy, user="app")
+        gate.hold()
+        session.send(wire.Query(INSERT.format(1)))
+        gate.wait_for_held()
+        getattr(session, leave)()
+        gate.wait_for_held(0)
+        gate.release()
+    time.sleep(0.2)
+    assert rows(server) == "0"
+    assert gate.state()["dropped_total"] == 2
+
+
+def test_a_held_query_can_be_cancelled_and_the_session_goes_on(server, proxy, gate):
+    with wire.connect(proxy, user="app") as session:
+        gate.hold()
+        session.send(wire.Query(INSERT.format(1)))
+        gate.wait_for_held()
+        session.cancel()
+        answer = session.read_until()
+        assert wire.errors(answer) == ["57014"]
+        assert answer[-1].body == b"I"
+        assert session.rows("SELECT 1") == [["1"]]
+    assert rows(server) == "0"
+
+
+def test_a_held_batch_can_be_cancelled_and_is_skipped_to_its_sync(server, proxy, gate):
+    with wire.connect(proxy, user="app") as session:
+        gate.hold()
+        session.send(wire.Parse("", INSERT.format(1)), wire.Bind("", ""), wire.Execute())
+        gate.wait_for_held()
+        session.cancel()
+        assert session.read().sqlstate == "57014"
+        session.send(wire.Execute(), wire.Sync(), wire.Query("SELECT 2"))
+        assert [m.kind for m in session.read_until()] == ["Z"]
+        assert [m.values() for m in session.read_until() if m.kind == "D"] == [[b"2"]]
+    assert rows(server) == "0"
+
+
+def test_a_repeatable_read_session_waits_also_to_read(proxy, gate):
+    """Its snapshot would be older than an in-place rewrite, and see an empty table."""
+    with wire.connect(proxy, user="app") as session:
+        gate.hold()
+        session.send(wire.Query("BEGIN ISOLATION LEVEL REPEATABLE READ"))
+        gate.wait_for_held()
+        gate.release()
+        session.read_until()
+        session.query("SELECT 1")
+        assert gate.state()["snapshots"] == 1
+        session.query("COMMIT")
+        assert gate.state()["snapshots"] == 0
+
+
+def test_writes_in_flight_are_counted_until_their_transaction_ends(proxy, gate):
+    with wire.connect(proxy, user="app") as session:
+        session.query("BEGIN")
+        session.query(INSERT.format(1))
+        assert gate.state()["inflight_writes"] == 1
+        session.query("ROLLBACK")
+        assert gate.state()["inflight_writes"] == 0
+        session.query("BEGIN")
+        session.query(INSERT.format(1))
+    common.wait_until(lambda: gate.state()["inflight_writes"] == 0, 5, "the session's end")
+
+
+def test_many_held_sessions_are_all_released(server, proxy, gate):
+    sessions = [wire.connect(proxy, user="app") for _ in range(80)]
+    gate.hold()
+    for n, session in enumerate(sessions):
+        session.send(wire.Query(INSERT.format(n)))
+    gate.wait_for_held(80)
+    gate.release()
+    for session in sessions:
+        assert not wire.errors(session.read_until())
+        session.close()
+    assert rows(server) == "80"
+
+
+# --- a configuration taken up while it runs ---
+
+def reload(proxy, mode):
+    proxy.rules = [strip_rule(mode)]
+    proxy.write_config()
+    proxy.process.send_signal(signal.SIGHUP)
+
+
+def test_a_mode_changes_at_sighup_for_open_sessions(proxy):
+    with wire.connect(proxy, user="app") as session:
+        supplying = INSERT.format(1).replace("chunk_index", "partition_key, chunk_index").replace(
+            "'a', ", "'a', 5, ")
+        assert not wire.errors(session.query(supplying))
+        reload(proxy, "reject")
+        common.wait_until(lambda: wire.errors(session.query(supplying)), 5, "mode = reject")
+        reload(proxy, "observe")
+        common.wait_until(lambda: not wire.errors(session.query(supplying)), 5, "mode = observe")
+    proxy.wait_for_audit(1, verdict="observed")
+
+
+def test_a_statement_prepared_while_observing_is_shown(proxy, gate):
+    reload(proxy, "observe")
+    with wire.connect(proxy, user="app") as session:
+        sql = "INSERT INTO chunks (collection_id, partition_key, chunk_index, content) " \
+              "VALUES ('a', 5, $1, 'x')"
+
+        def prepared():
+            session.send(wire.Parse("s", sql), wire.Sync(), wire.Close("S", "s"), wire.Sync())
+            session.read_until()
+            session.read_until()
+            return gate.state()["unstripped"] == 1
+        common.wait_until(prepared, 5, "mode = observe")
+    common.wait_until(lambda: gate.state()["unstripped"] == 0, 5, "the session's end")
+
+
+@pytest.mark.parametrize("broken", ["workers = 7", "colour = blue"])
+def test_a_file_that_cannot_be_taken_up_changes_nothing(proxy, broken):
+    proxy.config.write_text(proxy.config.read_text().replace("[rule", f"{broken}\n[rule", 1)
+                            .replace("workers = 2\n", "" if "workers" in broken else "workers = 2\n")
+                            .replace("mode = strip", "mode = reject"))
+    proxy.process.send_signal(signal.SIGHUP)
+    common.wait_until(lambda: "stays as it was" in proxy.log(), 5, "the refusal in the log")
+    with wire.connect(proxy, user="app") as session:
+        assert not wire.errors(session.query(
+            "INSERT INTO chunks (collection_id, partition_key, chunk_index, content) "
+            "VALUES ('a', 5, 1, 'x')"))
