@@ -33,6 +33,7 @@ struct published {
 struct catalog {
     _Atomic(const struct config *) config;
     _Atomic uint64_t epoch;
+    _Atomic uint64_t moving; /* bit i: rule i's column is about to move */
     atomic_bool closing;
 
     pthread_mutex_t reading; /* one reading at a time; held while talking to the server */
@@ -159,7 +160,8 @@ static bool read_one(struct catalog *catalog, const char *name, struct collectio
     struct control *control = NULL;
     struct catalog_database database = {.name = NULL};
     bool ok = control_open(&target, &control, f) &&
-              catalog_read_database(control, config, rules, count, &database, c->print, f);
+              catalog_read_database(control, config, rules, count, atomic_load(&catalog->moving),
+                                    &database, c->print, f);
     control_close(control);
     if (!ok) {
         catalog_database_fini(&database);
@@ -420,6 +422,17 @@ void catalog_reconfigure(struct catalog *catalog, const struct config *config)
 {
     atomic_store(&catalog->config, config);
     catalog_request_refresh(catalog);
+}
+
+bool catalog_expect_move(struct catalog *catalog, size_t rule, bool expected, struct failure *f)
+{
+    uint64_t bit = (uint64_t)1 << rule;
+    if (expected) {
+        atomic_fetch_or(&catalog->moving, bit);
+    } else {
+        atomic_fetch_and(&catalog->moving, ~bit);
+    }
+    return refresh(catalog, false, f);
 }
 
 void catalog_request_refresh(struct catalog *catalog)

@@ -47,6 +47,10 @@ const struct catalog_database *catalog_find(const struct catalog_snapshot *snaps
 
 /* Reads with `config`, which has the same rules in other modes, from now on; returns at once. */
 void catalog_reconfigure(struct catalog *catalog, const struct config *config);
+/* While expected, rule `rule` counts as reordered whatever the catalog says: what is then sent is right
+ * before and after an in-place flip, so that the flip need not wait for a reading. Reads now. */
+MUST_CHECK bool catalog_expect_move(struct catalog *catalog, size_t rule, bool expected,
+                                    struct failure *f);
 void catalog_request_refresh(struct catalog *catalog); /* returns at once */
 /* Reads now, in the calling thread, and publishes: after a flip, before the gate opens. */
 MUST_CHECK bool catalog_refresh(struct catalog *catalog, struct failure *f);

@@ -315,8 +315,8 @@ static void print_rule(FILE *print, const struct rule *rule, size_t index)
 }
 
 bool catalog_read_database(struct control *control, const struct config *config,
-                           const size_t *rules, size_t count, struct catalog_database *out,
-                           FILE *print, struct failure *f)
+                           const size_t *rules, size_t count, uint64_t moving,
+                           struct catalog_database *out, FILE *print, struct failure *f)
 {
     *out = (struct catalog_database){.name = strdup(database_of(control))};
     struct rule *rule = calloc(count + 1, sizeof *rule);
@@ -345,6 +345,7 @@ bool catalog_read_database(struct control *control, const struct config *config,
         }
         if (!reading[i].absent) {
             fill_rule(&rule[out->rule_count], from, &reading[i]);
+            rule[out->rule_count].reordered |= (moving >> rules[i] & 1) != 0;
             print_rule(print, &rule[out->rule_count], rules[i]);
             out->rule_index[out->rule_count++] = rules[i];
         }

@@ -34,10 +34,11 @@ MUST_CHECK bool catalog_has_table(struct control *control, const struct config_r
 
 /* Reads the rules with the given indexes of the configuration into *out, whose members the caller
  * frees with catalog_database_fini(), also after a failure. What was read is also written to
- * `print`, so that two readings can be compared. A rule without a database is passed over when the
+ * `print`, so that two readings can be compared. Bit i of `moving`: configuration rule i counts as
+ * reordered whatever was read. A rule without a database is passed over when the
  * table does not exist here. */
 MUST_CHECK bool catalog_read_database(struct control *control, const struct config *config,
-                                      const size_t *rules, size_t count,
+                                      const size_t *rules, size_t count, uint64_t moving,
                                       struct catalog_database *out, FILE *print,
                                       struct failure *f);
 /* The live columns of a relation in the order in which applications know them, as rows of name, type

@@ -58,7 +58,8 @@ void cli_print_json(const json_t *report);
 /* Prints any JSON object for people: a name and a value a line, what is nested indented. */
 void cli_print_text(json_t *object);
 
-/* Progress on stderr: a bar on a terminal, plain lines otherwise. */
+/* Progress on stderr: one line drawn again and again on a terminal, with a bar where it is known
+ * how far things are; plain lines otherwise. */
 struct cli_progress {
     bool on_terminal;
     bool on_line;   /* the bar is drawn, and its line not ended */

@@ -53,33 +53,28 @@ struct command {
 
 static const struct command commands[] = {
     {"serve", "--config FILE", OPTION_CONFIG, 0,
-     "Runs the proxy in the foreground and logs to stderr.\n"
-     "SIGHUP reads the configuration again and reopens the audit log; SIGTERM drains and ends, SIGINT\n"
-     "ends at once.\n"},
+     "Runs the proxy in the foreground and logs to stderr. SIGHUP reads the configuration\n"
+     "again and reopens the audit log; SIGTERM drains and ends, SIGINT ends at once.\n"},
     {"check", "--config FILE [--json]", OPTION_CONFIG | OPTION_JSON, 0,
-     "Checks the configuration, that the server is there and what the catalog says of each "
-     "guarded\n"
-     "table, and prints rule by rule what it would do. Changes nothing.\n"},
+     "Checks the configuration, that the server is there, and what the catalog says of each\n"
+     "guarded table; prints rule by rule what it would do. Changes nothing.\n"},
     {"plan", "TABLE --config FILE [--strategy S] [--max-hold T] [--json]",
      OPTION_CONFIG | OPTION_JSON | OPTION_STRATEGY | OPTION_MAX_HOLD, 1,
-     "The cutover's preflight: every check with its evidence, the strategy, the SQL, the locks and "
-     "the\n"
-     "estimated hold. Changes nothing.\n"},
+     "The cutover's preflight: every check with its evidence, the strategy, the SQL, the\n"
+     "locks and the estimated hold. Changes nothing.\n"},
     {"cutover",
      "TABLE --config FILE [--strategy S] [--max-hold T] [--yes] [--report FILE.html] [--json]",
      OPTION_CONFIG | OPTION_JSON | OPTION_STRATEGY | OPTION_MAX_HOLD | OPTION_YES | OPTION_REPORT,
      1,
-     "Asks the running proxy to take the table from the trigger to a generated column while the\n"
-     "applications keep writing. Shows the plan and asks first, unless --yes. Ctrl-C aborts: the "
-     "table\n"
-     "is then as it was.\n"},
+     "Asks the running proxy to take the table from the trigger to a generated column while\n"
+     "the applications keep writing. Shows the plan and asks first, unless --yes. Ctrl-C\n"
+     "aborts; the table is then as it was.\n"},
     {"rollback", "TABLE --config FILE [--max-hold T] [--json]",
      OPTION_CONFIG | OPTION_JSON | OPTION_MAX_HOLD, 1,
      "Asks the running proxy to take the table back to the trigger.\n"},
     {"verify", "TABLE --config FILE [--json]", OPTION_CONFIG | OPTION_JSON, 1,
-     "Compares every stored value with the expression's; prints the method in use, the "
-     "distribution\n"
-     "and the skew.\n"},
+     "Compares every stored value with the expression's; prints the method in use, the\n"
+     "distribution and the skew.\n"},
     {"status", "--config FILE [--watch] [--json]", OPTION_CONFIG | OPTION_WATCH | OPTION_JSON, 0,
      "The running proxy's sessions, gates and cutover.\n"},
     {"audit verify", "FILE [--json]", OPTION_JSON, 1,

@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #define BAR_WIDTH 24
+static const char bar_full[] = "########################";
+static const char bar_empty[] = "........................";
 
 json_t *cli_text(const char *text)
 {
@@ -151,15 +153,11 @@ void cli_progress_show(struct cli_progress *progress, const char *phase, const c
 {
     double bounded = done > 1 ? 1 : done;
     if (progress->on_terminal) {
-        char bar[BAR_WIDTH + 1];
-        int full = bounded < 0 ? 0 : (int)(bounded * BAR_WIDTH);
-        for (int i = 0; i < BAR_WIDTH; i++) {
-            bar[i] = i < full ? '#' : '.';
-        }
-        bar[BAR_WIDTH] = '\0';
-        fprintf(stderr, "\r\x1b[K[%s] ", bar);
+        fputs("\r\x1b[K", stderr);
         if (bounded >= 0) {
-            fprintf(stderr, "%3d%%  ", (int)(bounded * 100));
+            int full = (int)(bounded * BAR_WIDTH);
+            fprintf(stderr, "[%.*s%.*s] %3d%%  ", full, bar_full, BAR_WIDTH - full, bar_empty,
+                    (int)(bounded * 100));
         }
         fprintf(stderr, "%-10.20s %.80s", phase, text);
         fflush(stderr);

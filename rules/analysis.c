@@ -111,7 +111,7 @@ bool analysis_is_stabilised(const struct analysis *a, const struct rule *rule)
 const struct token_list *analysis_tokens(struct analysis *a)
 {
     if (a->tokens.items == NULL) {
-        a->tokens = sql_lex(a->text, a->arena, false, SIZE_MAX);
+        a->tokens = sql_lex(a->text, a->arena, SIZE_MAX);
     }
     return &a->tokens;
 }

@@ -235,6 +235,22 @@ static void edit(struct verdict *verdict, struct analysis *a, const struct judge
     set_params(verdict, a, input);
 }
 
+/* For the audit. */
+static void describe(struct verdict *verdict, const struct analysis *a)
+{
+    if (a->statements == NIL) {
+        verdict->masked_text = mask_unparsed(a->arena, a->text, a->len);
+        return;
+    }
+    struct token_list tokens = a->tokens;
+    if (tokens.items == NULL) {
+        tokens = sql_lex(a->text, a->arena, MASKED_TEXT_MAX);
+    }
+    const bool is_cut = a->bulk != NULL || a->text[tokens.items[tokens.count].start] != '\0';
+    verdict->masked_text = mask_tokens(a->arena, a->text, &tokens, is_cut);
+    verdict->fingerprint = sql_fingerprint(a->statements);
+}
+
 static void conclude(struct verdict *verdict, struct analysis *a, const struct judge_input *input)
 {
     *verdict = (struct verdict){.action = VERDICT_PASS};
@@ -254,9 +270,7 @@ static void conclude(struct verdict *verdict, struct analysis *a, const struct j
     verdict->supplied = a->supplied;
     verdict->supplied_count = a->supplied_count;
     if (a->supplied_count > 0) {
-        const bool parses = a->statements != NIL;
-        verdict->masked_text = mask_text(a->arena, a->text, a->len, parses, a->bulk != NULL);
-        verdict->fingerprint = parses ? sql_fingerprint(a->statements) : 0;
+        describe(verdict, a);
     }
 }
 

@@ -6,38 +6,31 @@
 
 #include <string.h>
 
-#include "rules/sql.h"
-
 static bool is_space(char c)
 {
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
-static const char *mask_tokens(struct arena *arena, const char *text, bool is_cut)
+const char *mask_tokens(struct arena *arena, const char *text, const struct token_list *tokens,
+                        bool is_cut)
 {
-    const struct token_list tokens = sql_lex(text, arena, true, MASKED_TEXT_MAX);
     char *masked = arena_alloc(arena, MASKED_TEXT_MAX + sizeof " ...");
     size_t used = 0;
-    is_cut |= text[tokens.items[tokens.count].start] != '\0';
-    for (size_t i = 0; i < tokens.count; i++) {
-        const struct token *token = &tokens.items[i];
-        const char *start = text + token->start, *end = text + tokens.items[i + 1].start;
-        const bool is_parted = end > start && is_space(end[-1]);
+    for (size_t i = 0; i < tokens->count; i++) {
+        const struct token *token = &tokens->items[i];
+        const char *start = text + token->start, *end = text + token->end;
+        const bool is_parted = is_space(end[-1]) || token->end < token[1].start;
         while (end > start && is_space(end[-1])) {
             end--;
         }
-        if (token->kind == TOKEN_CONSTANT) {
-            start = "?";
-            end = start + 1;
-        }
-        size_t size = token->kind == TOKEN_COMMENT ? 0 : (size_t)(end - start);
+        const size_t size = token->kind == TOKEN_CONSTANT ? 1 : (size_t)(end - start);
         if (used + size + 1 > MASKED_TEXT_MAX) {
             is_cut = true;
             break;
         }
-        memcpy(masked + used, start, size);
+        memcpy(masked + used, token->kind == TOKEN_CONSTANT ? "?" : start, size);
         used += size;
-        if ((is_parted || token->kind == TOKEN_COMMENT) && used > 0 && masked[used - 1] != ' ') {
+        if (is_parted) {
             masked[used++] = ' ';
         }
     }
@@ -61,7 +54,7 @@ static bool hides_text(const char *at)
            (at[0] == '-' && at[1] == '-') || (at[0] == '/' && at[1] == '*');
 }
 
-static const char *mask_unparsed(struct arena *arena, const char *text, size_t len)
+const char *mask_unparsed(struct arena *arena, const char *text, size_t len)
 {
     char *masked = arena_alloc(arena, MASKED_TEXT_MAX + sizeof "? ...");
     size_t used = 0, at = 0;
@@ -76,9 +69,4 @@ static const char *mask_unparsed(struct arena *arena, const char *text, size_t l
     }
     strcpy(masked + used, at < len ? "? ..." : "");
     return masked;
-}
-
-const char *mask_text(struct arena *arena, const char *text, size_t len, bool parses, bool is_cut)
-{
-    return parses ? mask_tokens(arena, text, is_cut) : mask_unparsed(arena, text, len);
 }

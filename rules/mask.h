@@ -8,11 +8,15 @@
 #include <stddef.h>
 
 #include "rules/arena.h"
+#include "rules/sql.h"
 
 /* Longer ones are cut, and end in " ...": a bulk load's rows say no more than its first ones. */
 #define MASKED_TEXT_MAX 8192
 
-/* Every constant is "?"; comments are dropped; " ..." at the end also when the text `is_cut` already. A
- * text that does not parse is kept only up to the
- * first quote or comment, because behind it nobody can tell a value from a word. Lives in `arena`. */
-const char *mask_text(struct arena *arena, const char *text, size_t len, bool parses, bool is_cut);
+/* Of a text that parses: every constant is "?", comments are dropped. " ..." at the end also when the
+ * text `is_cut` already. Lives in `arena`. */
+const char *mask_tokens(struct arena *arena, const char *text, const struct token_list *tokens,
+                        bool is_cut);
+/* Of any other text: it is kept up to the first quote or comment only, because behind it nobody can tell
+ * a value from a word. */
+const char *mask_unparsed(struct arena *arena, const char *text, size_t len);

@@ -114,9 +114,6 @@ static enum token_kind kind_of(int token)
         return TOKEN_CONSTANT;
     case PG_QUERY__TOKEN__PARAM:
         return TOKEN_PARAMETER;
-    case PG_QUERY__TOKEN__SQL_COMMENT:
-    case PG_QUERY__TOKEN__C_COMMENT:
-        return TOKEN_COMMENT;
     case PG_QUERY__TOKEN__AS:
         return TOKEN_AS;
     case PG_QUERY__TOKEN__DEFAULT:
@@ -148,40 +145,48 @@ static enum token_kind kind_of(int token)
     }
 }
 
-struct token_list sql_lex(const char *text, struct arena *arena, bool comments, size_t max)
+static void match_brackets(struct token_list *tokens, int *open)
+{
+    struct token *token = &tokens->items[tokens->count];
+    if (token->kind == TOKEN_OPEN) {
+        token->match = *open;
+        *open = (int)tokens->count;
+    } else if (token->kind == TOKEN_CLOSE && *open >= 0) {
+        struct token *opening = &tokens->items[*open];
+        token->match = *open;
+        *open = opening->match;
+        opening->match = (int)tokens->count;
+    }
+}
+
+struct token_list sql_lex(const char *text, struct arena *arena, size_t max)
 {
     union scanner_state state = {.room = {0}};
     core_yyscan_t scanner = scanner_init(text, &state.extra, &ScanKeywords, ScanKeywordTokens);
     struct token_list tokens = {0};
     size_t capacity = 0;
-    int open = -1; /* the innermost open bracket; its `match` is the one around it, until closed */
+    int open = -1; /* the innermost open bracket; until closed, its `match` is the one around it */
     for (;;) {
         core_YYSTYPE value;
         YYLTYPE start = 0;
         int token = core_yylex(&value, &start, scanner);
-        enum token_kind kind = kind_of(token);
-        tokens.items = arena_grow(arena, tokens.items, tokens.count, &capacity, sizeof *tokens.items);
-        struct token *item = &tokens.items[tokens.count];
         if (token == 0) {
             start = (int)state.extra.scanbuflen;
         }
-        *item = (struct token){.start = start, .kind = kind, .match = -1};
-        if (token == 0 || tokens.count >= max) {
-            item->kind = TOKEN_OTHER;
-            break;
+        if (tokens.count > 0 && tokens.items[tokens.count - 1].end < 0) {
+            tokens.items[tokens.count - 1].end = start;
         }
-        if (kind == TOKEN_COMMENT && !comments) {
+        if (token == PG_QUERY__TOKEN__SQL_COMMENT || token == PG_QUERY__TOKEN__C_COMMENT) {
             continue;
         }
-        if (kind == TOKEN_OPEN) {
-            item->match = open;
-            open = (int)tokens.count;
-        } else if (kind == TOKEN_CLOSE && open >= 0) {
-            int outer = tokens.items[open].match;
-            tokens.items[open].match = (int)tokens.count;
-            item->match = open;
-            open = outer;
+        tokens.items =
+            arena_grow(arena, tokens.items, tokens.count, &capacity, sizeof *tokens.items);
+        tokens.items[tokens.count] =
+            (struct token){.start = start, .end = -1, .kind = kind_of(token), .match = -1};
+        if (token == 0 || tokens.count == max) {
+            break;
         }
+        match_brackets(&tokens, &open);
         tokens.count++;
     }
     scanner_finish(scanner);

@@ -51,7 +51,6 @@ enum token_kind {
     TOKEN_NAME, /* an identifier, quoted or not */
     TOKEN_CONSTANT,
     TOKEN_PARAMETER,
-    TOKEN_COMMENT,
     TOKEN_AS,
     TOKEN_DEFAULT,
     TOKEN_FROM,
@@ -69,18 +68,19 @@ enum token_kind {
 
 struct token {
     int start; /* bytes from the start of the text */
+    int end;   /* where the next token or a comment starts; white space in front of it included */
     enum token_kind kind;
     int match; /* of TOKEN_OPEN and TOKEN_CLOSE: the other one; -1 when it has none */
 };
 
 struct token_list {
-    struct token *items; /* ends with one more, whose start is the first byte behind them */
+    struct token *items; /* ends with one more, whose start is behind them */
     size_t count;
 };
 
-/* The first `max` tokens of a text that has parsed; comments only when asked for. The library's token
- * *ends* are wrong for U&"x", so only starts are kept. */
-struct token_list sql_lex(const char *text, struct arena *arena, bool comments, size_t max);
+/* The first `max` tokens of a text that has parsed. The ends that the library has for them are wrong for
+ * U&"x", so only starts are used. */
+struct token_list sql_lex(const char *text, struct arena *arena, size_t max);
 
 /* The token that starts at `offset`; count when there is none. */
 size_t token_at(const struct token_list *tokens, int offset);

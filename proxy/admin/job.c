@@ -76,6 +76,12 @@ static bool on_abort_requested(void *arg)
     return atomic_load_explicit(&job->aborted, memory_order_relaxed);
 }
 
+static bool on_expect_move(void *arg, bool expected, struct failure *f)
+{
+    struct job *job = arg;
+    return catalog_expect_move(job->service->catalog, job->rule, expected, f);
+}
+
 static bool on_schema_changed(void *arg, struct failure *f)
 {
     struct job *job = arg;
@@ -98,6 +104,7 @@ static void job_run(void *arg)
         .gate = job->service->gates[job->rule],
         .progress = on_progress,
         .abort_requested = on_abort_requested,
+        .expect_move = on_expect_move,
         .schema_changed = on_schema_changed,
         .step = on_step,
     };

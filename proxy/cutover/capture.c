@@ -201,8 +201,8 @@ static const char capture_code[] =
 static const char capture_view[] =
     "UNION ALL SELECT 60, w.depth * 10000000000::int8 + w.oid::int8, format('view %s', n.name), "
     "format('DROP VIEW %s', n.name), concat_ws('; ', "
-    "format('CREATE VIEW %s%s AS %s', n.name, coalesce(format(' WITH (%s)', "
-    "array_to_string(n.reloptions, ', ')), ''), rtrim(pg_get_viewdef(w.oid), ' ;')), "
+    "format('CREATE VIEW %s%s AS %s', n.name, CASE WHEN n.reloptions IS NULL THEN '' ELSE "
+    "format(' WITH (%s)', array_to_string(n.reloptions, ', ')) END, rtrim(pg_get_viewdef(w.oid), ' ;')), "
     "format('ALTER VIEW %s OWNER TO %I', n.name, pg_get_userbyid(n.relowner)), "
     "CASE WHEN n.relacl IS NOT NULL THEN format('REVOKE ALL ON %s FROM PUBLIC, %I', n.name, "
     "pg_get_userbyid(n.relowner)) END, "

@@ -280,7 +280,7 @@ char *context_differ(const struct cutover *c, const char *a, const char *b)
 {
     /* Where values can be equal and not the same (1.0 and 1.00), their images are compared. */
     return c->table.plain_equality ? text_printf("(%s) IS DISTINCT FROM (%s)", a, b)
-                                   : text_printf("NOT (ROW(%s) *= ROW(%s))", a, b);
+                                   : text_printf("NOT record_image_eq(ROW(%s), ROW(%s))", a, b);
 }
 
 static const char table_sql[] =

@@ -110,11 +110,13 @@ static bool compose_for_plan(struct cutover *c, struct failure *f)
         return false;
     }
     bool ok = capture_read(c, &capture, f);
-    ok = ok && capture.refused == 0 && compose_cutover(c, &capture, &sql, f);
-    if (ok) {
-        report_plan(c, &sql);
+    /* Without a trigger that was understood, or with something refused, there is nothing to show. */
+    if (ok && capture.refused == 0 && c->capture != NULL) {
+        ok = compose_cutover(c, &capture, &sql, f);
+        if (ok) {
+            report_plan(c, &sql);
+        }
     }
-    ok = ok || capture.refused > 0;
     flip_sql_fini(&sql);
     capture_fini(&capture);
     struct failure ignored;

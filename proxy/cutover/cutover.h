@@ -28,7 +28,10 @@ struct cutover_host {
     /* `done` in 0..1, or negative when unknown */
     void (*progress)(void *arg, const char *phase, const char *text, double done);
     bool (*abort_requested)(void *arg);
-    /* the schema has changed: read the catalog and publish, before the gate opens */
+    /* an in-place flip is about to move the column to the table's end (or, false, it will not):
+     * statements must from now on be sent in a form that is right before and after it */
+    bool (*expect_move)(void *arg, bool expected, struct failure *f);
+    /* the schema has changed: read the catalog and publish; the gate is open again */
     bool (*schema_changed)(void *arg, struct failure *f);
     /* audit */
     void (*step)(void *arg, const char *run, const char *step, const char *detail);

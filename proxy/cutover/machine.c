@@ -1,7 +1,6 @@
 /* The machine; see machine.h. Runs in the thread that the command runs in. */
 #include "proxy/cutover/machine.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -9,6 +8,7 @@
 #include "proxy/cutover/doubt.h"
 #include "proxy/cutover/state.h"
 #include "proxy/gate.h"
+#include "proxy/log.h"
 
 enum {
     ATTEMPTS_MAX = 60,
@@ -73,6 +73,7 @@ struct machine {
     double hold_began; /* 0: not holding */
     double gate_ms;
     double lock_ms;
+    bool move_expected; /* the host was told */
     struct gate_counts counts;
     json_t *timeline;
     char why[512]; /* of the last BACKOFF */
@@ -100,7 +101,9 @@ static void open_gate(struct machine *m)
 /* The only place where the state changes. */
 static void enter(struct machine *m, enum machine_state next, const char *detail)
 {
-    assert(legal[m->state] & TO(next));
+    if ((legal[m->state] & TO(next)) == 0) {
+        log_error("cutover: %s must not follow %s", state_names[next], state_names[m->state]);
+    }
     m->state = next;
     double at = monotonic_ms_exact() - m->began;
     (void)json_array_append_new(
@@ -267,10 +270,34 @@ static void name_holders(struct machine *m, int older_than, char *out, size_t si
     }
 }
 
+/* Before the first hold: the reading takes longer than the hold may. */
+static bool expect_move(struct machine *m, struct failure *f)
+{
+    const struct cutover_host *host = m->c->host;
+    if (m->move_expected || host == NULL || host->expect_move == NULL) {
+        return true;
+    }
+    m->move_expected = true;
+    return host->expect_move(host->arg, true, f);
+}
+
 static enum machine_state do_arm(struct machine *m)
 {
+    struct failure f = {.code = EXIT_DONE};
     if (gate_of(m) != NULL) {
         gate_arm(gate_of(m));
+        gate_count(gate_of(m), &m->counts);
+    }
+    if (m->counts.unstripped > 0) {
+        char why[sizeof m->why];
+        snprintf(why, sizeof why,
+                 "%llu sessions hold prepared statements that still send the key, made while the "
+                 "rule observed: let these sessions reconnect",
+                 (unsigned long long)m->counts.unstripped);
+        return give_up(m, why);
+    }
+    if (!expect_move(m, &f)) {
+        return give_up(m, f.msg);
     }
     char holders[400];
     name_holders(m, 1, holders, sizeof holders);
@@ -441,16 +468,26 @@ static enum machine_state do_backoff(struct machine *m)
     return MACHINE_GATE;
 }
 
+/* However the cutover ended, the catalog says by now what is in place. */
+static void end_move(struct machine *m)
+{
+    struct failure f = {.code = EXIT_DONE};
+    if (m->move_expected && !m->c->host->expect_move(m->c->host->arg, false, &f)) {
+        report_check(m->c, "catalog", CHECK_WARN, "nothing: the proxy goes on trying",
+                     "the proxy could not read the catalog: %s", f.msg);
+    }
+}
+
 static enum machine_state do_release(struct machine *m)
 {
     const struct cutover_host *host = m->c->host;
     struct failure f = {.code = EXIT_DONE};
-    /* The proxy must know the new shape before the first held statement goes on. */
+    /* What the sessions send is right for both shapes since expect_move(). */
+    open_gate(m);
     if (host != NULL && host->schema_changed != NULL && !host->schema_changed(host->arg, &f)) {
         report_check(m->c, "catalog", CHECK_WARN, "restart the proxy if this does not pass",
                      "the flip is done, but the proxy could not read the catalog: %s", f.msg);
     }
-    open_gate(m);
     return MACHINE_DONE;
 }
 
@@ -520,6 +557,9 @@ static void report(struct machine *m)
     struct cutover *c = m->c;
     report_set(c, "attempts", json_integer(m->attempt + 1));
     report_set(c, "timeline", json_incref(m->timeline));
+    if (gate_of(m) != NULL) {
+        gate_count(gate_of(m), &m->counts);
+    }
     json_t *hold = json_pack("{s:f, s:I, s:I, s:I, s:f}", "gate_ms", m->gate_ms, "held_statements",
                              (json_int_t)m->counts.held_total, "expired",
                              (json_int_t)m->counts.expired_total, "dropped",
@@ -545,6 +585,7 @@ enum exit_code machine_run(struct cutover *c, const struct flip *flip, struct fa
     } while (next != m.state);
     leave_transaction(&m);
     open_gate(&m);
+    end_move(&m);
     report(&m);
     control_close(m.watch);
     json_decref(m.timeline);

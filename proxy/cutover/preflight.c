@@ -327,7 +327,7 @@ bool preflight_expression(struct cutover *c, char **canonical, struct failure *f
     struct failure why = {.code = EXIT_DONE};
     char *sql = context_expand(
         c, "CREATE TEMP TABLE pgsluice_probe (LIKE {name} INCLUDING GENERATED); "
-           "ALTER TABLE pg_temp.pgsluice_probe DROP COLUMN {col}; "
+           "ALTER TABLE pg_temp.pgsluice_probe RENAME COLUMN {col} TO pgsluice_old; "
            "ALTER TABLE pg_temp.pgsluice_probe ADD COLUMN pgsluice_new {type} "
            "GENERATED ALWAYS AS ({expr}) STORED");
     if (sql == NULL) {

@@ -237,8 +237,8 @@ static void check_assignment(struct cutover *c, const char *expression)
     }
 }
 
-/* Runs the function as a trigger of a temporary table. The rows go in twice, without a key and with a
- * wrong one; all that may come out changed is the key. The caller rolls back. */
+/* Runs the function as a trigger of a temporary table. The rows go in without a key and with another
+ * row's; all that may come out changed is the key. The caller rolls back. */
 static bool run_trigger(struct cutover *c, const char *call, long *wrong, long *changed, long *total,
                         struct failure *f)
 {
@@ -252,9 +252,10 @@ static bool run_trigger(struct cutover *c, const char *call, long *wrong, long *
         "END LOOP; END $loosen$; "
         "CREATE TEMP TABLE pgsluice_rows AS SELECT * FROM (%s) r WITH DATA; "
         "INSERT INTO pg_temp.pgsluice_rows SELECT * FROM pg_temp.pgsluice_rows; "
-        "UPDATE pg_temp.pgsluice_rows SET {col} = NULL WHERE ctid IN (SELECT ctid FROM "
-        "(SELECT ctid, row_number() OVER (ORDER BY ctid) AS n FROM pg_temp.pgsluice_rows) x "
-        "WHERE n %% 2 = 0); "
+        "UPDATE pg_temp.pgsluice_rows r SET {col} = CASE WHEN x.n %% 2 = 1 THEN (SELECT o.{col} "
+        "FROM pg_temp.pgsluice_rows o WHERE o.{col} IS DISTINCT FROM r.{col} LIMIT 1) END "
+        "FROM (SELECT ctid AS at, row_number() OVER (ORDER BY ctid) AS n "
+        "FROM pg_temp.pgsluice_rows) x WHERE x.at = r.ctid; "
         "CREATE TRIGGER pgsluice_probe BEFORE INSERT ON pg_temp.pgsluice_probe "
         "FOR EACH ROW EXECUTE PROCEDURE %s; "
         "INSERT INTO pg_temp.pgsluice_probe SELECT * FROM pg_temp.pgsluice_rows",

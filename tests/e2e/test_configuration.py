@@ -212,6 +212,22 @@ def test_sigterm_ends_with_0_and_removes_the_sockets(server):
     assert not path.exists()
 
 
+def test_sigterm_lets_transactions_finish_and_ends_idle_sessions(server):
+    instance = Proxy(server).start()
+    idle, busy = wire.connect(instance), wire.connect(instance)
+    busy.query("CREATE TEMP TABLE t(a int)")
+    busy.query("BEGIN")
+    instance.process.terminate()
+    last = idle.read_to_end()
+    assert wire.errors(last) in ([], ["57P01"])
+    assert wire.errors(busy.query("INSERT INTO t VALUES (1)")) == []
+    answers = busy.send(wire.Query("COMMIT")).read_to_end()
+    assert "CommandComplete COMMIT" in map(str, answers)
+    assert wire.errors(answers) in ([], ["57P01"])
+    assert instance.process.wait(10 * common.slowness()) == 0
+    instance.assert_sane()
+
+
 def test_a_stale_unix_socket_is_replaced(server):
     instance = Proxy(server).start()
     instance.kill9()

@@ -90,7 +90,7 @@ class Proxy:
             return False
         return True
 
-    def stop(self, timeout=20):
+    def stop(self, timeout=40):
         """SIGTERM, and the exit code. Fails when a sanitizer found something."""
         if self.process is None:
             return None
@@ -146,7 +146,9 @@ class Proxy:
         """The audit records whose fields equal `match`, as dictionaries."""
         if not self.audit_file.exists():
             return []
-        records = [json.loads(line) for line in self.audit_file.read_text().splitlines()]
+        # A line that is just being written has no end yet.
+        whole, _, _ = self.audit_file.read_text().rpartition("\n")
+        records = [json.loads(line) for line in whole.splitlines()]
         return [record for record in records
                 if all(record.get(key) == value for key, value in match.items())]
 

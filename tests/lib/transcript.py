@@ -16,7 +16,8 @@ Besides messages, these can be sent:
     cancel()        a CancelRequest for this session, on a connection of its own
     half_close()    shutdown(SHUT_WR) after what was sent so far
     closed          (after `<-`) the other side closes the connection
-A line `startup: user=..., application_name=...` sets the parameters of the sessions' start-up.
+A line `startup: user=..., application_name=...` sets the parameters of the sessions' start-up, and
+`needs: PostgreSQL 14` the first major on which the transcript is right.
 """
 
 import re
@@ -51,6 +52,7 @@ class Transcript:
         self.path = path
         self.steps = []  # (line number, session, "->" or "<-", text)
         self.startup = {}
+        self.needs = 0
         for number, line in enumerate(path.read_text().splitlines(), 1):
             line = line.strip()
             if not line or line.startswith("#"):
@@ -58,6 +60,9 @@ class Transcript:
             if line.startswith("startup:"):
                 pairs = line.removeprefix("startup:").split(",")
                 self.startup.update(tuple(map(str.strip, pair.split("=", 1))) for pair in pairs)
+                continue
+            if line.startswith("needs: PostgreSQL"):
+                self.needs = int(line.split()[-1])
                 continue
             match = _LINE.fullmatch(line)
             if not match:

@@ -206,7 +206,10 @@ class Message:
         if self.kind == "K":
             return f"pid=*, key of {len(body) - 4} bytes"
         if self.kind in "EN":
-            text = ", ".join(f"{key}={value}" for key, value in self.fields().items())
+            fields = self.fields()
+            if fields.get("C") == "57014":
+                fields.pop("W", None)  # where a cancel meets the statement is chance
+            text = ", ".join(f"{key}={value}" for key, value in fields.items())
             return re.sub(r"pg_temp_\d+", "pg_temp_*", text)
         if self.kind == "Z":
             return {"I": "idle", "T": "in transaction", "E": "failed"}[body.decode()]

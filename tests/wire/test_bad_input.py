@@ -55,7 +55,7 @@ BAD_MESSAGES = {
     "length_most_negative": b"Q" + struct.pack("!I", 0x80000000),
     "length_2_gb": b"Q" + struct.pack("!i", MAX_INT32) + b"SELECT 1",
     "parse_of_2_gb": b"P" + struct.pack("!i", MAX_INT32) + b"name\0SELECT 1\0",
-    "sync_of_1_mb": b"S" + struct.pack("!i", 1 << 20) + bytes(1 << 20),
+    "sync_of_1_mb": b"S" + struct.pack("!i", (1 << 20) + 4) + bytes(1 << 20),
     "terminate_of_2_gb": b"X" + struct.pack("!i", MAX_INT32),
     "unknown_type": wire.message("@", b"whatever"),
     "type_zero": b"\0\0\0\0\4",
@@ -136,9 +136,9 @@ def test_a_bad_startup_packet_ends_its_connection(packet, server, proxy):
 
 @pytest.mark.parametrize("packet", BAD_MESSAGES.values(), ids=BAD_MESSAGES)
 def test_a_bad_message_ends_its_connection(packet, server, proxy):
-    expected, _ = what_happens(server, wire.StartupMessage(), packet)
-    codes, end = what_happens(proxy, wire.StartupMessage(), packet)
-    assert end == "closed"
+    expected, servers_end = what_happens(server, wire.StartupMessage(), packet, wait=2)
+    codes, end = what_happens(proxy, wire.StartupMessage(), packet, wait=2)
+    assert end in ("closed", servers_end)  # PostgreSQL 11 waits for what was announced
     assert codes == expected or (not expected and codes in (["08P01"], ["08006"]))
 
 

@@ -20,8 +20,9 @@ SEED = int(os.environ.get("PGSLUICE_TEST_SEED", "20261123"))
 
 
 def transcripts(folder):
-    return [pytest.param(Transcript(path), id=path.stem)
-            for path in sorted((HERE / folder).glob("*.txt"))]
+    found = [Transcript(path) for path in sorted((HERE / folder).glob("*.txt"))]
+    return [pytest.param(transcript, id=transcript.path.stem) for transcript in found
+            if transcript.needs <= common.pg_major()]
 
 
 def over_tcp(endpoint):
