@@ -69,9 +69,10 @@ static const struct command commands[] = {
      "Asks the running proxy to take the table from the trigger to a generated column while\n"
      "the applications keep writing. Shows the plan and asks first, unless --yes. Ctrl-C\n"
      "aborts; the table is then as it was.\n"},
-    {"rollback", "TABLE --config FILE [--max-hold T] [--json]",
-     OPTION_CONFIG | OPTION_JSON | OPTION_MAX_HOLD, 1,
-     "Asks the running proxy to take the table back to the trigger.\n"},
+    {"rollback", "TABLE --config FILE [--max-hold T] [--yes] [--json]",
+     OPTION_CONFIG | OPTION_JSON | OPTION_MAX_HOLD | OPTION_YES, 1,
+     "Asks the running proxy to take the table back to the trigger. Never asks: --yes is taken\n"
+     "so that a script may say it to both commands.\n"},
     {"verify", "TABLE --config FILE [--json]", OPTION_CONFIG | OPTION_JSON, 1,
      "Compares every stored value with the expression's; prints the method in use, the\n"
      "distribution and the skew.\n"},

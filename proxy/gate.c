@@ -67,6 +67,13 @@ static void gate_enter(struct gate *gate, enum gate_state state)
     }
 }
 
+void gate_forget_longest(struct gate *gate)
+{
+    for (size_t w = 0; w < GATE_WORKERS_MAX; w++) {
+        atomic_store_explicit(&gate->cells[w].max_wait_ns, 0, memory_order_relaxed);
+    }
+}
+
 void gate_arm(struct gate *gate)
 {
     gate_enter(gate, GATE_ARMED);

@@ -33,7 +33,7 @@ struct gate_counts {
     uint64_t held_total;      /* statements ever held, */
     uint64_t expired_total;   /* of those let through because the time-to-live ended, */
     uint64_t dropped_total;   /* of those whose client went away or cancelled */
-    uint64_t max_held_ns;     /* the longest that a statement waited */
+    uint64_t max_held_ns;     /* the longest that one waited, since the last cutover began */
 };
 
 struct gate *gate_new(const char *name);
@@ -41,6 +41,7 @@ void gate_free(struct gate *gate);
 const char *gate_name(const struct gate *gate);
 
 /* Cutover's side. */
+void gate_forget_longest(struct gate *gate); /* max_held_ns begins anew */
 void gate_arm(struct gate *gate);
 void gate_hold(struct gate *gate, uint64_t ttl_ns); /* counts from the call */
 void gate_open(struct gate *gate);

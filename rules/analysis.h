@@ -34,7 +34,11 @@ struct star {
     const struct rule *rule;
     const struct RangeVar *relation;
     const struct ColumnRef *reference;
+    List **targets; /* the list that it stands in */
+    int at;
 };
+
+struct revision; /* revision.c */
 
 struct refusal {
     const char *sqlstate, *message, *detail, *hint;
@@ -56,6 +60,8 @@ struct analysis {
     size_t supplied_count, supplied_capacity;
     struct edit *edits;
     size_t edit_count, edit_capacity;
+    struct revision *revisions;
+    size_t revision_count, revision_capacity;
     struct param_type *params;
     size_t param_count, param_capacity;
     struct star *stars;
@@ -122,7 +128,7 @@ struct sql_walk {
 bool statement_walk(Node *node, struct sql_walk *walk);
 
 /* insert.c */
-void insert_judge(struct analysis *a, const InsertStmt *stmt);
+void insert_judge(struct analysis *a, InsertStmt *stmt);
 /* x.* among values stands for as many as x has columns. */
 bool value_has_star(const Node *value);
 
@@ -137,10 +143,22 @@ void merge_judge(struct analysis *a, const MergeStmt *stmt);
 /* utility.c */
 void utility_judge(struct analysis *a, Node *node);
 
+/* revision.c: what the edits mean for the tree */
+/* In the list that the tree keeps at `list` (a List **), `removed` cells from `at` on give way to
+ * `added`. Changes of one list are noted in its order. */
+void revision_note(struct analysis *a, void *list, int at, int removed, List *added);
+void revision_note_drops(struct analysis *a, void *list, const bool *drop, size_t count);
+Node *revision_default(void);
+Node *revision_column(const char *qualifier, const char *name); /* qualifier may be NULL */
+ResTarget *revision_target(const char *name, Node *value);      /* either may be NULL */
+/* Changes the tree; true when `again`, the edited text's, is the same. */
+bool revision_is_made(struct analysis *a, const List *again);
+
 /* stars.c */
-void stars_note_select(struct analysis *a, const SelectStmt *stmt);
+void stars_note_select(struct analysis *a, SelectStmt *stmt);
+/* `returning`: where the tree keeps the list */
 void stars_note_returning(struct analysis *a, const RangeVar *target, const List *others,
-                          const List *returning);
+                          List **returning);
 void stars_expand(struct analysis *a);
 /* `name` as SQL text, quoted where it must be. */
 const char *quoted_name(const char *name);
@@ -166,6 +184,11 @@ size_t tokens_list(const struct token_list *tokens, size_t open, size_t *firsts,
 /* Takes the elements marked in `drop` out of the list that opens at `open`; not all of them. */
 void tokens_drop(struct analysis *a, size_t open, const size_t *firsts, const bool *drop,
                  size_t count);
+
+/* The same for a list without brackets, as those of SET and SELECT are. */
+void tokens_drop_items(struct analysis *a, const size_t *firsts, const bool *drop, size_t count);
+/* The token behind an item of such a list whose first token, or one of whose tokens, is `at`. */
+size_t tokens_item_end(const struct token_list *tokens, size_t at);
 
 /* types.c: PostgreSQL's built-in types, which have the same OIDs everywhere */
 uint32_t type_oid_of(const TypeName *type); /* 0 when not a built-in, or "unknown" */

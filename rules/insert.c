@@ -9,8 +9,8 @@
 /* An INSERT whose values are known one by one. */
 struct insert {
     struct analysis *a;
-    const InsertStmt *stmt;
-    const SelectStmt *source;
+    InsertStmt *stmt;
+    SelectStmt *source;
     const struct bulk *bulk; /* more rows of it, which the text was relieved of; NULL: none */
     uint64_t rules;          /* of the guarded table */
     const char **names;      /* the column of each value of a row */
@@ -182,6 +182,37 @@ static const char *column_list(const struct insert *insert)
     return arena_printf(insert->a->arena, "%s) ", list);
 }
 
+/* The same change to the list in the tree. */
+static void revise_list(const struct insert *insert, void *list, bool is_row)
+{
+    if (!drops_all(insert)) {
+        revision_note_drops(insert->a, list, insert->drop, insert->width);
+        return;
+    }
+    for (size_t i = 0; is_row && i < insert->width; i++) {
+        revision_note(insert->a, list, (int)i, 1, lappend(NIL, revision_default()));
+    }
+}
+
+static void revise(const struct insert *insert)
+{
+    if (insert->add_list) {
+        const bool keep = drops_all(insert);
+        List *columns = NIL;
+        for (size_t i = 0; i < insert->width; i++) {
+            if (keep || !insert->drop[i]) {
+                columns = lappend(columns, revision_target(insert->names[i], NULL));
+            }
+        }
+        revision_note(insert->a, &insert->stmt->cols, 0, 0, columns);
+    } else {
+        revise_list(insert, &insert->stmt->cols, false);
+    }
+    for (int row = 0; row < list_length(insert->source->valuesLists); row++) {
+        revise_list(insert, &list_nth_cell(insert->source->valuesLists, row)->ptr_value, true);
+    }
+}
+
 /* Edits the rows from the token behind VALUES on. False when text and tree do not agree. */
 static bool edit_rows(const struct insert *insert, size_t at)
 {
@@ -302,12 +333,12 @@ static const struct bulk *bulk_of(const struct analysis *a, const InsertStmt *st
     return first->stmt == (const Node *)stmt ? a->bulk : NULL;
 }
 
-static void judge_values(struct analysis *a, const InsertStmt *stmt, uint64_t rules)
+static void judge_values(struct analysis *a, InsertStmt *stmt, uint64_t rules)
 {
     struct insert insert = {
         .a = a,
         .stmt = stmt,
-        .source = (const SelectStmt *)stmt->selectStmt,
+        .source = (SelectStmt *)stmt->selectStmt,
         .bulk = bulk_of(a, stmt),
         .rules = rules,
     };
@@ -339,7 +370,11 @@ static void judge_values(struct analysis *a, const InsertStmt *stmt, uint64_t ru
     if (!drops_any(&insert) && !insert.add_list) {
         return;
     }
-    if (a->is_refused || edit_insert(&insert)) {
+    if (a->is_refused) {
+        return;
+    }
+    if (edit_insert(&insert)) {
+        revise(&insert);
         return;
     }
     analysis_refuse_obstacle(a, rule, "INSERT", "its text could not be followed");
@@ -373,11 +408,11 @@ static bool select_leaves_out(const struct analysis *a, const InsertStmt *stmt, 
     return true;
 }
 
-void insert_judge(struct analysis *a, const InsertStmt *stmt)
+void insert_judge(struct analysis *a, InsertStmt *stmt)
 {
     const struct rule_target target = analysis_target(a, stmt->relation);
     a->writes |= target.direct | target.dependents;
-    stars_note_returning(a, stmt->relation, NIL, stmt->returningList);
+    stars_note_returning(a, stmt->relation, NIL, &stmt->returningList);
     if (target.direct == 0 && target.dependent == 0) {
         return;
     }

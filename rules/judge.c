@@ -182,16 +182,15 @@ static struct analysis begin(struct arena *arena, const struct rule_set *set, co
     };
 }
 
-/* The edited text is judged like a client's: it must parse, write the same tables and leave nothing
- * to edit. */
-static bool is_clean(const struct analysis *a, const char *text, size_t len,
+/* The edited text must mean what was intended, and it is judged like a client's: it must write the same
+ * tables and leave nothing to edit. */
+static bool is_clean(struct analysis *a, const char *text, size_t len,
                      const struct judge_input *input)
 {
     struct analysis again = begin(a->arena, a->set, text, len, input);
     analyse(&again, input);
     return !again.is_refused && again.edit_count == 0 && again.writes == a->writes &&
-           again.prepares == a->prepares &&
-           list_length(again.statements) == list_length(a->statements);
+           again.prepares == a->prepares && revision_is_made(a, again.statements);
 }
 
 static void set_params(struct verdict *verdict, const struct analysis *a,
@@ -254,6 +253,9 @@ static void describe(struct verdict *verdict, const struct analysis *a)
 static void conclude(struct verdict *verdict, struct analysis *a, const struct judge_input *input)
 {
     *verdict = (struct verdict){.action = VERDICT_PASS};
+    if (a->supplied_count > 0) {
+        describe(verdict, a);
+    }
     if (a->edit_count > 0 && !a->is_refused) {
         edit(verdict, a, input);
     }
@@ -269,9 +271,6 @@ static void conclude(struct verdict *verdict, struct analysis *a, const struct j
     verdict->schema_change = a->schema_change;
     verdict->supplied = a->supplied;
     verdict->supplied_count = a->supplied_count;
-    if (a->supplied_count > 0) {
-        describe(verdict, a);
-    }
 }
 
 /* False when out of memory. What a jump may leave half done is in `scope` and the arena alone. */

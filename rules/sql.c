@@ -65,84 +65,82 @@ List *sql_parse(const char *text, struct arena *arena, const char **error)
     return parsed.tree;
 }
 
-/* Rows that are alike count once in a fingerprint, so that the first ones stand for all of a bulk
- * load, at a hundredth of the time. */
+/* Rows that are alike count once in a fingerprint, so that the first ones stand for all of a long
+ * list, at a fraction of the time. */
 enum { FINGERPRINTED_ROWS = 32 };
 
-uint64_t sql_fingerprint(List *statements)
+uint64_t sql_fingerprint(const List *statements)
 {
-    for (int i = 0; i < list_length(statements); i++) {
-        RawStmt *raw = list_nth(statements, i);
-        if (!IsA(raw->stmt, InsertStmt)) {
-            continue;
-        }
-        SelectStmt *source = (SelectStmt *)((InsertStmt *)raw->stmt)->selectStmt;
-        if (source != NULL && list_length(source->valuesLists) > FINGERPRINTED_ROWS) {
-            source->valuesLists->length = FINGERPRINTED_ROWS;
-        }
+    const RawStmt *first = linitial(statements);
+    List *rows = NIL;
+    int row_count = 0;
+    if (IsA(first->stmt, InsertStmt)) {
+        const SelectStmt *source = (SelectStmt *)((InsertStmt *)first->stmt)->selectStmt;
+        rows = source == NULL ? NIL : source->valuesLists;
+        row_count = list_length(rows);
     }
-    return pg_query_fingerprint_node(statements);
+    if (row_count > FINGERPRINTED_ROWS) {
+        rows->length = FINGERPRINTED_ROWS;
+    }
+    uint64_t fingerprint = pg_query_fingerprint_node(statements);
+    if (row_count > FINGERPRINTED_ROWS) {
+        rows->length = row_count;
+    }
+    return fingerprint;
 }
 
 /* The library's token numbers are not those of the server's gram.h. */
 static enum token_kind kind_of(int token)
 {
-    switch (token) {
-    case '(':
-    case '[':
-        return TOKEN_OPEN;
-    case ')':
-    case ']':
-        return TOKEN_CLOSE;
-    case ',':
-        return TOKEN_COMMA;
-    case '.':
-        return TOKEN_DOT;
-    case '*':
-        return TOKEN_STAR;
-    case ';':
-        return TOKEN_SEMICOLON;
-    case PG_QUERY__TOKEN__IDENT:
-    case PG_QUERY__TOKEN__UIDENT:
-        return TOKEN_NAME;
-    case PG_QUERY__TOKEN__FCONST:
-    case PG_QUERY__TOKEN__SCONST:
-    case PG_QUERY__TOKEN__USCONST:
-    case PG_QUERY__TOKEN__BCONST:
-    case PG_QUERY__TOKEN__XCONST:
-    case PG_QUERY__TOKEN__ICONST:
-        return TOKEN_CONSTANT;
-    case PG_QUERY__TOKEN__PARAM:
-        return TOKEN_PARAMETER;
-    case PG_QUERY__TOKEN__AS:
-        return TOKEN_AS;
-    case PG_QUERY__TOKEN__DEFAULT:
-        return TOKEN_DEFAULT;
-    case PG_QUERY__TOKEN__FROM:
-        return TOKEN_FROM;
-    case PG_QUERY__TOKEN__INSERT:
-        return TOKEN_INSERT;
-    case PG_QUERY__TOKEN__ONLY:
-        return TOKEN_ONLY;
-    case PG_QUERY__TOKEN__RECURSIVE:
-        return TOKEN_RECURSIVE;
-    case PG_QUERY__TOKEN__ROW:
-        return TOKEN_ROW;
-    case PG_QUERY__TOKEN__SELECT:
-        return TOKEN_SELECT;
-    case PG_QUERY__TOKEN__SET:
-        return TOKEN_SET;
-    case PG_QUERY__TOKEN__TABLE:
-        return TOKEN_TABLE;
-    case PG_QUERY__TOKEN__UESCAPE:
-        return TOKEN_UESCAPE;
-    case PG_QUERY__TOKEN__VALUES:
-        return TOKEN_VALUES;
-    case PG_QUERY__TOKEN__WITH:
-        return TOKEN_WITH;
-    default:
-        return TOKEN_OTHER;
-    }
+    static const unsigned char kinds[] = {
+        ['('] = TOKEN_OPEN,
+        ['['] = TOKEN_OPEN,
+        [')'] = TOKEN_CLOSE,
+        [']'] = TOKEN_CLOSE,
+        [','] = TOKEN_COMMA,
+        ['.'] = TOKEN_DOT,
+        ['*'] = TOKEN_STAR,
+        [';'] = TOKEN_SEMICOLON,
+        ['='] = TOKEN_EQUALS,
+        [PG_QUERY__TOKEN__IDENT] = TOKEN_NAME,
+        [PG_QUERY__TOKEN__UIDENT] = TOKEN_NAME,
+        [PG_QUERY__TOKEN__FCONST] = TOKEN_CONSTANT,
+        [PG_QUERY__TOKEN__SCONST] = TOKEN_CONSTANT,
+        [PG_QUERY__TOKEN__USCONST] = TOKEN_CONSTANT,
+        [PG_QUERY__TOKEN__BCONST] = TOKEN_CONSTANT,
+        [PG_QUERY__TOKEN__XCONST] = TOKEN_CONSTANT,
+        [PG_QUERY__TOKEN__ICONST] = TOKEN_CONSTANT,
+        [PG_QUERY__TOKEN__PARAM] = TOKEN_PARAMETER,
+        [PG_QUERY__TOKEN__AS] = TOKEN_AS,
+        [PG_QUERY__TOKEN__CASE] = TOKEN_CASE,
+        [PG_QUERY__TOKEN__DISTINCT] = TOKEN_DISTINCT,
+        [PG_QUERY__TOKEN__END_P] = TOKEN_END,
+        [PG_QUERY__TOKEN__ONLY] = TOKEN_ONLY,
+        [PG_QUERY__TOKEN__RECURSIVE] = TOKEN_RECURSIVE,
+        [PG_QUERY__TOKEN__ROW] = TOKEN_ROW,
+        [PG_QUERY__TOKEN__TABLE] = TOKEN_TABLE,
+        [PG_QUERY__TOKEN__UESCAPE] = TOKEN_UESCAPE,
+        [PG_QUERY__TOKEN__VALUES] = TOKEN_VALUES,
+        [PG_QUERY__TOKEN__WITH] = TOKEN_WITH,
+        [PG_QUERY__TOKEN__EXCEPT] = TOKEN_CLAUSE,
+        [PG_QUERY__TOKEN__FETCH] = TOKEN_CLAUSE,
+        [PG_QUERY__TOKEN__FOR] = TOKEN_CLAUSE,
+        [PG_QUERY__TOKEN__FROM] = TOKEN_CLAUSE,
+        [PG_QUERY__TOKEN__GROUP_P] = TOKEN_CLAUSE,
+        [PG_QUERY__TOKEN__HAVING] = TOKEN_CLAUSE,
+        [PG_QUERY__TOKEN__INTERSECT] = TOKEN_CLAUSE,
+        [PG_QUERY__TOKEN__INTO] = TOKEN_CLAUSE,
+        [PG_QUERY__TOKEN__LIMIT] = TOKEN_CLAUSE,
+        [PG_QUERY__TOKEN__OFFSET] = TOKEN_CLAUSE,
+        [PG_QUERY__TOKEN__ON] = TOKEN_CLAUSE,
+        [PG_QUERY__TOKEN__ORDER] = TOKEN_CLAUSE,
+        [PG_QUERY__TOKEN__RETURNING] = TOKEN_CLAUSE,
+        [PG_QUERY__TOKEN__UNION] = TOKEN_CLAUSE,
+        [PG_QUERY__TOKEN__WHEN] = TOKEN_CLAUSE,
+        [PG_QUERY__TOKEN__WHERE] = TOKEN_CLAUSE,
+        [PG_QUERY__TOKEN__WINDOW] = TOKEN_CLAUSE,
+    };
+    return (size_t)token < sizeof kinds ? kinds[token] : TOKEN_OTHER;
 }
 
 static void match_brackets(struct token_list *tokens, int *open)

@@ -35,9 +35,8 @@ void sql_leave(struct sql_scope *scope);
  * gives NULL with no error. */
 List *sql_parse(const char *text, struct arena *arena, const char **error);
 
-/* pg_query's fingerprint of statements already parsed; it shortens long VALUES lists in the tree,
- * whose rows it counts as one where they are alike. */
-uint64_t sql_fingerprint(List *statements);
+/* pg_query's fingerprint of statements already parsed; a long VALUES list counts by its first rows. */
+uint64_t sql_fingerprint(const List *statements);
 
 /* The kinds of token that edits look at; the rest is TOKEN_OTHER. */
 enum token_kind {
@@ -51,15 +50,15 @@ enum token_kind {
     TOKEN_NAME, /* an identifier, quoted or not */
     TOKEN_CONSTANT,
     TOKEN_PARAMETER,
+    TOKEN_EQUALS,
     TOKEN_AS,
-    TOKEN_DEFAULT,
-    TOKEN_FROM,
-    TOKEN_INSERT,
+    TOKEN_CASE,
+    TOKEN_CLAUSE, /* a reserved word that ends a list without brackets: FROM, WHERE, RETURNING, ... */
+    TOKEN_DISTINCT,
+    TOKEN_END,
     TOKEN_ONLY,
     TOKEN_RECURSIVE,
     TOKEN_ROW,
-    TOKEN_SELECT,
-    TOKEN_SET,
     TOKEN_TABLE,
     TOKEN_UESCAPE,
     TOKEN_VALUES,

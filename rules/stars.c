@@ -75,7 +75,7 @@ static const RangeVar *resolve(const ColumnRef *reference, const RangeVar *targe
     return list_length(from) == 1 ? as_relation(linitial(from)) : NULL;
 }
 
-static void note(struct analysis *a, const ColumnRef *reference, const RangeVar *relation)
+static void note(struct analysis *a, const RangeVar *relation, List **targets, int at)
 {
     if (relation->alias != NULL && relation->alias->colnames != NIL) {
         return;
@@ -91,15 +91,17 @@ static void note(struct analysis *a, const ColumnRef *reference, const RangeVar 
     a->stars[a->star_count++] = (struct star){
         .rule = rule_set_get(a->set, rule_first(rules)),
         .relation = relation,
-        .reference = reference,
+        .reference = (const ColumnRef *)((const ResTarget *)list_nth(*targets, at))->val,
+        .targets = targets,
+        .at = at,
     };
 }
 
 static void note_list(struct analysis *a, const RangeVar *target, const List *from,
-                      const List *targets)
+                      List **targets)
 {
-    for (int i = 0; i < list_length(targets); i++) {
-        const ResTarget *item = list_nth(targets, i);
+    for (int i = 0; i < list_length(*targets); i++) {
+        const ResTarget *item = list_nth(*targets, i);
         if (!IsA(item->val, ColumnRef)) {
             continue;
         }
@@ -109,18 +111,18 @@ static void note_list(struct analysis *a, const RangeVar *target, const List *fr
         }
         const RangeVar *relation = resolve(reference, target, from);
         if (relation != NULL) {
-            note(a, reference, relation);
+            note(a, relation, targets, i);
         }
     }
 }
 
-void stars_note_select(struct analysis *a, const SelectStmt *stmt)
+void stars_note_select(struct analysis *a, SelectStmt *stmt)
 {
-    note_list(a, NULL, stmt->fromClause, stmt->targetList);
+    note_list(a, NULL, stmt->fromClause, &stmt->targetList);
 }
 
 void stars_note_returning(struct analysis *a, const RangeVar *target, const List *others,
-                          const List *returning)
+                          List **returning)
 {
     note_list(a, target, others, returning);
 }
@@ -148,6 +150,23 @@ static const char *column_list(struct analysis *a, const struct star *star)
                             quoted_name(star->rule->columns[i].name));
     }
     return list;
+}
+
+/* What the list means in the tree. */
+static void note_revision(struct analysis *a, const struct star *star)
+{
+    const List *fields = star->reference->fields;
+    List *columns = NIL;
+    for (size_t i = 0; i < star->rule->column_count; i++) {
+        ColumnRef *column = (ColumnRef *)revision_column(NULL, star->rule->columns[i].name);
+        List *parts = NIL;
+        for (int part = 0; part + 1 < list_length(fields); part++) {
+            parts = lappend(parts, list_nth(fields, part));
+        }
+        column->fields = list_concat(parts, column->fields);
+        columns = lappend(columns, revision_target(NULL, (Node *)column));
+    }
+    revision_note(a, star->targets, star->at, 1, columns);
 }
 
 static bool expand(struct analysis *a, const struct star *star)
@@ -182,8 +201,8 @@ static bool expand(struct analysis *a, const struct star *star)
 void stars_expand(struct analysis *a)
 {
     for (size_t i = 0; i < a->star_count; i++) {
-        if (!may_be_with_query(a, a->stars[i].relation)) {
-            (void)expand(a, &a->stars[i]);
+        if (!may_be_with_query(a, a->stars[i].relation) && expand(a, &a->stars[i])) {
+            note_revision(a, &a->stars[i]);
         }
     }
 }

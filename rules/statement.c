@@ -83,38 +83,38 @@ static void note_with_query(struct analysis *a, const CommonTableExpr *query)
     a->cte_names[a->cte_count++] = query->ctename;
 }
 
-static void judge_update(struct analysis *a, const UpdateStmt *stmt)
+static void judge_update(struct analysis *a, UpdateStmt *stmt)
 {
     const struct rule_target target = analysis_target(a, stmt->relation);
     a->writes |= target.direct | target.dependents;
     assign_judge(a, stmt->relation, stmt->targetList, "UPDATE");
-    stars_note_returning(a, stmt->relation, stmt->fromClause, stmt->returningList);
+    stars_note_returning(a, stmt->relation, stmt->fromClause, &stmt->returningList);
 }
 
-static void judge_delete(struct analysis *a, const DeleteStmt *stmt)
+static void judge_delete(struct analysis *a, DeleteStmt *stmt)
 {
     const struct rule_target target = analysis_target(a, stmt->relation);
     a->writes |= target.direct | target.dependents;
-    stars_note_returning(a, stmt->relation, stmt->usingClause, stmt->returningList);
+    stars_note_returning(a, stmt->relation, stmt->usingClause, &stmt->returningList);
 }
 
 static void judge_node(struct analysis *a, Node *node)
 {
     switch ((int)nodeTag(node)) {
     case T_InsertStmt:
-        insert_judge(a, (const InsertStmt *)node);
+        insert_judge(a, (InsertStmt *)node);
         break;
     case T_UpdateStmt:
-        judge_update(a, (const UpdateStmt *)node);
+        judge_update(a, (UpdateStmt *)node);
         break;
     case T_DeleteStmt:
-        judge_delete(a, (const DeleteStmt *)node);
+        judge_delete(a, (DeleteStmt *)node);
         break;
     case T_MergeStmt:
-        merge_judge(a, (const MergeStmt *)node);
+        merge_judge(a, (MergeStmt *)node);
         break;
     case T_SelectStmt:
-        stars_note_select(a, (const SelectStmt *)node);
+        stars_note_select(a, (SelectStmt *)node);
         break;
     case T_CommonTableExpr:
         note_with_query(a, (const CommonTableExpr *)node);

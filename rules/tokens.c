@@ -75,3 +75,54 @@ void tokens_drop(struct analysis *a, size_t open, const size_t *firsts, const bo
         from = to;
     }
 }
+
+size_t tokens_item_end(const struct token_list *tokens, size_t at)
+{
+    size_t cases = 0;
+    for (; at < tokens->count; at++) {
+        const struct token *token = &tokens->items[at];
+        /* Behind a dot, and behind AS, any word is a name. */
+        const enum token_kind before = at == 0 ? TOKEN_OTHER : token[-1].kind;
+        const bool is_name = before == TOKEN_DOT || before == TOKEN_AS;
+        if (token->kind == TOKEN_OPEN) {
+            at = (size_t)token->match;
+        } else if (token->kind == TOKEN_CLOSE || token->kind == TOKEN_SEMICOLON ||
+                   (token->kind == TOKEN_COMMA && cases == 0)) {
+            break;
+        } else if (is_name) {
+            continue;
+        } else if (token->kind == TOKEN_CASE) {
+            cases++;
+        } else if (token->kind == TOKEN_END && cases > 0) {
+            cases--;
+        } else if (token->kind == TOKEN_CLAUSE && cases == 0 && before != TOKEN_DISTINCT) {
+            break;
+        }
+    }
+    return at;
+}
+
+void tokens_drop_items(struct analysis *a, const size_t *firsts, const bool *drop, size_t count)
+{
+    const struct token_list *tokens = analysis_tokens(a);
+    for (size_t from = 0; from < count; from++) {
+        if (!drop[from]) {
+            continue;
+        }
+        size_t to = from;
+        while (to < count && drop[to]) {
+            to++;
+        }
+        if (to < count) {
+            analysis_edit(a, tokens->items[firsts[from]].start, tokens->items[firsts[to]].start,
+                          "");
+        } else {
+            const size_t end = tokens_item_end(tokens, firsts[count - 1]);
+            /* What follows keeps its distance. */
+            analysis_edit(a, tokens->items[firsts[from] - 1].start, tokens->items[end].start,
+                          end < tokens->count && tokens->items[end].kind == TOKEN_CLAUSE ? " "
+                                                                                         : "");
+        }
+        from = to;
+    }
+}

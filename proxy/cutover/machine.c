@@ -75,6 +75,7 @@ struct machine {
     double lock_ms;
     bool move_expected; /* the host was told */
     struct gate_counts counts;
+    struct gate_counts before; /* at the start */
     json_t *timeline;
     char why[512]; /* of the last BACKOFF */
     struct failure *f;
@@ -561,10 +562,11 @@ static void report(struct machine *m)
         gate_count(gate_of(m), &m->counts);
     }
     json_t *hold = json_pack("{s:f, s:I, s:I, s:I, s:f}", "gate_ms", m->gate_ms, "held_statements",
-                             (json_int_t)m->counts.held_total, "expired",
-                             (json_int_t)m->counts.expired_total, "dropped",
-                             (json_int_t)m->counts.dropped_total, "max_held_ms",
-                             (double)m->counts.max_held_ns / NS_PER_MS);
+                             (json_int_t)(m->counts.held_total - m->before.held_total), "expired",
+                             (json_int_t)(m->counts.expired_total - m->before.expired_total),
+                             "dropped",
+                             (json_int_t)(m->counts.dropped_total - m->before.dropped_total),
+                             "max_held_ms", (double)m->counts.max_held_ns / NS_PER_MS);
     if (hold != NULL && m->state == MACHINE_DONE && m->lock_ms >= 0) {
         (void)json_object_set_new(hold, "lock_ms", json_real(m->lock_ms));
     }
@@ -577,6 +579,10 @@ enum exit_code machine_run(struct cutover *c, const struct flip *flip, struct fa
         .c = c, .flip = flip, .state = MACHINE_BACKOFF, .f = f, .timeline = json_array()};
     char text[sizeof f->msg];
     m.began = monotonic_ms_exact();
+    if (gate_of(&m) != NULL) {
+        gate_forget_longest(gate_of(&m));
+        gate_count(gate_of(&m), &m.before);
+    }
     enum machine_state next = MACHINE_GATE;
     do {
         describe(&m, next, text, sizeof text);

@@ -118,7 +118,7 @@ static void print_hold(const json_t *report)
         printf("  lock        %.1f ms exclusive\n",
                json_number_value(json_object_get(hold, "lock_ms")));
     }
-    printf("  gate        %.1f ms holding, %lld statements held so far, at most %.1f ms\n",
+    printf("  gate        %.1f ms holding, %lld statements held, at most for %.1f ms\n",
            json_number_value(json_object_get(hold, "gate_ms")),
            (long long)json_integer_value(json_object_get(hold, "held_statements")),
            json_number_value(json_object_get(hold, "max_held_ms")));

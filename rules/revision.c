@@ -1,0 +1,101 @@
+/*
+ * The proof of an edit: every change of the text is noted as a change of the tree as well, and the
+ * edited text must parse to exactly that tree. Called by the judges that edit, and by judge.c; owns
+ * nothing.
+ */
+#include "rules/analysis.h"
+
+struct revision {
+    void **list; /* where the tree keeps the list */
+    int at, removed;
+    List *added;
+};
+
+void revision_note(struct analysis *a, void *list, int at, int removed, List *added)
+{
+    a->revisions = arena_grow(a->arena, a->revisions, a->revision_count, &a->revision_capacity,
+                              sizeof *a->revisions);
+    a->revisions[a->revision_count++] = (struct revision){list, at, removed, added};
+}
+
+void revision_note_drops(struct analysis *a, void *list, const bool *drop, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (drop[i]) {
+            revision_note(a, list, (int)i, 1, NIL);
+        }
+    }
+}
+
+/* makeNode() names a variable that is thread-local in the library and plain in its headers. */
+static void *new_node(size_t size, NodeTag tag)
+{
+    Node *node = palloc0(size);
+    node->type = tag;
+    return node;
+}
+
+Node *revision_default(void)
+{
+    return new_node(sizeof(SetToDefault), T_SetToDefault);
+}
+
+Node *revision_column(const char *qualifier, const char *name)
+{
+    ColumnRef *reference = new_node(sizeof *reference, T_ColumnRef);
+    if (qualifier != NULL) {
+        reference->fields = lappend(NIL, makeString(pstrdup(qualifier)));
+    }
+    reference->fields = lappend(reference->fields, makeString(pstrdup(name)));
+    return (Node *)reference;
+}
+
+ResTarget *revision_target(const char *name, Node *value)
+{
+    ResTarget *target = new_node(sizeof *target, T_ResTarget);
+    target->name = name == NULL ? NULL : pstrdup(name);
+    target->val = value;
+    return target;
+}
+
+/* From the last to the first: those of one list are noted in its order, so that the places of those
+ * still to be made do not move. */
+static void apply(struct analysis *a)
+{
+    for (size_t i = a->revision_count; i > 0; i--) {
+        const struct revision *revision = &a->revisions[i - 1];
+        const List *old = *revision->list;
+        List *list = NIL;
+        for (int at = 0; at <= list_length(old); at++) {
+            if (at == revision->at) {
+                list = list_concat(list, revision->added);
+            }
+            const bool is_removed =
+                at >= revision->at && at < revision->at + revision->removed;
+            if (at < list_length(old) && !is_removed) {
+                list = lappend(list, list_nth(old, at));
+            }
+        }
+        *revision->list = list;
+    }
+}
+
+bool revision_is_made(struct analysis *a, const List *again)
+{
+    apply(a);
+    if (list_length(again) != list_length(a->statements)) {
+        return false;
+    }
+    for (int i = 0; i < list_length(again); i++) {
+        RawStmt *want = list_nth(a->statements, i), *have = list_nth(again, i);
+        if (IsA(want->stmt, PrepareStmt) && IsA(have->stmt, PrepareStmt)) {
+            /* Types that were added to its list change nothing else. */
+            ((PrepareStmt *)want->stmt)->argtypes = NIL;
+            ((PrepareStmt *)have->stmt)->argtypes = NIL;
+        }
+        if (!equal(want->stmt, have->stmt)) {
+            return false;
+        }
+    }
+    return true;
+}
