@@ -19,7 +19,7 @@
 
 enum {
     REFRESH_SECONDS = 10,
-    THOROUGH_TURNS = 6,     /* each so many turns, databases without the table are looked at again */
+    THOROUGH_TURNS = 6, /* each so many turns, databases without the table are looked at again */
     REFRESH_PAUSE_MS = 100, /* between two readings on request: a burst of DDL is one reading */
 };
 
@@ -310,7 +310,7 @@ static void *run_refresher(void *arg)
         if (is_closing(catalog)) {
             return NULL;
         }
-        struct failure f = {.code = EXIT_DONE};
+        struct failure f = {.code = EXIT_REFUSED, .msg = "out of memory"};
         bool ok = refresh(catalog, asked || turn % THOROUGH_TURNS == 0, &f);
         if (is_closing(catalog)) {
             return NULL;

@@ -63,11 +63,11 @@ bool catalog_list_databases(struct control *control, struct names *out, struct f
 bool catalog_has_table(struct control *control, const struct config_rule *rule, bool *out,
                        struct failure *f)
 {
-    PGresult *r = control_query(control,
-                                "SELECT FROM pg_class c JOIN pg_namespace n "
-                                "ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2",
-                                2, (const char *const[]){rule->schema, rule->table},
-                                READ_TIMEOUT_MS, f);
+    PGresult *r =
+        control_query(control,
+                      "SELECT FROM pg_class c JOIN pg_namespace n "
+                      "ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2",
+                      2, (const char *const[]){rule->schema, rule->table}, READ_TIMEOUT_MS, f);
     if (r == NULL) {
         return false;
     }
@@ -86,7 +86,8 @@ static const char relation_sql[] =
     "  FROM pg_inherits i JOIN up u ON u.oid = i.inhrelid) "
     "  SELECT FROM pg_partitioned_table p JOIN pg_attribute k ON k.attrelid = p.partrelid "
     "  WHERE p.partrelid IN (SELECT oid FROM down UNION SELECT oid FROM up) AND k.attname = $3 "
-    "  AND (k.attnum = ANY (p.partattrs) OR p.partexprs::text ~ (':varattno ' || k.attnum || ' '))), "
+    "  AND (k.attnum = ANY (p.partattrs) OR p.partexprs::text ~ (':varattno ' || k.attnum || ' "
+    "'))), "
     "EXISTS (WITH RECURSIVE down(oid) AS (SELECT c.oid UNION SELECT i.inhrelid FROM pg_inherits i "
     "  JOIN down d ON d.oid = i.inhparent) SELECT FROM pg_trigger t JOIN down d "
     "  ON d.oid = t.tgrelid WHERE NOT t.tgisinternal AND t.tgtype & 7 = 7 AND t.tgenabled <> 'D') "
@@ -102,8 +103,8 @@ static const char columns_sql[] =
 /* The same in the order in which applications know the columns. An in-place cutover leaves the
  * column at the end and records the order of before: by column number, which survives a RENAME, and
  * by name, for a table that came out of a dump and has other numbers. When the recorded columns no
- * longer follow each other as they did after the cutover, somebody has built the table anew, and the
- * catalog's own order is what applications know. $2 schema, $3 table, $4 column. */
+ * longer follow each other as they did after the cutover, somebody has built the table anew, and
+ * the catalog's own order is what applications know. $2 schema, $3 table, $4 column. */
 static const char recorded_columns_sql[] =
     "WITH run AS (SELECT * FROM pgsluice.run WHERE table_schema = $2 AND table_name = $3 "
     "  AND column_name = $4 ORDER BY epoch DESC LIMIT 1), "
@@ -181,8 +182,7 @@ static bool is_true(const PGresult *r, int column)
 
 /* Judges the rows of relation_sql. Sets `absent` where the rule need not concern this database. */
 static bool check_relation(struct control *control, const struct config_rule *rule,
-                           const PGresult *r, struct reading *out, FILE *print,
-                           struct failure *f)
+                           const PGresult *r, struct reading *out, FILE *print, struct failure *f)
 {
     const char *db = database_of(control);
     if (PQntuples(r) == 0) {
@@ -198,9 +198,8 @@ static bool check_relation(struct control *control, const struct config_rule *ru
                     rule->name, rule->schema, rule->table, db);
     }
     if (!is_true(r, 2)) {
-        return fail(f, EXIT_REFUSED,
-                    "rule %s: table %s.%s in database \"%s\" has no column \"%s\"", rule->name,
-                    rule->schema, rule->table, db, rule->column);
+        return fail(f, EXIT_REFUSED, "rule %s: table %s.%s in database \"%s\" has no column \"%s\"",
+                    rule->name, rule->schema, rule->table, db, rule->column);
     }
     if (is_true(r, 4)) {
         out->shape = RULE_SHAPE_PARTITION_KEY;
@@ -215,8 +214,9 @@ static bool check_relation(struct control *control, const struct config_rule *ru
         out->shape = RULE_SHAPE_GENERATED;
     } else if (rule->mode == RULE_MODE_STRIP && !is_true(r, 5)) {
         fprintf(print,
-                CATALOG_WARNING "rule %s: mode = strip, but no BEFORE INSERT trigger on %s.%s could "
-                                "compute \"%s\": stripped rows get its default\n",
+                CATALOG_WARNING
+                "rule %s: mode = strip, but no BEFORE INSERT trigger on %s.%s could "
+                "compute \"%s\": stripped rows get its default\n",
                 rule->name, rule->schema, rule->table, rule->column);
     }
     return true;
@@ -304,8 +304,8 @@ static void fill_rule(struct rule *out, const struct config_rule *rule, const st
 
 static void print_rule(FILE *print, const struct rule *rule, size_t index)
 {
-    fprintf(print, "rule %zu mode %d unqualified %d shape %d reordered %d\n", index, (int)rule->mode,
-            rule->unqualified_guarded, (int)rule->shape, rule->reordered);
+    fprintf(print, "rule %zu mode %d unqualified %d shape %d reordered %d\n", index,
+            (int)rule->mode, rule->unqualified_guarded, (int)rule->shape, rule->reordered);
     for (size_t i = 0; i < rule->column_count; i++) {
         fprintf(print, "column %s %u\n", rule->columns[i].name, rule->columns[i].type_oid);
     }

@@ -39,10 +39,10 @@ MUST_CHECK bool catalog_has_table(struct control *control, const struct config_r
  * table does not exist here. */
 MUST_CHECK bool catalog_read_database(struct control *control, const struct config *config,
                                       const size_t *rules, size_t count, uint64_t moving,
-                                      struct catalog_database *out, FILE *print,
-                                      struct failure *f);
-/* The live columns of a relation in the order in which applications know them, as rows of name, type
- * OID and number; `recorded` says that pgsluice.run exists. The caller ends it with PQclear(). */
+                                      struct catalog_database *out, FILE *print, struct failure *f);
+/* The live columns of a relation in the order in which applications know them, as rows of name,
+ * type OID and number; `recorded` says that pgsluice.run exists. The caller ends it with PQclear().
+ */
 MUST_CHECK PGresult *catalog_read_columns(struct control *control, const struct config_rule *rule,
                                           const char *relation_oid, bool recorded,
                                           struct failure *f);

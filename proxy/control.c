@@ -84,6 +84,9 @@ static bool fail_with_connection(const PGconn *conn, struct failure *f)
 {
     const char *text = PQerrorMessage(conn);
     fail(f, EXIT_REFUSED, "%s", text[0] != '\0' ? text : "the connection to the server was lost");
+    for (char *c = f != NULL ? f->msg : NULL; c != NULL && *c != '\0'; c++) {
+        *c = *c == '\t' ? ' ' : *c; /* libpq's hints are indented */
+    }
     set_sqlstate(f, "08006");
     return false;
 }
@@ -346,8 +349,8 @@ static bool drain(struct control *control, unsigned timeout_ms,
             break;
         }
         ExecStatusType status = PQresultStatus(result);
-        bool good = status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK ||
-                    status == PGRES_EMPTY_QUERY;
+        bool good =
+            status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK || status == PGRES_EMPTY_QUERY;
         if (!good && ok) {
             ok = fail_with_result(result, f);
         }
@@ -370,8 +373,8 @@ static bool drain(struct control *control, unsigned timeout_ms,
 PGresult *control_query(struct control *control, const char *sql, size_t count,
                         const char *const *values, unsigned timeout_ms, struct failure *f)
 {
-    if (control_is_lost(control) || !PQsendQueryParams(control->conn, sql, (int)count, NULL, values,
-                                                       NULL, NULL, 0)) {
+    if (control_is_lost(control) ||
+        !PQsendQueryParams(control->conn, sql, (int)count, NULL, values, NULL, NULL, 0)) {
         fail_with_connection(control->conn, f);
         return NULL;
     }

@@ -1,6 +1,6 @@
 /*
- * The parts of an analysis that its judges share: what a mode makes of a supplied value, refusals in
- * words, the edit list. Called by every judge of a statement kind; owns nothing.
+ * The parts of an analysis that its judges share: what a mode makes of a supplied value, refusals
+ * in words, the edit list. Called by every judge of a statement kind; owns nothing.
  */
 #include "rules/analysis.h"
 
@@ -39,22 +39,33 @@ void analysis_refuse_obstacle(struct analysis *a, const struct rule *rule, const
            });
 }
 
-/* In the server's own words, as of PostgreSQL 14. */
-static void refuse_value(struct analysis *a, const struct rule *rule, bool is_update)
+void analysis_refuse_unfollowed(struct analysis *a, const char *statement)
 {
     analysis_refuse(
         a, (struct refusal){
                .sqlstate = generated_column_error,
-               .message =
-                   is_update
-                       ? arena_printf(a->arena, "column \"%s\" can only be updated to DEFAULT",
-                                      rule->column)
-                       : arena_printf(a->arena,
-                                      "cannot insert a non-DEFAULT value into column \"%s\"",
-                                      rule->column),
-               .detail = describe(a, rule),
-               .hint = "Leave the column out of the statement.",
+               .message = arena_printf(a->arena, "pgsluice could not follow the text of this %s",
+                                       statement),
+               .hint = "Leave the computed column out of the statement.",
            });
+}
+
+/* In the server's own words, as of PostgreSQL 14. */
+static void refuse_value(struct analysis *a, const struct rule *rule, bool is_update)
+{
+    analysis_refuse(
+        a,
+        (struct refusal){
+            .sqlstate = generated_column_error,
+            .message =
+                is_update
+                    ? arena_printf(a->arena, "column \"%s\" can only be updated to DEFAULT",
+                                   rule->column)
+                    : arena_printf(a->arena, "cannot insert a non-DEFAULT value into column \"%s\"",
+                                   rule->column),
+            .detail = describe(a, rule),
+            .hint = "Leave the column out of the statement.",
+        });
 }
 
 void analysis_record(struct analysis *a, size_t rule, const struct supply *supply)
@@ -98,8 +109,7 @@ bool analysis_supply(struct analysis *a, size_t index, const struct supply *supp
 
 struct rule_target analysis_target(const struct analysis *a, const RangeVar *relation)
 {
-    return rule_set_resolve(a->set, relation->catalogname, relation->schemaname,
-                            relation->relname);
+    return rule_set_resolve(a->set, relation->catalogname, relation->schemaname, relation->relname);
 }
 
 bool analysis_is_stabilised(const struct analysis *a, const struct rule *rule)
@@ -118,8 +128,7 @@ const struct token_list *analysis_tokens(struct analysis *a)
 
 void analysis_edit(struct analysis *a, int start, int end, const char *text)
 {
-    a->edits =
-        arena_grow(a->arena, a->edits, a->edit_count, &a->edit_capacity, sizeof *a->edits);
+    a->edits = arena_grow(a->arena, a->edits, a->edit_count, &a->edit_capacity, sizeof *a->edits);
     a->edits[a->edit_count++] = (struct edit){start, end, text};
 }
 

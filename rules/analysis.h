@@ -1,7 +1,7 @@
 /*
  * One look at one text: what the files of this room tell each other while they judge it. judge.c
- * begins and ends an analysis; statement.c walks the tree; insert.c, assign.c, stars.c, utility.c and
- * params.c each judge one part of it. Everything here lives in the analysis's arena.
+ * begins and ends an analysis; statement.c walks the tree; insert.c, assign.c, stars.c, utility.c
+ * and params.c each judge one part of it. Everything here lives in the analysis's arena.
  */
 #pragma once
 
@@ -14,8 +14,8 @@
 #include "rules/rule_set.h"
 #include "rules/sql.h"
 
-/* Statements nested deeper than this are refused: the walk recurses, and the server refuses a little
- * later. */
+/* Statements nested deeper than this are refused: the walk recurses, and the server refuses a
+ * little later. */
 #define ANALYSIS_DEPTH_MAX 5000
 
 struct edit {
@@ -51,7 +51,7 @@ struct analysis {
     size_t len;
     const struct bulk *bulk; /* rows that the text was relieved of; NULL: none */
     const bool *bulk_drop;   /* which of their values go; NULL: none */
-    bool is_single_use; /* the text does not outlive its execution, as a prepared one does */
+    bool is_single_use;      /* the text does not outlive its execution, as a prepared one does */
 
     /* What was found. */
     uint64_t writes;
@@ -79,7 +79,7 @@ struct analysis {
     bool has_params;          /* "$1" means something here */
     const uint32_t *declared; /* types by number - 1; 0 is not declared */
     size_t declared_count;
-    bool is_cut_short;        /* too deep, or a node that the walk does not know */
+    bool is_cut_short; /* too deep, or a node that the walk does not know */
 };
 
 /* A value supplied for the column of one rule, in one place. */
@@ -102,10 +102,13 @@ void analysis_refuse(struct analysis *a, struct refusal refusal);
 void analysis_refuse_obstacle(struct analysis *a, const struct rule *rule, const char *statement,
                               const char *obstacle);
 
+/* Of a statement that could be edited, if only its text agreed with its tree. */
+void analysis_refuse_unfollowed(struct analysis *a, const char *statement);
+
 void analysis_edit(struct analysis *a, int start, int end, const char *text);
 const struct token_list *analysis_tokens(struct analysis *a);
-/* The text with the edits made; NULL when two edits are at odds. `mark`, a place in the text outside of
- * any edit, is moved to the same place in the edited one. */
+/* The text with the edits made; NULL when two edits are at odds. `mark`, a place in the text
+ * outside of any edit, is moved to the same place in the edited one. */
 const char *analysis_apply_edits(struct analysis *a, size_t *len, size_t *mark);
 
 struct rule_target analysis_target(const struct analysis *a, const RangeVar *relation);
@@ -127,18 +130,21 @@ struct sql_walk {
 /* True when the walk was cut short. */
 bool statement_walk(Node *node, struct sql_walk *walk);
 
-/* insert.c */
+/* insert.c, insert_values.c, insert_select.c */
 void insert_judge(struct analysis *a, InsertStmt *stmt);
 /* x.* among values stands for as many as x has columns. */
 bool value_has_star(const Node *value);
 
-/* assign.c: SET lists of UPDATE, ON CONFLICT and MERGE; MERGE; writes to dependents */
-void assign_judge(struct analysis *a, const RangeVar *relation, const List *targets,
+/* assign.c: SET lists of UPDATE, ON CONFLICT and MERGE; writes to dependents. `targets`: where the
+ * tree keeps the list */
+void assign_judge(struct analysis *a, const RangeVar *relation, List **targets,
                   const char *statement);
 /* `names`: ResTargets or Strings; NIL stands for all columns. */
 void dependent_judge(struct analysis *a, const RangeVar *relation, const List *names,
                      const char *statement, bool is_update);
-void merge_judge(struct analysis *a, const MergeStmt *stmt);
+
+/* merge.c */
+void merge_judge(struct analysis *a, MergeStmt *stmt);
 
 /* utility.c */
 void utility_judge(struct analysis *a, Node *node);
@@ -165,14 +171,17 @@ const char *quoted_name(const char *name);
 
 /* params.c */
 struct insert_rows {
-    const List *rows;          /* VALUES lists */
-    const char *const *names;  /* the column of each value */
-    const struct rule *rule;   /* one of the target's */
-    const bool *is_dropped;    /* by position in the row */
-    int start;                 /* of VALUES in the text */
+    const List *rows;         /* VALUES lists */
+    const char *const *names; /* the column of each value */
+    const struct rule *rule;  /* one of the target's */
+    const bool *is_dropped;   /* by position in the row */
+    int start;                /* of VALUES in the text */
 };
 /* Keeps the parameters declared whose places are dropped; refuses where a type cannot be known. */
 void params_keep(struct analysis *a, const struct insert_rows *insert);
+/* The same for values in other places, all of them of the rule's column. */
+void params_keep_values(struct analysis *a, const struct rule *rule, const char *statement,
+                        const List *values);
 void params_judge_prepare(struct analysis *a, const PrepareStmt *stmt);
 
 /* tokens.c: places in the text of what the tree only knows by order */

@@ -1,6 +1,6 @@
 /*
- * A reader of the few tokens that bulk loads are made of. It gives up at anything else, which leaves
- * the text, or the rest of it, to the parser. Called by judge.c and insert.c; owns nothing.
+ * A reader of the few tokens that bulk loads are made of. It gives up at anything else, which
+ * leaves the text, or the rest of it, to the parser. Called by judge.c and insert.c; owns nothing.
  */
 #include "rules/bulk.h"
 
@@ -33,8 +33,7 @@ static bool is_digit(char c)
 static bool is_name_part(char c)
 {
     unsigned char u = (unsigned char)c;
-    return (u >= 'a' && u <= 'z') || (u >= 'A' && u <= 'Z') || is_digit(c) || u == '_' ||
-           u >= 0x80;
+    return (u >= 'a' && u <= 'z') || (u >= 'A' && u <= 'Z') || is_digit(c) || u == '_' || u >= 0x80;
 }
 
 /* The next byte; NUL at the end. */
@@ -74,8 +73,7 @@ static bool read_quoted(struct reader *r, bool backslash_escapes)
             return false;
         }
         const size_t stop = (size_t)(end - r->text);
-        const char *escape =
-            backslash_escapes ? memchr(r->text + r->at, '\\', stop - r->at) : NULL;
+        const char *escape = backslash_escapes ? memchr(r->text + r->at, '\\', stop - r->at) : NULL;
         if (escape != NULL) {
             r->at = (size_t)(escape - r->text) + 2;
             continue;
@@ -174,8 +172,8 @@ static bool read_value(struct reader *r)
     return peek(r) == ',' || peek(r) == ')';
 }
 
-/* A row from its opening parenthesis on; how many values it has, 0 when it is not of the plain kind.
- * Their places go to `places`, which has room for `max` and the closing parenthesis. */
+/* A row from its opening parenthesis on; how many values it has, 0 when it is not of the plain
+ * kind. Their places go to `places`, which has room for `max` and the closing parenthesis. */
 static size_t read_row(struct reader *r, int *places, size_t max)
 {
     if (peek(r) != '(') {
@@ -287,8 +285,8 @@ size_t bulk_count_values(const struct bulk *bulk, size_t position)
     return count;
 }
 
-/* A row's values but for the dropped ones; `from` is the first byte not yet copied. Returns where the
- * copy ends. */
+/* A row's values but for the dropped ones; `from` is the first byte not yet copied. Returns where
+ * the copy ends. */
 static char *restore_row(const struct bulk *bulk, char *to, size_t from, const int *places,
                          const bool *drop)
 {

@@ -21,16 +21,16 @@ struct bulk {
     const int *places;  /* for each row: where its values start, and its closing parenthesis */
 };
 
-/* True when the text is one of many rows, with `bulk` filled in the arena. Cut rows hold nothing but
- * numbers, strings, NULL, TRUE, FALSE and DEFAULT, some with a cast: what a row means does not depend
- * on where it stands, and no name of a table is among them. */
+/* True when the text is one of many rows, with `bulk` filled in the arena. Cut rows hold nothing
+ * but numbers, strings, NULL, TRUE, FALSE and DEFAULT, some with a cast: what a row means does not
+ * depend on where it stands, and no name of a table is among them. */
 bool bulk_shorten(struct bulk *bulk, struct arena *arena, const char *text, size_t len,
                   bool standard_conforming_strings);
 
 /* How many cut rows have another value than DEFAULT at `position`. */
 size_t bulk_count_values(const struct bulk *bulk, size_t position);
 
-/* Puts the cut rows back into `edited`, the short text after its edits, at `at`. The values marked in
- * `drop` (NULL: none) are left out of them; a row of which none would stay says DEFAULT. */
+/* Puts the cut rows back into `edited`, the short text after its edits, at `at`. The values marked
+ * in `drop` (NULL: none) are left out of them; a row of which none would stay says DEFAULT. */
 const char *bulk_restore(const struct bulk *bulk, struct arena *arena, const char *edited,
                          size_t edited_len, size_t at, const bool *drop, size_t *len);

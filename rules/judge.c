@@ -1,6 +1,6 @@
 /*
- * The judge: limits, cache, parse, walk, edits, and the check of the own work. Called by the proxy's
- * sessions through rules.h; owns the verdict cache and the memory of the last verdict.
+ * The judge: limits, cache, parse, walk, edits, and the check of the own work. Called by the
+ * proxy's sessions through rules.h; owns the verdict cache and the memory of the last verdict.
  */
 #include "rules/analysis.h"
 
@@ -63,13 +63,13 @@ struct blindness {
     bool leaves_generated; /* pass where the server guards the column itself */
 };
 
-/* The server computes a generated column on every road, but after a cutover in place it would take a
- * positional insert in the new order. */
+/* The server computes a generated column on every road, but after a cutover in place it would take
+ * a positional insert in the new order. */
 static bool server_guards(const struct rule *rule, const char *text, size_t len)
 {
     return rule->shape == RULE_SHAPE_GENERATED &&
-           !(rule->reordered && (text_mentions(text, len, "insert") ||
-                                 text_mentions(text, len, "merge")));
+           !(rule->reordered &&
+             (text_mentions(text, len, "insert") || text_mentions(text, len, "merge")));
 }
 
 static void judge_blindly(struct analysis *a, const struct blindness *blindness)
@@ -182,8 +182,8 @@ static struct analysis begin(struct arena *arena, const struct rule_set *set, co
     };
 }
 
-/* The edited text must mean what was intended, and it is judged like a client's: it must write the same
- * tables and leave nothing to edit. */
+/* The edited text must mean what was intended, and it is judged like a client's: it must write the
+ * same tables and leave nothing to edit. */
 static bool is_clean(struct analysis *a, const char *text, size_t len,
                      const struct judge_input *input)
 {
@@ -218,11 +218,12 @@ static void edit(struct verdict *verdict, struct analysis *a, const struct judge
     size_t len = 0, mark = a->bulk == NULL ? 0 : a->bulk->cut_from;
     const char *text = analysis_apply_edits(a, &len, &mark);
     if (text == NULL || !is_clean(a, text, len, input)) {
-        analysis_refuse(a, (struct refusal){
-                               .sqlstate = "XX000",
-                               .message = "pgsluice could not verify its own edit of this statement",
-                               .hint = "Leave the computed column out of the statement.",
-                           });
+        analysis_refuse(a,
+                        (struct refusal){
+                            .sqlstate = "XX000",
+                            .message = "pgsluice could not verify its own edit of this statement",
+                            .hint = "Leave the computed column out of the statement.",
+                        });
         return;
     }
     if (a->bulk != NULL) {
@@ -284,8 +285,7 @@ static bool judge_anew(struct judge *judge, const struct judge_input *input)
     if (is_whole) {
         struct analysis a = begin(&judge->arena, judge->set, input->text, input->len, input);
         struct bulk bulk;
-        if (bulk_shorten(&bulk, &judge->arena, a.text, a.len,
-                         input->standard_conforming_strings)) {
+        if (bulk_shorten(&bulk, &judge->arena, a.text, a.len, input->standard_conforming_strings)) {
             a.bulk = &bulk;
         }
         analyse(&a, input);

@@ -1,6 +1,6 @@
 /*
- * Masking by tokens where the text parses, by first principles where it does not. Called by judge.c;
- * owns nothing.
+ * Masking by tokens where the text parses, by first principles where it does not. Called by
+ * judge.c; owns nothing.
  */
 #include "rules/mask.h"
 
@@ -62,8 +62,9 @@ const char *mask_unparsed(struct arena *arena, const char *text, size_t len)
         const bool is_number = text[at] >= '0' && text[at] <= '9' &&
                                (at == 0 || (!is_word_part(text[at - 1]) && text[at - 1] != '$'));
         masked[used++] = is_number ? '?' : text[at++];
-        while (is_number && at < len && ((text[at] >= '0' && text[at] <= '9') || text[at] == '.' ||
-                                         text[at] == 'x' || text[at] == '_')) {
+        while (is_number && at < len &&
+               ((text[at] >= '0' && text[at] <= '9') || text[at] == '.' || text[at] == 'x' ||
+                text[at] == '_')) {
             at++;
         }
     }

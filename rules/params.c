@@ -34,7 +34,8 @@ struct uses {
     struct arena *arena;
     struct use *items; /* by number - 1 */
     size_t count;
-    int limit; /* locations below this one count */
+    int limit;           /* locations below this one count */
+    const List *skipped; /* nodes that do not */
     bool is_out_of_range;
     /* where the walk is */
     const Node *bare; /* the value itself, when it is a parameter */
@@ -59,7 +60,8 @@ static struct use *use_of(struct uses *uses, size_t number)
 }
 
 /* Later uses settle nothing, but for a cast in the row in which the first use was bare. */
-static void note_use(struct uses *uses, const ParamRef *param, enum use_kind kind, uint32_t type_oid)
+static void note_use(struct uses *uses, const ParamRef *param, enum use_kind kind,
+                     uint32_t type_oid)
 {
     if (param->number < 1 || param->number > PARAMETERS_MAX) {
         uses->is_out_of_range = true;
@@ -67,11 +69,10 @@ static void note_use(struct uses *uses, const ParamRef *param, enum use_kind kin
     }
     struct use *use = use_of(uses, (size_t)param->number);
     use->is_dropped |= uses->is_dropped;
-    const bool is_first = uses->row < 0
-                              ? use->kind == USE_NONE || param->location < use->location
-                              : use->kind == USE_NONE ||
-                                    (use->row == uses->row && use->kind == USE_BARE &&
-                                     kind != USE_BARE);
+    const bool is_first =
+        uses->row < 0 ? use->kind == USE_NONE || param->location < use->location
+                      : use->kind == USE_NONE ||
+                            (use->row == uses->row && use->kind == USE_BARE && kind != USE_BARE);
     if (is_first) {
         use->kind = kind;
         use->type_oid = type_oid;
@@ -83,6 +84,11 @@ static void note_use(struct uses *uses, const ParamRef *param, enum use_kind kin
 static bool visit(Node *node, void *context)
 {
     struct uses *uses = context;
+    for (int i = 0; i < list_length(uses->skipped); i++) {
+        if (list_nth(uses->skipped, i) == node) {
+            return false;
+        }
+    }
     const TypeCast *cast = IsA(node, TypeCast) ? (const TypeCast *)node : NULL;
     const Node *inner = cast == NULL ? node : cast->arg;
     if (inner == NULL || !IsA(inner, ParamRef)) {
@@ -107,6 +113,26 @@ static bool is_parameter_free(const Node *value)
     return IsA(value, A_Const) || IsA(value, SetToDefault) || IsA(value, ColumnRef);
 }
 
+static void collect(struct analysis *a, Node *node, struct uses *uses)
+{
+    struct sql_walk walk = {.visit = visit, .context = uses};
+    statement_walk(node, &walk);
+    a->is_cut_short |= walk.is_cut_short;
+}
+
+/* The statement being judged, without what only carries it. */
+static Node *whole_query(const struct analysis *a)
+{
+    Node *node = a->statement->stmt;
+    if (IsA(node, PrepareStmt)) {
+        node = ((PrepareStmt *)node)->query;
+    }
+    if (IsA(node, ExplainStmt)) {
+        node = ((ExplainStmt *)node)->query;
+    }
+    return node;
+}
+
 static void collect_rows(struct analysis *a, const struct insert_rows *insert, struct uses *uses)
 {
     for (int row = 0; row < list_length(insert->rows); row++) {
@@ -122,9 +148,7 @@ static void collect_rows(struct analysis *a, const struct insert_rows *insert, s
             uses->bare_type =
                 column < insert->rule->column_count ? insert->rule->columns[column].type_oid : 0;
             uses->is_dropped = insert->is_dropped[i];
-            struct sql_walk walk = {.visit = visit, .context = uses};
-            statement_walk(value, &walk);
-            a->is_cut_short |= walk.is_cut_short;
+            collect(a, value, uses);
         }
     }
 }
@@ -134,15 +158,7 @@ static void collect_before(struct analysis *a, const struct insert_rows *insert,
 {
     uses->limit = insert->start;
     uses->row = -1;
-    Node *statement = a->statement->stmt;
-    if (IsA(statement, PrepareStmt)) {
-        statement = ((PrepareStmt *)statement)->query;
-    } else if (IsA(statement, ExplainStmt)) {
-        statement = ((ExplainStmt *)statement)->query;
-    }
-    struct sql_walk walk = {.visit = visit, .context = uses};
-    statement_walk(statement, &walk);
-    a->is_cut_short |= walk.is_cut_short;
+    collect(a, whole_query(a), uses);
 }
 
 static bool drops_parameters(const struct insert_rows *insert)
@@ -165,6 +181,43 @@ static void declare(struct analysis *a, int number, uint32_t type_oid)
     a->params[a->param_count++] = (struct param_type){number, type_oid};
 }
 
+static bool is_declared(const struct analysis *a, size_t number)
+{
+    for (size_t i = 0; i < a->param_count; i++) {
+        if ((size_t)a->params[i].number == number) {
+            return true;
+        }
+    }
+    return number <= a->declared_count && a->declared[number - 1] != 0 &&
+           a->declared[number - 1] != UNKNOWN_OID;
+}
+
+/* Declares what is dropped; refuses where no type is known. */
+static void settle(struct analysis *a, const struct uses *uses, const struct rule *rule,
+                   const char *statement)
+{
+    if (uses->is_out_of_range) {
+        analysis_refuse_obstacle(a, rule, statement, "a parameter's number is out of range");
+        return;
+    }
+    for (size_t number = 1; number <= uses->count; number++) {
+        const struct use *use = &uses->items[number - 1];
+        if (!use->is_dropped || is_declared(a, number)) {
+            continue;
+        }
+        if (use->type_oid == 0) {
+            analysis_refuse_obstacle(
+                a, rule, statement,
+                arena_printf(a->arena,
+                             "the type of $%zu cannot be told without it, declare it or "
+                             "write a cast",
+                             number));
+            return;
+        }
+        declare(a, (int)number, use->type_oid);
+    }
+}
+
 void params_keep(struct analysis *a, const struct insert_rows *insert)
 {
     if (!a->has_params || !drops_parameters(insert)) {
@@ -174,26 +227,31 @@ void params_keep(struct analysis *a, const struct insert_rows *insert)
     collect_before(a, insert, &uses);
     uses.limit = INT_MAX;
     collect_rows(a, insert, &uses);
-    if (uses.is_out_of_range) {
-        analysis_refuse_obstacle(a, insert->rule, "INSERT", "a parameter's number is out of range");
+    settle(a, &uses, insert->rule, "INSERT");
+}
+
+/* In what order the server would see the uses of a parameter differs by statement; so it must not
+ * be used elsewhere. */
+void params_keep_values(struct analysis *a, const struct rule *rule, const char *statement,
+                        const List *values)
+{
+    if (!a->has_params) {
         return;
     }
-    for (size_t i = 0; i < uses.count; i++) {
-        const bool is_declared = i < a->declared_count && a->declared[i] != 0 &&
-                                 a->declared[i] != UNKNOWN_OID;
-        if (!uses.items[i].is_dropped || is_declared) {
-            continue;
-        }
-        if (uses.items[i].type_oid == 0) {
-            analysis_refuse_obstacle(
-                a, insert->rule, "INSERT",
-                arena_printf(a->arena, "the type of $%zu cannot be told without it, declare it or "
-                                       "write a cast",
-                             i + 1));
-            return;
-        }
-        declare(a, (int)i + 1, uses.items[i].type_oid);
+    struct uses uses = {.arena = a->arena, .limit = INT_MAX, .is_dropped = true};
+    for (int i = 0; i < list_length(values); i++) {
+        uses.bare = list_nth(values, i);
+        uses.bare_type = rule->columns[rule_column_index(rule, rule->column)].type_oid;
+        collect(a, list_nth(values, i), &uses);
     }
+    struct uses others = {.arena = a->arena, .limit = INT_MAX, .skipped = values};
+    collect(a, whole_query(a), &others);
+    for (size_t i = 0; i < uses.count && i < others.count; i++) {
+        if (others.items[i].kind != USE_NONE) {
+            uses.items[i].type_oid = 0;
+        }
+    }
+    settle(a, &uses, rule, statement);
 }
 
 /* The types of PREPARE name (...) AS, as OIDs; a type that is not built in counts as declared. */

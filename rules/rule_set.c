@@ -45,7 +45,8 @@ static void copy_strings(struct string_copier *copier, struct rule *to, const st
     copy.schema = copy_string(copier, from->schema);
     copy.table = copy_string(copier, from->table);
     copy.column = copy_string(copier, from->column);
-    struct rule_column *columns = to == NULL ? NULL : calloc(from->column_count + 1, sizeof *columns);
+    struct rule_column *columns =
+        to == NULL ? NULL : calloc(from->column_count + 1, sizeof *columns);
     struct rule_relation *dependents =
         to == NULL ? NULL : calloc(from->dependent_count + 1, sizeof *dependents);
     for (size_t i = 0; i < from->column_count; i++) {
@@ -71,8 +72,8 @@ static void copy_strings(struct string_copier *copier, struct rule *to, const st
     }
 }
 
-/* A quote in a name is doubled in SQL text, so only what stands before it can be looked for. The copy
- * is the set's own, made for this. */
+/* A quote in a name is doubled in SQL text, so only what stands before it can be looked for. The
+ * copy is the set's own, made for this. */
 static const char *searchable(struct string_copier *copier, const char *name)
 {
     char *copy = NULL;
@@ -85,8 +86,8 @@ static const char *searchable(struct string_copier *copier, const char *name)
     return copy;
 }
 
-static void collect_names(struct rule_set *set, struct string_copier *copier, const struct rule *rules,
-                          size_t *count)
+static void collect_names(struct rule_set *set, struct string_copier *copier,
+                          const struct rule *rules, size_t *count)
 {
     *count = 0;
     for (size_t i = 0; i < set->count; i++) {

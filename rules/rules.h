@@ -24,8 +24,8 @@ enum rule_mode {
 
 /* Who computes the column on the server, as the catalog shows it. */
 enum rule_shape {
-    RULE_SHAPE_PLAIN,         /* a trigger does, or nobody */
-    RULE_SHAPE_GENERATED,     /* GENERATED ALWAYS AS (...) STORED: the server refuses values itself */
+    RULE_SHAPE_PLAIN,     /* a trigger does, or nobody */
+    RULE_SHAPE_GENERATED, /* GENERATED ALWAYS AS (...) STORED: the server refuses values itself */
     RULE_SHAPE_PARTITION_KEY, /* the table is partitioned by the column: neither can (42P17) */
 };
 
@@ -64,8 +64,8 @@ struct rule {
 
 struct rule_set; /* immutable once made: threads may share it */
 
-/* Copies everything out of `rules`. `database` is the name that a three-part relation name may carry.
- * NULL when out of memory or count > RULES_MAX. */
+/* Copies everything out of `rules`. `database` is the name that a three-part relation name may
+ * carry. NULL when out of memory or count > RULES_MAX. */
 struct rule_set *rule_set_new(const struct rule *rules, size_t count, const char *database);
 void rule_set_free(struct rule_set *set);
 size_t rule_set_count(const struct rule_set *set);
@@ -80,7 +80,8 @@ enum verdict_action {
     VERDICT_REFUSE, /* have the server fail it; answer with sqlstate, message, detail, hint */
 };
 
-/* One place in a statement where the client supplied a value for a guarded column, or could have. */
+/* One place in a statement where the client supplied a value for a guarded column, or could have.
+ */
 struct supplied {
     size_t rule;           /* index in the set */
     const char *statement; /* "INSERT", "UPDATE", "COPY", "MERGE", "DO", ...: static string */
@@ -93,7 +94,8 @@ struct verdict {
     uint64_t writes;    /* bit i: the text writes rule i's table (any column), or may */
     bool prepares;      /* SQL PREPARE of a statement that writes a guarded table */
     bool schema_change; /* DDL on a guarded table, or that may be: catalog to be read again */
-    /* VERDICT_EDIT: the text to send, NUL-terminated, and the parameter types to declare in Parse */
+    /* VERDICT_EDIT: the text to send, NUL-terminated, and the parameter types to declare in Parse
+     */
     const char *text;
     size_t text_len;
     const uint32_t *param_types;
@@ -106,16 +108,18 @@ struct verdict {
     /* what the audit says of it; empty when no key was supplied */
     const struct supplied *supplied;
     size_t supplied_count;
-    uint64_t fingerprint;    /* pg_query's; 0 where supplied_count is 0 */
-    const char *masked_text; /* every literal replaced by "?"; NULL where supplied_count is 0 */
+    uint64_t fingerprint; /* pg_query's; 0 where supplied_count is 0 */
+    /* Every literal replaced by "?", up to 8 KB, of a bulk load the first row; NULL where
+     * supplied_count is 0 */
+    const char *masked_text;
 };
 
 /* What a byte below 0x80 means in the session's client_encoding. */
 enum text_encoding {
     TEXT_ENCODING_UTF8,       /* that ASCII character, in valid UTF-8 only; others are refused */
     TEXT_ENCODING_ASCII_SAFE, /* that ASCII character, always: LATIN1, WIN1252, EUC_JP, ... */
-    TEXT_ENCODING_UNSAFE,     /* perhaps a half of another one: SJIS, BIG5, GBK, UHC, GB18030, JOHAB,
-                               * SHIFT_JIS_2004; only ASCII texts can be judged */
+    TEXT_ENCODING_UNSAFE, /* perhaps a half of another one: SJIS, BIG5, GBK, UHC, GB18030, JOHAB,
+                           * SHIFT_JIS_2004; only ASCII texts can be judged */
 };
 
 struct judge_input {

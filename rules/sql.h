@@ -31,11 +31,12 @@ struct sql_scope {
 void sql_enter(struct sql_scope *scope, bool standard_conforming_strings);
 void sql_leave(struct sql_scope *scope);
 
-/* The list of RawStmt, or NULL with `error` (in the arena) when the text does not parse. An empty text
- * gives NULL with no error. */
+/* The list of RawStmt, or NULL with `error` (in the arena) when the text does not parse. An empty
+ * text gives NULL with no error. */
 List *sql_parse(const char *text, struct arena *arena, const char **error);
 
-/* pg_query's fingerprint of statements already parsed; a long VALUES list counts by its first rows. */
+/* pg_query's fingerprint of statements already parsed; a long VALUES list counts by its first rows.
+ */
 uint64_t sql_fingerprint(const List *statements);
 
 /* The kinds of token that edits look at; the rest is TOKEN_OTHER. */
@@ -53,7 +54,8 @@ enum token_kind {
     TOKEN_EQUALS,
     TOKEN_AS,
     TOKEN_CASE,
-    TOKEN_CLAUSE, /* a reserved word that ends a list without brackets: FROM, WHERE, RETURNING, ... */
+    TOKEN_CLAUSE, /* a reserved word that ends a list without brackets: FROM, WHERE, RETURNING, ...
+                   */
     TOKEN_DISTINCT,
     TOKEN_END,
     TOKEN_ONLY,
@@ -77,8 +79,8 @@ struct token_list {
     size_t count;
 };
 
-/* The first `max` tokens of a text that has parsed. The ends that the library has for them are wrong for
- * U&"x", so only starts are used. */
+/* The first `max` tokens of a text that has parsed. The ends that the library has for them are
+ * wrong for U&"x", so only starts are used. */
 struct token_list sql_lex(const char *text, struct arena *arena, size_t max);
 
 /* The token that starts at `offset`; count when there is none. */

@@ -29,7 +29,8 @@ static const RangeVar *as_relation(const Node *item)
     return IsA(item, RangeVar) ? (const RangeVar *)item : NULL;
 }
 
-/* The relation of a FROM item, or in a join below it, that goes by `name`; NULL when there is none. */
+/* The relation of a FROM item, or in a join below it, that goes by `name`; NULL when there is none.
+ */
 static const RangeVar *find_relation(const Node *item, const char *name, int depth)
 {
     if (IsA(item, JoinExpr)) {
@@ -97,8 +98,7 @@ static void note(struct analysis *a, const RangeVar *relation, List **targets, i
     };
 }
 
-static void note_list(struct analysis *a, const RangeVar *target, const List *from,
-                      List **targets)
+static void note_list(struct analysis *a, const RangeVar *target, const List *from, List **targets)
 {
     for (int i = 0; i < list_length(*targets); i++) {
         const ResTarget *item = list_nth(*targets, i);

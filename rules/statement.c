@@ -1,6 +1,6 @@
 /*
- * The walk over a statement: every INSERT, UPDATE, DELETE, MERGE and "*" in it, at any depth, comes to
- * its judge. Called by judge.c for each statement of a text; owns nothing.
+ * The walk over a statement: every INSERT, UPDATE, DELETE, MERGE and "*" in it, at any depth, comes
+ * to its judge. Called by judge.c for each statement of a text; owns nothing.
  */
 #include "rules/analysis.h"
 
@@ -87,7 +87,7 @@ static void judge_update(struct analysis *a, UpdateStmt *stmt)
 {
     const struct rule_target target = analysis_target(a, stmt->relation);
     a->writes |= target.direct | target.dependents;
-    assign_judge(a, stmt->relation, stmt->targetList, "UPDATE");
+    assign_judge(a, stmt->relation, &stmt->targetList, "UPDATE");
     stars_note_returning(a, stmt->relation, stmt->fromClause, &stmt->returningList);
 }
 

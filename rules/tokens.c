@@ -69,8 +69,8 @@ void tokens_drop(struct analysis *a, size_t open, const size_t *firsts, const bo
             analysis_edit(a, items[firsts[from]].start, items[firsts[to]].start, "");
         } else {
             /* The last ones go with the comma in front of them. */
-            analysis_edit(a, items[firsts[from] - 1].start,
-                          items[(size_t)items[open].match].start, "");
+            analysis_edit(a, items[firsts[from] - 1].start, items[(size_t)items[open].match].start,
+                          "");
         }
         from = to;
     }

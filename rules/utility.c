@@ -4,7 +4,9 @@
  */
 #include "rules/analysis.h"
 
+#include <ctype.h>
 #include <string.h>
+#include <strings.h>
 
 /* The rules that the whole text may concern. */
 static uint64_t mentioned(const struct analysis *a)
@@ -40,6 +42,45 @@ static void judge_copy(struct analysis *a, const CopyStmt *stmt)
     }
 }
 
+static bool is_name_part(char c)
+{
+    return isalnum((unsigned char)c) || c == '_' || c == '$' || (unsigned char)c >= 0x80;
+}
+
+/* INTO or COPY in front of the table name that begins at `name`, which may be qualified. */
+static bool follows_into(const char *body, const char *name)
+{
+    const char *at = name;
+    while (at > body && (is_name_part(at[-1]) || at[-1] == '"' || at[-1] == '.')) {
+        at--;
+    }
+    while (at > body && isspace((unsigned char)at[-1])) {
+        at--;
+    }
+    return at - body >= 4 &&
+           (strncasecmp(at - 4, "into", 4) == 0 || strncasecmp(at - 4, "copy", 4) == 0);
+}
+
+/* INTO chunks VALUES: a list of columns would stand behind the name. */
+static bool writes_by_position(const char *body, const char *table)
+{
+    const char *name = body;
+    while ((name = strcasestr(name, table)) != NULL) {
+        const char *behind = name + strlen(table);
+        behind += *behind == '"';
+        if (!is_name_part(*behind) && follows_into(body, name)) {
+            while (isspace((unsigned char)*behind)) {
+                behind++;
+            }
+            if (*behind != '(') {
+                return true;
+            }
+        }
+        name++;
+    }
+    return false;
+}
+
 /* A body that is a string: what it does with a table and a column that it names is not known. A
  * generated column is guarded by the server there too. */
 static void judge_body(struct analysis *a, const char *body, const char *statement)
@@ -49,11 +90,15 @@ static void judge_body(struct analysis *a, const char *body, const char *stateme
     a->writes |= rules;
     for (; rules != 0; rules &= rules - 1) {
         const struct rule *rule = rule_set_get(a->set, rule_first(rules));
-        if (rule->shape == RULE_SHAPE_GENERATED || !text_mentions(body, len, rule->column)) {
+        const bool names_column = text_mentions(body, len, rule->column);
+        if (rule->shape == RULE_SHAPE_GENERATED ||
+            (!names_column && !writes_by_position(body, rule->table))) {
             continue;
         }
         struct supply supply = {.statement = statement,
-                                .obstacle = "its body names the table and the column"};
+                                .obstacle = names_column
+                                                ? "its body names the table and the column"
+                                                : "its body writes all columns of the table"};
         analysis_supply(a, rule_first(rules), &supply);
     }
 }

@@ -1,6 +1,6 @@
 /*
- * A hash table with chains and a list by age. An entry is one block: itself, its key (the types, the
- * text), and the verdict with all that it points to. Called by judge.c; owns the entries.
+ * A hash table with chains and a list by age. An entry is one block: itself, its key (the types,
+ * the text), and the verdict with all that it points to. Called by judge.c; owns the entries.
  */
 #include "rules/verdict_cache.h"
 
@@ -174,12 +174,11 @@ static struct entry pack_entry(struct packer *packer, const struct judge_input *
         .verdict = *verdict,
     };
     packer->used = sizeof entry;
-    entry.param_types = pack(packer, input->param_types,
-                             input->param_type_count * sizeof *input->param_types);
+    entry.param_types =
+        pack(packer, input->param_types, input->param_type_count * sizeof *input->param_types);
     entry.text = pack(packer, input->text, input->len);
     struct verdict *copy = &entry.verdict;
-    copy->text =
-        verdict->text == NULL ? NULL : pack(packer, verdict->text, verdict->text_len + 1);
+    copy->text = verdict->text == NULL ? NULL : pack(packer, verdict->text, verdict->text_len + 1);
     copy->param_types = pack(packer, verdict->param_types,
                              verdict->param_type_count * sizeof *verdict->param_types);
     copy->supplied =

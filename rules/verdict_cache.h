@@ -1,6 +1,6 @@
 /*
- * Verdicts of texts seen before, within a bound in bytes; the one used longest ago goes first. Called
- * by judge.c; owned by one judge, and so by one thread.
+ * Verdicts of texts seen before, within a bound in bytes; the one used longest ago goes first.
+ * Called by judge.c; owned by one judge, and so by one thread.
  */
 #pragma once
 

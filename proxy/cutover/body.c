@@ -263,10 +263,10 @@ static bool find_assignment(const struct tokens *t, const char *column, size_t *
 
 /* Words with which a function reads or changes anything but the row at hand. */
 static const char *const acting_words[] = {
-    "call",   "copy",   "create", "delete", "do",     "drop",     "execute", "for",
-    "from",   "get",    "insert", "listen", "lock",   "loop",     "merge",   "nextval",
-    "notify", "open",   "perform", "pg_notify", "raise", "reset", "set",     "set_config",
-    "setval", "truncate", "update", "while", "dblink", "alter",   "old",     "tg_op",
+    "call",   "copy",     "create",  "delete",    "do",     "drop",  "execute", "for",
+    "from",   "get",      "insert",  "listen",    "lock",   "loop",  "merge",   "nextval",
+    "notify", "open",     "perform", "pg_notify", "raise",  "reset", "set",     "set_config",
+    "setval", "truncate", "update",  "while",     "dblink", "alter", "old",     "tg_op",
 };
 
 static bool may_act(const struct tokens *t)

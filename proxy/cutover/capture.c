@@ -1,7 +1,7 @@
 /*
- * The capture's SQL; see capture.h. The server composes the statements, so that its own quoting and its
- * own pg_get_*def() functions decide. Whatever depends on the column and is of no kind that is known
- * here is refused by the name that pg_describe_object() gives it.
+ * The capture's SQL; see capture.h. The server composes the statements, so that its own quoting and
+ * its own pg_get_*def() functions decide. Whatever depends on the column and is of no kind that is
+ * known here is refused by the name that pg_describe_object() gives it.
  */
 #include "proxy/cutover/capture.h"
 
@@ -15,18 +15,21 @@ static const char capture_ctes[] =
     "con AS (SELECT c.* FROM pg_constraint c WHERE c.conrelid = {rel} "
     "  AND c.contype IN ('p', 'u', 'x', 'c', 'f') AND ({num} = ANY (c.conkey) OR EXISTS ("
     "  SELECT FROM pg_depend d WHERE d.classid = 'pg_constraint'::regclass AND d.objid = c.oid "
-    "  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = {rel} AND d.refobjsubid = {num}))), "
+    "  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = {rel} AND d.refobjsubid = "
+    "{num}))), "
     /* Their indexes, and the indexes without a constraint. */
     "idx AS (SELECT i.*, k.oid AS con FROM pg_index i LEFT JOIN con k ON k.conindid = i.indexrelid "
     "  AND k.contype IN ('p', 'u', 'x') WHERE i.indrelid = {rel} AND (k.oid IS NOT NULL OR "
     "  {num} = ANY (i.indkey) OR EXISTS (SELECT FROM pg_depend d "
     "  WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid "
-    "  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = {rel} AND d.refobjsubid = {num}))), "
+    "  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = {rel} AND d.refobjsubid = "
+    "{num}))), "
     /* Foreign keys, outgoing and incoming; those of partitions follow their parent's. */
     "fk AS (SELECT c.* FROM pg_constraint c WHERE c.contype = 'f' AND c.conparentid = 0 AND "
     "  (c.oid IN (SELECT oid FROM con) OR (c.confrelid = {rel} AND (c.conindid IN ("
     "  SELECT indexrelid FROM idx) OR {num} = ANY (c.confkey))))), "
-    /* Views over the column, or over a constraint (GROUP BY the primary key), and views over them. */
+    /* Views over the column, or over a constraint (GROUP BY the primary key), and views over them.
+     */
     "v(oid, depth) AS (SELECT w.ev_class, 1 FROM pg_depend d JOIN pg_rewrite w ON w.oid = d.objid "
     "  WHERE d.classid = 'pg_rewrite'::regclass AND w.ev_class <> {rel} "
     "  AND w.rulename = '_RETURN' AND ((d.refclassid = 'pg_class'::regclass "
@@ -44,11 +47,13 @@ static const char capture_ctes[] =
     "trg AS (SELECT t.* FROM pg_trigger t WHERE NOT t.tgisinternal AND t.oid <> {trigger} "
     "  AND t.tgrelid = {rel} AND ({num} = ANY (t.tgattr) OR EXISTS (SELECT FROM pg_depend d "
     "  WHERE d.classid = 'pg_trigger'::regclass AND d.objid = t.oid "
-    "  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = {rel} AND d.refobjsubid = {num}))), "
+    "  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = {rel} AND d.refobjsubid = "
+    "{num}))), "
     "sta AS (SELECT s.* FROM pg_statistic_ext s WHERE s.stxrelid = {rel} AND ({num} = "
     "  ANY (s.stxkeys) OR EXISTS (SELECT FROM pg_depend d "
     "  WHERE d.classid = 'pg_statistic_ext'::regclass AND d.objid = s.oid "
-    "  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = {rel} AND d.refobjsubid = {num}))), "
+    "  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = {rel} AND d.refobjsubid = "
+    "{num}))), "
     "att AS (SELECT * FROM pg_attribute WHERE attrelid = {rel} AND attnum = {num}), "
     "rel AS (SELECT * FROM pg_class WHERE oid = {rel}), "
     "named AS (SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, c.relowner, c.relkind, "
@@ -62,7 +67,8 @@ static const char capture_column[] =
     "WHERE (to_jsonb(a) ->> 'attstattarget')::int >= 0 "
     "UNION ALL SELECT 10, 2, 'options of the column', NULL, "
     "format('ALTER TABLE %s ALTER COLUMN %s SET (%s)', {name_text}, {col_text}, "
-    "string_agg(format('%I = %L', split_part(o, '=', 1), split_part(o, '=', 2)), ', ')), NULL, NULL "
+    "string_agg(format('%I = %L', split_part(o, '=', 1), split_part(o, '=', 2)), ', ')), NULL, "
+    "NULL "
     "FROM att a, unnest(a.attoptions) o WHERE o NOT LIKE 'pg\\_attver=%' HAVING count(*) > 0 "
     "UNION ALL SELECT 10, 3, 'storage of the column', NULL, "
     "format('ALTER TABLE %s ALTER COLUMN %s SET STORAGE %s', {name_text}, {col_text}, "
@@ -87,11 +93,14 @@ static const char capture_column[] =
     "s.label), NULL, NULL FROM pg_seclabel s WHERE s.classoid = 'pg_class'::regclass "
     "AND s.objoid = {rel} AND s.objsubid = {num} "
     "UNION ALL SELECT 10, 0, format('constraint %I', c.conname), NULL, "
-    "format('DO %L', format('DECLARE n name; BEGIN SELECT conname INTO n FROM pg_constraint "
-    "WHERE conrelid = {rel} AND contype = ''n'' AND conkey = ARRAY[(SELECT attnum FROM pg_attribute "
-    "WHERE attrelid = {rel} AND attname = %L)]; IF n <> %L THEN EXECUTE format(''ALTER TABLE %s "
-    "RENAME CONSTRAINT %%I TO %%I'', n, %L); END IF; END', {key}, c.conname, {name_text}, "
-    "c.conname)), "
+    "concat_ws('; ', format('DO %L', format('DECLARE n name; BEGIN SELECT conname INTO n "
+    "FROM pg_constraint WHERE conrelid = {rel} AND contype = ''n'' AND conkey = ARRAY[(SELECT "
+    "attnum FROM pg_attribute WHERE attrelid = {rel} AND attname = %L)]; IF n <> %L THEN "
+    "EXECUTE format(''ALTER TABLE %%s RENAME CONSTRAINT %%I TO %%I'', %L, n, %L); END IF; END', "
+    "{key}, c.conname, {name_text}, c.conname)), "
+    "(SELECT format('COMMENT ON CONSTRAINT %I ON %s IS %L', c.conname, {name_text}, "
+    "obj_description(c.oid, 'pg_constraint')) "
+    "WHERE obj_description(c.oid, 'pg_constraint') IS NOT NULL)), "
     "CASE WHEN NOT c.convalidated OR c.connoinherit THEN 'it is NOT VALID or NO INHERIT' END, NULL "
     "FROM pg_constraint c WHERE c.conrelid = {rel} AND c.contype = 'n' AND {num} = ANY (c.conkey) ";
 
@@ -111,7 +120,8 @@ static const char capture_index[] =
     "CASE WHEN (k.contype = 'x' OR to_jsonb(k) ->> 'conperiod' = 'true') AND "
     "n.reloptions IS NOT NULL THEN format('ALTER INDEX %s SET (%s)', n.name, "
     "array_to_string(n.reloptions, ', ')) END, "
-    "CASE WHEN k.contype IN ('p', 'u') AND coalesce(to_jsonb(k) ->> 'conperiod', 'false') = 'false' "
+    "CASE WHEN k.contype IN ('p', 'u') AND coalesce(to_jsonb(k) ->> 'conperiod', 'false') = "
+    "'false' "
     "THEN format('ALTER TABLE %s ADD CONSTRAINT %I %s USING INDEX %I%s%s', {name_text}, k.conname, "
     "CASE k.contype WHEN 'p' THEN 'PRIMARY KEY' ELSE 'UNIQUE' END, x.relname, "
     "CASE WHEN k.condeferrable THEN ' DEFERRABLE' ELSE '' END, "
@@ -120,12 +130,14 @@ static const char capture_index[] =
     "(SELECT string_agg(format('ALTER INDEX %s ALTER COLUMN %s SET STATISTICS %s', n.name, "
     "a.attnum, to_jsonb(a) ->> 'attstattarget'), '; ') FROM pg_attribute a "
     "WHERE a.attrelid = i.indexrelid AND (to_jsonb(a) ->> 'attstattarget')::int >= 0), "
-    "(SELECT format('COMMENT ON INDEX %s IS %L', n.name, obj_description(i.indexrelid, 'pg_class')) "
+    "(SELECT format('COMMENT ON INDEX %s IS %L', n.name, obj_description(i.indexrelid, "
+    "'pg_class')) "
     "WHERE obj_description(i.indexrelid, 'pg_class') IS NOT NULL), "
     "(SELECT format('COMMENT ON CONSTRAINT %I ON %s IS %L', k.conname, {name_text}, "
     "obj_description(k.oid, 'pg_constraint')) "
     "WHERE obj_description(k.oid, 'pg_constraint') IS NOT NULL)), "
-    "CASE WHEN NOT i.indisvalid OR NOT i.indisready THEN 'it is not valid: drop it or build it again "
+    "CASE WHEN NOT i.indisvalid OR NOT i.indisready THEN 'it is not valid: drop it or build it "
+    "again "
     "first' END, NULL "
     "FROM idx i JOIN named n ON n.oid = i.indexrelid JOIN pg_class x ON x.oid = i.indexrelid "
     "LEFT JOIN con k ON k.oid = i.con LEFT JOIN pg_tablespace s ON s.oid = n.reltablespace ";
@@ -134,13 +146,15 @@ static const char capture_constraint[] =
     "UNION ALL SELECT 30, k.oid::int8, format('check constraint %I', k.conname), "
     "format('ALTER TABLE %s DROP CONSTRAINT %I', {name_text}, k.conname), concat_ws('; ', "
     "format('ALTER TABLE %s ADD CONSTRAINT %I %s', {name_text}, k.conname, "
-    "pg_get_constraintdef(k.oid)), (SELECT format('COMMENT ON CONSTRAINT %I ON %s IS %L', k.conname, "
+    "pg_get_constraintdef(k.oid)), (SELECT format('COMMENT ON CONSTRAINT %I ON %s IS %L', "
+    "k.conname, "
     "{name_text}, obj_description(k.oid, 'pg_constraint')) "
     "WHERE obj_description(k.oid, 'pg_constraint') IS NOT NULL)), NULL, NULL "
     "FROM con k WHERE k.contype = 'c' "
     "UNION ALL SELECT 35, k.oid::int8, format('foreign key %I of %s', k.conname, n.name), "
     "format('ALTER TABLE %s DROP CONSTRAINT %I', n.name, k.conname), concat_ws('; ', "
-    "format('ALTER TABLE %s ADD CONSTRAINT %I %s', n.name, k.conname, pg_get_constraintdef(k.oid)), "
+    "format('ALTER TABLE %s ADD CONSTRAINT %I %s', n.name, k.conname, "
+    "pg_get_constraintdef(k.oid)), "
     "(SELECT format('COMMENT ON CONSTRAINT %I ON %s IS %L', k.conname, n.name, "
     "obj_description(k.oid, 'pg_constraint')) "
     "WHERE obj_description(k.oid, 'pg_constraint') IS NOT NULL)), "
@@ -177,7 +191,8 @@ static const char capture_code[] =
     "format('ALTER TABLE %s ENABLE REPLICA TRIGGER %I', {name_text}, t.tgname) WHEN 'A' THEN "
     "format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', {name_text}, t.tgname) END, "
     "(SELECT format('COMMENT ON TRIGGER %I ON %s IS %L', t.tgname, {name_text}, "
-    "obj_description(t.oid, 'pg_trigger')) WHERE obj_description(t.oid, 'pg_trigger') IS NOT NULL)), "
+    "obj_description(t.oid, 'pg_trigger')) WHERE obj_description(t.oid, 'pg_trigger') IS NOT "
+    "NULL)), "
     "CASE WHEN t.tgtype & 2 = 2 AND t.tgqual IS NOT NULL THEN 'the condition of a BEFORE trigger "
     "cannot name a generated column' END, NULL FROM trg t "
     "UNION ALL SELECT 55, p.oid::int8, format('policy %I on %s', p.polname, n.name), "
@@ -186,7 +201,8 @@ static const char capture_code[] =
     "CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END, "
     "CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' "
     "WHEN 'd' THEN 'DELETE' ELSE 'ALL' END, "
-    "(SELECT string_agg(CASE o WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(o)) END, ', ') "
+    "(SELECT string_agg(CASE o WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(o)) END, ', "
+    "') "
     "FROM unnest(p.polroles) o), "
     "CASE WHEN p.polqual IS NOT NULL THEN format(' USING (%s)', "
     "pg_get_expr(p.polqual, p.polrelid)) ELSE '' END, "
@@ -202,7 +218,8 @@ static const char capture_view[] =
     "UNION ALL SELECT 60, w.depth * 10000000000::int8 + w.oid::int8, format('view %s', n.name), "
     "format('DROP VIEW %s', n.name), concat_ws('; ', "
     "format('CREATE VIEW %s%s AS %s', n.name, CASE WHEN n.reloptions IS NULL THEN '' ELSE "
-    "format(' WITH (%s)', array_to_string(n.reloptions, ', ')) END, rtrim(pg_get_viewdef(w.oid), ' ;')), "
+    "format(' WITH (%s)', array_to_string(n.reloptions, ', ')) END, rtrim(pg_get_viewdef(w.oid), ' "
+    ";')), "
     "format('ALTER VIEW %s OWNER TO %I', n.name, pg_get_userbyid(n.relowner)), "
     "CASE WHEN n.relacl IS NOT NULL THEN format('REVOKE ALL ON %s FROM PUBLIC, %I', n.name, "
     "pg_get_userbyid(n.relowner)) END, "
@@ -280,8 +297,8 @@ static char *compose(struct cutover *c)
         free(col);
         return NULL;
     }
-    const char *const parts[] = {capture_ctes, capture_column, capture_index,
-                                 capture_constraint, capture_code, capture_view, capture_rest};
+    const char *const parts[] = {capture_ctes, capture_column, capture_index, capture_constraint,
+                                 capture_code, capture_view,   capture_rest};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         for (const char *p = parts[i]; *p != '\0';) {
             if (strncmp(p, "{name_text}", 11) == 0) {

@@ -1,10 +1,10 @@
 /*
  * The flip's SQL; see compose.h.
  *
- * The column is not dropped and added but added under another name, compared and renamed: a CHECK in
- * the same ALTER TABLE makes the server prove, in the pass that rewrites the table, that no row's value
- * changes. Then the old column goes, without CASCADE, so that anything that was not captured stops
- * everything. At the end the catalog is compared with what it was.
+ * The column is not dropped and added but added under another name, compared and renamed: a CHECK
+ * in the same ALTER TABLE makes the server prove, in the pass that rewrites the table, that no
+ * row's value changes. Then the old column goes, without CASCADE, so that anything that was not
+ * captured stops everything. At the end the catalog is compared with what it was.
  */
 #include "proxy/cutover/compose.h"
 
@@ -88,8 +88,8 @@ static void add_intended(struct draft *d, const char *into)
     free(sql);
 }
 
-/* Keeps in the transaction, as settings, how the table is while the lock of GATE keeps DDL away from
- * it: the flip then needs to look only once while it stops everybody. */
+/* Keeps in the transaction, as settings, how the table is while the lock of GATE keeps DDL away
+ * from it: the flip then needs to look only once while it stops everybody. */
 static bool remember_shape(struct cutover *c, struct failure *f)
 {
     struct draft d = {.c = c};
@@ -111,7 +111,7 @@ static bool remember_shape(struct cutover *c, struct failure *f)
 
 /* A transaction that took its snapshot before the rewrite and comes to the table after it sees no
  * rows, without an error. Under our lock nobody has the table open: who is idle with a snapshot has
- * not come to it yet. */
+ * not come to it yet. Looked at first, so that the rewrite is not for nothing, and last. */
 static const char snapshots_sql[] =
     "PERFORM pg_stat_clear_snapshot();\n"
     "SELECT string_agg(pid::text, ', ') INTO found_ FROM pg_stat_activity "
@@ -202,12 +202,11 @@ static void add_replacement(struct draft *d, const struct capture *capture, bool
                           " {type} GENERATED ALWAYS AS ({expr}) STORED%s, "
                           "ADD CONSTRAINT " FLIP_PROOF " CHECK (NOT (%s))",
                           not_null, differ)
-            : text_printf("ALTER TABLE {name} ADD COLUMN " NEW_COLUMN " {type}; "
-                          "ALTER TABLE {name} ALTER COLUMN " NEW_COLUMN
-                          " TYPE {type} USING {value}, "
-                          "ADD CONSTRAINT " FLIP_PROOF " CHECK (NOT (%s))%s",
-                          differ,
-                          c->table.not_null ? ", ALTER COLUMN " NEW_COLUMN " SET NOT NULL" : "");
+            : text_printf(
+                  "ALTER TABLE {name} ADD COLUMN " NEW_COLUMN " {type}; "
+                  "ALTER TABLE {name} ALTER COLUMN " NEW_COLUMN " TYPE {type} USING {value}, "
+                  "ADD CONSTRAINT " FLIP_PROOF " CHECK (NOT (%s))%s",
+                  differ, c->table.not_null ? ", ALTER COLUMN " NEW_COLUMN " SET NOT NULL" : "");
     if (template == NULL || differ == NULL) {
         d->bad = true;
     } else {
@@ -247,6 +246,7 @@ bool compose_cutover(struct cutover *c, const struct capture *capture, struct fl
     }
     add_replacement(&d, capture, true);
     add_comparison(&d);
+    fputs(snapshots_sql, d.body.out);
     if (c->trigger.drop_with) {
         char *drop = text_printf("DROP FUNCTION %s", c->trigger.function);
         add_text(&d, drop != NULL ? drop : "");
@@ -295,6 +295,9 @@ bool compose_rollback(struct cutover *c, const struct capture *capture, const ch
     add_list(&d, json_object_get(taken_away, "function"));
     add_list(&d, json_object_get(taken_away, "trigger"));
     add_comparison(&d);
+    if (rewrites) {
+        fputs(snapshots_sql, d.body.out);
+    }
     fputs(state, d.body.out);
     free(state);
     return draft_end(&d, rewrites ? capture : NULL, out, f);

@@ -1,7 +1,7 @@
 /*
- * Puts together the one message that flips a table, forward or back. The message takes the locks and
- * does everything else within a single DO statement, so that a single statement_timeout bounds the time
- * that the lock is held.
+ * Puts together the one message that flips a table, forward or back. The message takes the locks
+ * and does everything else within a single DO statement, so that a single statement_timeout bounds
+ * the time that the lock is held.
  */
 #pragma once
 
@@ -15,14 +15,14 @@
 #define FLIP_PROOF "pgsluice_proof"
 
 struct flip_sql {
-    char *lock;  /* the relations, for LOCK TABLE */
-    char *body;  /* the DO statement */
-    char *plan;  /* the statements for people, one a line */
+    char *lock; /* the relations, for LOCK TABLE */
+    char *body; /* the DO statement */
+    char *plan; /* the statements for people, one a line */
 };
 void flip_sql_fini(struct flip_sql *sql);
 
-/* Each reads what it needs in the transaction that is open on c->control, which should keep DDL away
- * from the table until the flip. */
+/* Each reads what it needs in the transaction that is open on c->control, which should keep DDL
+ * away from the table until the flip. */
 MUST_CHECK bool compose_cutover(struct cutover *c, const struct capture *capture,
                                 struct flip_sql *out, struct failure *f);
 MUST_CHECK bool compose_rollback(struct cutover *c, const struct capture *capture,

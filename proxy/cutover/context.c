@@ -104,8 +104,8 @@ bool context_connect_again(struct cutover *c, bool abortable, struct control **o
     if (!control_open(&target, out, f)) {
         return false;
     }
-    /* Names in definitions that the server prints, and in the rule's expression, are resolved in the
-     * table's own schema; nobody else's can come in between. */
+    /* Names in definitions that the server prints, and in the rule's expression, are resolved in
+     * the table's own schema; nobody else's can come in between. */
     char *schema = control_quote_identifier(*out, c->rule->schema);
     char *sql = schema != NULL ? text_printf("SET search_path = pg_catalog, %s", schema) : NULL;
     bool ok = sql != NULL ? control_run(*out, sql, STATEMENT_TIMEOUT_MS, f)
@@ -178,13 +178,13 @@ bool context_abort_requested(const struct cutover *c)
            c->host->abort_requested(c->host->arg);
 }
 
-char *context_expand(const struct cutover *c, const char *template)
+char *context_expand(const struct cutover *c, const char *pattern)
 {
     struct text t;
     if (!text_begin(&t)) {
         return NULL;
     }
-    for (const char *p = template; *p != '\0';) {
+    for (const char *p = pattern; *p != '\0';) {
         size_t plain = strcspn(p, "{");
         fwrite(p, 1, plain, t.out);
         p += plain;
@@ -225,10 +225,10 @@ char *context_expand(const struct cutover *c, const char *template)
     return text_end(&t);
 }
 
-PGresult *context_query(struct cutover *c, const char *template, unsigned timeout_ms,
+PGresult *context_query(struct cutover *c, const char *pattern, unsigned timeout_ms,
                         struct failure *f)
 {
-    char *sql = context_expand(c, template);
+    char *sql = context_expand(c, pattern);
     if (sql == NULL) {
         fail(f, EXIT_REFUSED, "out of memory");
         return NULL;
@@ -238,16 +238,16 @@ PGresult *context_query(struct cutover *c, const char *template, unsigned timeou
     return r;
 }
 
-PGresult *context_try(struct cutover *c, const char *template, unsigned timeout_ms,
+PGresult *context_try(struct cutover *c, const char *pattern, unsigned timeout_ms,
                       struct failure *f)
 {
     if (!control_run(c->control, "SAVEPOINT pgsluice_try", STATEMENT_TIMEOUT_MS, f)) {
         return NULL;
     }
-    PGresult *r = context_query(c, template, timeout_ms, f);
+    PGresult *r = context_query(c, pattern, timeout_ms, f);
     struct failure ignored;
-    const char *end = r != NULL ? "RELEASE SAVEPOINT pgsluice_try"
-                                : "ROLLBACK TO SAVEPOINT pgsluice_try";
+    const char *end =
+        r != NULL ? "RELEASE SAVEPOINT pgsluice_try" : "ROLLBACK TO SAVEPOINT pgsluice_try";
     if (!control_run(c->control, end, STATEMENT_TIMEOUT_MS, &ignored) && r != NULL) {
         PQclear(r);
         *f = ignored;
@@ -294,9 +294,11 @@ static const char table_sql[] =
     "  WHERE inhrelid = c.oid), "
     "'partitioning', pg_get_partkeydef(c.oid), "
     "'partitioned_by_column', EXISTS (SELECT FROM pg_partitioned_table p WHERE p.partrelid = c.oid "
-    "  AND (a.attnum = ANY (p.partattrs) OR p.partexprs::text ~ (':varattno ' || a.attnum || ' '))), "
+    "  AND (a.attnum = ANY (p.partattrs) OR p.partexprs::text ~ (':varattno ' || a.attnum || ' "
+    "'))), "
     "'number', a.attnum, 'type', format_type(a.atttypid, a.atttypmod), 'category', t.typcategory, "
-    "'plain_equality', t.typname IN ('bool', 'int2', 'int4', 'int8', 'oid', 'date', 'uuid', 'bytea', "
+    "'plain_equality', t.typname IN ('bool', 'int2', 'int4', 'int8', 'oid', 'date', 'uuid', "
+    "'bytea', "
     "  'timestamp', 'timestamptz'), "
     "'collation', (SELECT format('%I.%I', n.nspname, o.collname) FROM pg_collation o "
     "  JOIN pg_namespace n ON n.oid = o.collnamespace "
@@ -320,7 +322,8 @@ static const char table_sql[] =
     "  AND s.relname = 'run' WHERE n.nspname = 'pgsluice'), "
     "'has_state', EXISTS (SELECT FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace "
     "  WHERE n.nspname = 'pgsluice' AND s.relname = 'run'), "
-    "'deadlock_timeout_ms', (SELECT setting::int FROM pg_settings WHERE name = 'deadlock_timeout'), "
+    "'deadlock_timeout_ms', (SELECT setting::int FROM pg_settings WHERE name = "
+    "'deadlock_timeout'), "
     "'wal_level', current_setting('wal_level'), "
     "'sees_all_sessions', pg_has_role('pg_read_all_stats', 'USAGE')) "
     "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "

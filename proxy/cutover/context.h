@@ -1,6 +1,7 @@
 /*
- * What one run of a cutover command carries from step to step: the rule, the control connection, what
- * is known of the table, and the report that it fills. Shared by the files of this folder only.
+ * What one run of a cutover command carries from step to step: the rule, the control connection,
+ * what is known of the table, and the report that it fills. Shared by the files of this folder
+ * only.
  */
 #pragma once
 
@@ -22,8 +23,8 @@ enum {
 struct cutover_trigger {
     unsigned oid; /* 0: no trigger computes it */
     unsigned function_oid;
-    char *name;      /* NULL: no trigger computes it */
-    char *name_text; /* as an SQL string literal */
+    char *name;       /* NULL: no trigger computes it */
+    char *name_text;  /* as an SQL string literal */
     char *function;   /* "public.compute_partition_key()", quoted */
     bool drop_with;   /* nothing else uses the function, and it can be restored exactly */
     char *kept_since; /* else why it stays */
@@ -31,11 +32,11 @@ struct cutover_trigger {
 
 struct cutover_table {
     unsigned oid;
-    unsigned number;  /* attnum of the column */
-    char *type;       /* as format_type() */
-    char *collation;  /* quoted, NULL: the type's own */
-    char *definition; /* the default's or generation expression's text, or NULL */
-    char category;    /* typcategory */
+    unsigned number;     /* attnum of the column */
+    char *type;          /* as format_type() */
+    char *collation;     /* quoted, NULL: the type's own */
+    char *definition;    /* the default's or generation expression's text, or NULL */
+    char category;       /* typcategory */
     bool plain_equality; /* = and identity are the same for this type */
     bool not_null;
     bool generated;
@@ -62,7 +63,7 @@ struct cutover {
     char run[33];      /* this run's id */
     struct cutover_table table;
     struct cutover_trigger trigger;
-    char *capture;       /* what a rollback needs of the trigger, JSON */
+    char *capture;        /* what a rollback needs of the trigger, JSON */
     uint64_t estimate_ms; /* of the exclusive lock */
 };
 
@@ -86,12 +87,12 @@ MUST_CHECK bool context_read_table(struct cutover *c, struct failure *f);
 /* The template with {rel} (oid), {num} (attnum), {name}, {col}, {key} (column as literal), {type}
  * (with its collation), {expr}, {value} (the expression cast to the type), {trigger} (oid) and
  * {trigger_name} (as literal) filled in; the caller frees it. NULL when out of memory. */
-char *context_expand(const struct cutover *c, const char *template);
+char *context_expand(const struct cutover *c, const char *pattern);
 /* context_expand() and control_query() in one. */
-MUST_CHECK PGresult *context_query(struct cutover *c, const char *template, unsigned timeout_ms,
+MUST_CHECK PGresult *context_query(struct cutover *c, const char *pattern, unsigned timeout_ms,
                                    struct failure *f);
 /* The same within a savepoint, so that a failure leaves the transaction usable. */
-MUST_CHECK PGresult *context_try(struct cutover *c, const char *template, unsigned timeout_ms,
+MUST_CHECK PGresult *context_try(struct cutover *c, const char *pattern, unsigned timeout_ms,
                                  struct failure *f);
 /* The first value of the result as JSON; takes `r`. NULL with `f` when it is none. */
 json_t *context_json(PGresult *r, struct failure *f);

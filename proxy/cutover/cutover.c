@@ -1,6 +1,6 @@
 /*
- * The commands plan and cutover; see cutover.h. They differ in what comes after the preflight: the plan
- * prints what the cutover would do.
+ * The commands plan and cutover; see cutover.h. They differ in what comes after the preflight: the
+ * plan prints what the cutover would do.
  */
 #include "proxy/cutover/cutover.h"
 
@@ -26,7 +26,7 @@ static const char too_old[] =
 static enum exit_code finish_generated(struct cutover *c, json_t **report)
 {
     char *canonical = NULL;
-    struct failure f = {.code = EXIT_DONE};
+    struct failure f = {.code = EXIT_REFUSED, .msg = "out of memory"};
     struct failure ignored;
     bool ok = control_run(c->control, "BEGIN", STATEMENT_TIMEOUT_MS, &f) &&
               preflight_expression(c, &canonical, &f);
@@ -46,16 +46,17 @@ static enum exit_code finish_generated(struct cutover *c, json_t **report)
     report_check(c, "generated", CHECK_BLOCK, "correct the rule's expression",
                  "the column is generated already, but as %s",
                  c->table.definition != NULL ? c->table.definition : "?");
-    return context_finish(c, EXIT_REFUSED, report,
-                          "%s is a generated column already, by another expression; nothing changed",
-                          c->rule->column);
+    return context_finish(
+        c, EXIT_REFUSED, report,
+        "%s is a generated column already, by another expression; nothing changed",
+        c->rule->column);
 }
 
 /* Connects, reads, and runs the preflight. False when the command ends here; *code then is its exit
  * code and *report its report. */
 static bool examine(struct cutover *c, enum exit_code *code, json_t **report)
 {
-    struct failure f = {.code = EXIT_DONE};
+    struct failure f = {.code = EXIT_REFUSED, .msg = "out of memory"};
     if (!context_connect(c, &f) || !context_read_table(c, &f)) {
         *code = context_finish(c, f.code, report, "%s", f.msg);
         return false;
@@ -96,8 +97,9 @@ static void report_plan(struct cutover *c, const struct flip_sql *sql)
     }
     free(copy);
     report_set(c, "sql", lines);
-    report_set(c, "locks", json_pack("[s, s]", "SHARE UPDATE EXCLUSIVE from the first attempt on",
-                                     "ACCESS EXCLUSIVE for the flip"));
+    report_set(c, "locks",
+               json_pack("[s, s]", "SHARE UPDATE EXCLUSIVE from the first attempt on",
+                         "ACCESS EXCLUSIVE for the flip"));
     report_set(c, "strategy", json_string("inplace"));
 }
 
@@ -110,7 +112,8 @@ static bool compose_for_plan(struct cutover *c, struct failure *f)
         return false;
     }
     bool ok = capture_read(c, &capture, f);
-    /* Without a trigger that was understood, or with something refused, there is nothing to show. */
+    /* Without a trigger that was understood, or with something refused, there is nothing to show.
+     */
     if (ok && capture.refused == 0 && c->capture != NULL) {
         ok = compose_cutover(c, &capture, &sql, f);
         if (ok) {
@@ -141,7 +144,7 @@ enum exit_code cutover_plan(const struct config *config, const struct config_rul
 {
     struct cutover c;
     enum exit_code code;
-    struct failure f = {.code = EXIT_DONE};
+    struct failure f = {.code = EXIT_REFUSED, .msg = "out of memory"};
     *report = NULL;
     if (!context_init(&c, "plan", config, rule, options, NULL)) {
         return EXIT_REFUSED;
@@ -217,7 +220,7 @@ static void analyze(struct cutover *c)
 
 static enum exit_code flip(struct cutover *c, json_t **report)
 {
-    struct failure f = {.code = EXIT_DONE};
+    struct failure f = {.code = EXIT_REFUSED, .msg = "out of memory"};
     struct examined examined = {.oid = c->table.oid};
     examined.trigger = preflight_trigger_digest(c, &f);
     if (examined.trigger == NULL) {

@@ -21,14 +21,14 @@ bool doubt_mark(struct control *control, struct flip_mark *out, struct failure *
     return true;
 }
 
-/* "committed", "aborted", "in progress", or "unknown" for a transaction that this server never had or
- * has forgotten: after a failover, for instance. */
+/* "committed", "aborted", "in progress", or "unknown" for a transaction that this server never had
+ * or has forgotten: after a failover, for instance. */
 static bool read_status(struct control *control, const struct flip_mark *mark, char out[16],
                         struct failure *f)
 {
     const char *xid = mark->xid;
-    PGresult *r = control_query(control, "SELECT txid_status($1::int8)", 1, &xid,
-                                STATEMENT_TIMEOUT_MS, f);
+    PGresult *r =
+        control_query(control, "SELECT txid_status($1::int8)", 1, &xid, STATEMENT_TIMEOUT_MS, f);
     if (r == NULL) {
         snprintf(out, 16, "unknown");
         return strcmp(f->sqlstate, "22023") == 0;
@@ -41,12 +41,12 @@ static bool read_status(struct control *control, const struct flip_mark *mark, c
 /* The number is compared as well: another backend may have the process id by now. */
 static bool end_backend(struct control *control, const struct flip_mark *mark, struct failure *f)
 {
-    PGresult *r = control_query(control,
-                                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                                "WHERE pid = $1::int AND backend_xid::text = "
-                                "($2::int8 % 4294967296)::text",
-                                2, (const char *const[]){mark->pid, mark->xid},
-                                STATEMENT_TIMEOUT_MS, f);
+    PGresult *r =
+        control_query(control,
+                      "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                      "WHERE pid = $1::int AND backend_xid::text = "
+                      "($2::int8 % 4294967296)::text",
+                      2, (const char *const[]){mark->pid, mark->xid}, STATEMENT_TIMEOUT_MS, f);
     PQclear(r);
     return r != NULL;
 }

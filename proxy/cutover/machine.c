@@ -12,11 +12,12 @@
 
 enum {
     ATTEMPTS_MAX = 60,
-    PATIENT_ATTEMPTS = 40,    /* so long ARM does not even try while a long transaction is open */
-    GATE_LOCK_MS = 3000,      /* an autovacuum gives way after deadlock_timeout */
+    PATIENT_ATTEMPTS = 40, /* so long ARM does not even try while a long transaction is open */
+    GATE_LOCK_MS = 3000,   /* an autovacuum gives way after deadlock_timeout */
     DRAIN_MS = 200,
     DRAIN_POLL_MS = 1,
-    COMMIT_SLACK_MS = 300,    /* of the hold, for commit and the reading of the catalog */
+    RELEASE_MS = 250, /* the held statements are counted when they are on their way */
+    COMMIT_SLACK_MS = 300, /* of the hold, for the commit */
     BACKOFF_MIN_MS = 100,
     BACKOFF_MAX_MS = 3000,
     ROLLBACK_MS = 5000,
@@ -42,10 +43,10 @@ enum machine_state {
 };
 
 static const char *const state_names[MACHINE_STATES] = {
-    [MACHINE_GATE] = "gate",         [MACHINE_ARM] = "arm",         [MACHINE_HOLD] = "hold",
-    [MACHINE_FLIP] = "flip",         [MACHINE_IN_DOUBT] = "in-doubt",
-    [MACHINE_BACKOFF] = "backoff",   [MACHINE_RELEASE] = "release", [MACHINE_DONE] = "done",
-    [MACHINE_FAILED] = "failed",     [MACHINE_UNKNOWN] = "unknown",
+    [MACHINE_GATE] = "gate",       [MACHINE_ARM] = "arm",           [MACHINE_HOLD] = "hold",
+    [MACHINE_FLIP] = "flip",       [MACHINE_IN_DOUBT] = "in-doubt", [MACHINE_BACKOFF] = "backoff",
+    [MACHINE_RELEASE] = "release", [MACHINE_DONE] = "done",         [MACHINE_FAILED] = "failed",
+    [MACHINE_UNKNOWN] = "unknown",
 };
 
 #define TO(state) (1u << (state))
@@ -53,8 +54,8 @@ static const unsigned legal[MACHINE_STATES] = {
     [MACHINE_GATE] = TO(MACHINE_ARM) | TO(MACHINE_BACKOFF) | TO(MACHINE_FAILED),
     [MACHINE_ARM] = TO(MACHINE_HOLD) | TO(MACHINE_BACKOFF) | TO(MACHINE_FAILED),
     [MACHINE_HOLD] = TO(MACHINE_FLIP) | TO(MACHINE_BACKOFF) | TO(MACHINE_FAILED),
-    [MACHINE_FLIP] = TO(MACHINE_RELEASE) | TO(MACHINE_IN_DOUBT) | TO(MACHINE_BACKOFF) |
-                     TO(MACHINE_FAILED),
+    [MACHINE_FLIP] =
+        TO(MACHINE_RELEASE) | TO(MACHINE_IN_DOUBT) | TO(MACHINE_BACKOFF) | TO(MACHINE_FAILED),
     [MACHINE_IN_DOUBT] = TO(MACHINE_RELEASE) | TO(MACHINE_BACKOFF) | TO(MACHINE_UNKNOWN),
     [MACHINE_BACKOFF] = TO(MACHINE_GATE) | TO(MACHINE_FAILED),
     [MACHINE_RELEASE] = TO(MACHINE_DONE),
@@ -90,7 +91,6 @@ static void open_gate(struct machine *m)
 {
     struct gate *gate = gate_of(m);
     if (gate != NULL && gate_state(gate) != GATE_OPEN) {
-        gate_count(gate, &m->counts);
         gate_open(gate);
     }
     if (m->hold_began > 0) {
@@ -107,9 +107,9 @@ static void enter(struct machine *m, enum machine_state next, const char *detail
     }
     m->state = next;
     double at = monotonic_ms_exact() - m->began;
-    (void)json_array_append_new(
-        m->timeline, json_pack("{s:f, s:s, s:o}", "ms", at, "state", state_names[next], "detail",
-                               report_string(detail)));
+    (void)json_array_append_new(m->timeline,
+                                json_pack("{s:f, s:s, s:o}", "ms", at, "state", state_names[next],
+                                          "detail", report_string(detail)));
     context_progress(m->c, state_names[next], -1, "%s", detail);
     context_step(m->c, state_names[next], "%s", detail);
 }
@@ -132,8 +132,7 @@ static unsigned lock_timeout_ms(const struct machine *m)
 /* What the gate holds for at most: everything up to the release, within the configured limit. */
 static uint64_t hold_ttl_ms(const struct machine *m)
 {
-    uint64_t ms =
-        DRAIN_MS + lock_timeout_ms(m) + m->c->options.max_hold_ms + COMMIT_SLACK_MS;
+    uint64_t ms = DRAIN_MS + lock_timeout_ms(m) + m->c->options.max_hold_ms + COMMIT_SLACK_MS;
     uint64_t limit = m->c->config->hold_ttl_ms;
     return limit != 0 && ms > limit ? limit : ms;
 }
@@ -180,11 +179,12 @@ static bool is_one_of(const char *sqlstate, const char *const *list)
     return false;
 }
 
-/* Failures of a kind that passes: locks, deadlocks, lost or refused connections, a server starting. */
+/* Failures that pass: locks, deadlocks, lost or refused connections, a server that starts. */
 static bool may_pass(const struct machine *m, const struct failure *f)
 {
-    static const char *const passing[] = {"55P03", "40P01", "40001", "23505", "08006", "08001",
-                                          "57P01", "57P02", "57P03", "53300", FLIP_SNAPSHOTS, NULL};
+    static const char *const passing[] = {"55P03", "40P01",        "40001", "08006",
+                                          "08001", "57P01",        "57P02", "57P03",
+                                          "53300", FLIP_SNAPSHOTS, NULL};
     return control_is_lost(m->c->control) || is_one_of(f->sqlstate, passing);
 }
 
@@ -230,7 +230,8 @@ static enum machine_state do_gate(struct machine *m)
     if (reconnect(m, &f) && begin(m, &f)) {
         return MACHINE_ARM;
     }
-    bool passes = may_pass(m, &f);
+    /* Somebody else may be creating the schema: a duplicate. */
+    bool passes = may_pass(m, &f) || strcmp(f.sqlstate, "23505") == 0;
     leave_transaction(m);
     return passes && !context_abort_requested(m->c) ? back_off(m, f.msg) : give_up(m, f.msg);
 }
@@ -532,8 +533,7 @@ static void describe(const struct machine *m, enum machine_state next, char *out
                  (unsigned long long)hold_ttl_ms(m));
         break;
     case MACHINE_FLIP:
-        snprintf(out, size, "taking the lock, for at most %u ms, and flipping",
-                 lock_timeout_ms(m));
+        snprintf(out, size, "taking the lock, for at most %u ms, and flipping", lock_timeout_ms(m));
         break;
     case MACHINE_IN_DOUBT:
     case MACHINE_BACKOFF:
@@ -556,17 +556,23 @@ static void describe(const struct machine *m, enum machine_state next, char *out
 static void report(struct machine *m)
 {
     struct cutover *c = m->c;
+    struct gate *gate = gate_of(m);
+    double until = monotonic_ms_exact() + RELEASE_MS;
+    if (gate != NULL) {
+        gate_count(gate, &m->counts);
+    }
+    while (gate != NULL && m->counts.held > 0 && monotonic_ms_exact() < until) {
+        rest(DRAIN_POLL_MS);
+        gate_count(gate, &m->counts);
+    }
     report_set(c, "attempts", json_integer(m->attempt + 1));
     report_set(c, "timeline", json_incref(m->timeline));
-    if (gate_of(m) != NULL) {
-        gate_count(gate_of(m), &m->counts);
-    }
-    json_t *hold = json_pack("{s:f, s:I, s:I, s:I, s:f}", "gate_ms", m->gate_ms, "held_statements",
-                             (json_int_t)(m->counts.held_total - m->before.held_total), "expired",
-                             (json_int_t)(m->counts.expired_total - m->before.expired_total),
-                             "dropped",
-                             (json_int_t)(m->counts.dropped_total - m->before.dropped_total),
-                             "max_held_ms", (double)m->counts.max_held_ns / NS_PER_MS);
+    json_t *hold =
+        json_pack("{s:f, s:I, s:I, s:I, s:f}", "gate_ms", m->gate_ms, "held_statements",
+                  (json_int_t)(m->counts.held_total - m->before.held_total), "expired",
+                  (json_int_t)(m->counts.expired_total - m->before.expired_total), "dropped",
+                  (json_int_t)(m->counts.dropped_total - m->before.dropped_total), "max_held_ms",
+                  (double)m->counts.max_held_ns / NS_PER_MS);
     if (hold != NULL && m->state == MACHINE_DONE && m->lock_ms >= 0) {
         (void)json_object_set_new(hold, "lock_ms", json_real(m->lock_ms));
     }

@@ -25,6 +25,7 @@ struct flip {
     void *arg;
 };
 
-/* Runs until the flip is committed (EXIT_DONE), refused or failed with nothing changed (EXIT_REFUSED),
- * or of unknown outcome (EXIT_UNKNOWN); `f` says why. Reports "attempts", "hold" and "timeline". */
+/* Runs until the flip is committed (EXIT_DONE), refused or failed with nothing changed
+ * (EXIT_REFUSED), or of unknown outcome (EXIT_UNKNOWN); `f` says why. Reports "attempts", "hold"
+ * and "timeline". */
 enum exit_code machine_run(struct cutover *c, const struct flip *flip, struct failure *f);

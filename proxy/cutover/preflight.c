@@ -1,6 +1,6 @@
 /*
- * The preflight; see preflight.h. Called by the commands in cutover.c and rollback.c. Each check has an
- * id that does not change, so that scripts can rely on it.
+ * The preflight; see preflight.h. Called by the commands in cutover.c and rollback.c. Each check
+ * has an id that does not change, so that scripts can rely on it.
  */
 #include "proxy/cutover/preflight.h"
 
@@ -16,6 +16,7 @@ enum {
     INDEX_MB_PER_S = 25,
     FLIP_FIXED_MS = 40,
     LONG_TRANSACTION_S = 1,
+    ATTRIBUTES_MAX = 1600,
 };
 
 static const char *get(const struct cutover *c, const char *key)
@@ -53,7 +54,8 @@ static void check_mode(struct cutover *c)
                      "mode = observe: values that clients supply still reach the server, and "
                      "would be refused with 428C9 after the flip");
     } else {
-        report_check(c, "mode", CHECK_PASS, NULL, "no value that a client supplies reaches the "
+        report_check(c, "mode", CHECK_PASS, NULL,
+                     "no value that a client supplies reaches the "
                      "server through this proxy");
     }
     if (c->options.strategy == CUTOVER_SWAP) {
@@ -65,8 +67,21 @@ static void check_mode(struct cutover *c)
     }
 }
 
+/* A pooler in between would hand each statement to whom it likes. */
+static void check_direct(struct cutover *c)
+{
+    struct failure f;
+    PGresult *r = context_query(c, "SELECT pg_backend_pid()", STATEMENT_TIMEOUT_MS, &f);
+    if (r != NULL && strtol(PQgetvalue(r, 0, 0), NULL, 10) != control_backend_pid(c->control)) {
+        report_check(c, "direct", CHECK_BLOCK, "let control name the server itself",
+                     "the control connection goes through a pooler");
+    }
+    PQclear(r);
+}
+
 void preflight_rights(struct cutover *c)
 {
+    check_direct(c);
     if (is_set(c, "owned")) {
         report_check(c, "role", CHECK_PASS, NULL, "%s may act as the table's owner, %s",
                      get(c, "role"), get(c, "owner"));
@@ -97,15 +112,16 @@ static void check_shape(struct cutover *c)
                          "not available yet";
     const json_t *facts = c->table.facts;
     if (is_set(c, "partitioned_by_column")) {
-        report_check(c, "table", CHECK_BLOCK,
-                     "partition the table by another column, e.g. PARTITION BY HASH (collection_id)",
-                     "the table is partitioned by the column (%s): PostgreSQL refuses a generated "
-                     "column in a partition key (42P17)",
-                     get(c, "partitioning"));
+        report_check(
+            c, "table", CHECK_BLOCK,
+            "partition the table by another column, e.g. PARTITION BY HASH (collection_id)",
+            "the table is partitioned by the column (%s): PostgreSQL refuses a generated "
+            "column in a partition key (42P17)",
+            get(c, "partitioning"));
     } else if (strcmp(get(c, "kind"), "r") != 0 || is_set(c, "of_type")) {
-        report_check(c, "table", CHECK_BLOCK, remedy, "it is %s%s",
-                     is_set(c, "of_type") ? "a typed table" : "partitioned: ",
-                     get(c, "partitioning"));
+        report_check(
+            c, "table", CHECK_BLOCK, remedy, "it is %s%s",
+            is_set(c, "of_type") ? "a typed table" : "partitioned: ", get(c, "partitioning"));
     } else {
         report_check(c, "table", CHECK_PASS, NULL, "a plain table of about %lld rows, %.1f MB",
                      json_integer_value(json_object_get(facts, "rows")),
@@ -129,7 +145,11 @@ static void check_shape(struct cutover *c)
                      users);
     }
     free(users);
-    if (get(c, "identity")[0] != '\0') {
+    if (json_integer_value(json_object_get(facts, "columns")) >= ATTRIBUTES_MAX) {
+        report_check(c, "column", CHECK_BLOCK, "build the table anew, to be rid of dropped columns",
+                     "the table has had %d columns, the most that PostgreSQL can number",
+                     ATTRIBUTES_MAX);
+    } else if (get(c, "identity")[0] != '\0') {
         report_check(c, "column", CHECK_BLOCK, "ALTER COLUMN ... DROP IDENTITY",
                      "the column is an identity column");
     } else {
@@ -159,12 +179,13 @@ static bool check_replication(struct cutover *c, struct failure *f)
     }
     char *names = list_of(publications);
     if (json_array_size(publications) > 0) {
-        report_check(c, "publications", CHECK_BLOCK,
-                     "take the table out of the publications, or (18 and newer) publish with "
-                     "publish_generated_columns = stored",
-                     "generated columns are not published: subscribers of %s would miss the column, "
-                     "and with it in the replica identity UPDATE and DELETE fail",
-                     names != NULL ? names : "?");
+        report_check(
+            c, "publications", CHECK_BLOCK,
+            "take the table out of the publications, or (18 and newer) publish with "
+            "publish_generated_columns = stored",
+            "generated columns are not published: subscribers of %s would miss the column, "
+            "and with it in the replica identity UPDATE and DELETE fail",
+            names != NULL ? names : "?");
     } else {
         report_check(c, "publications", CHECK_PASS, NULL, "no publication would miss the column");
     }
@@ -190,7 +211,7 @@ static const char writers_sql[] =
     "SELECT coalesce(json_agg(format('%s.%s', n.nspname, p.proname) ORDER BY 1), '[]') "
     "FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace "
     "WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') "
-    "AND p.prosrc ~* ('\\m' || {key} || '\\M') AND p.oid NOT IN "
+    "AND position(lower({key}) IN lower(p.prosrc)) > 0 AND p.oid NOT IN "
     "(SELECT tgfoid FROM pg_trigger WHERE oid = {trigger})";
 
 static bool check_writers(struct cutover *c, struct failure *f)
@@ -236,7 +257,8 @@ static bool check_isolation(struct cutover *c, struct failure *f)
                      names != NULL ? names : "?");
         free(names);
     } else {
-        report_check(c, "isolation", CHECK_PASS, NULL, "transactions are READ COMMITTED by default");
+        report_check(c, "isolation", CHECK_PASS, NULL,
+                     "transactions are READ COMMITTED by default");
     }
     json_decref(who);
     return true;
@@ -273,10 +295,11 @@ bool preflight_sessions(struct cutover *c, struct failure *f)
     }
     json_decref(open);
     if (!is_set(c, "sees_all_sessions")) {
-        report_check(c, "visibility", CHECK_WARN, "GRANT pg_read_all_stats to the control role",
-                     "%s cannot see what other roles' sessions do, nor name those that stand in the "
-                     "way, nor their snapshots",
-                     get(c, "role"));
+        report_check(
+            c, "visibility", CHECK_WARN, "GRANT pg_read_all_stats to the control role",
+            "%s cannot see what other roles' sessions do, nor name those that stand in the "
+            "way, nor their snapshots",
+            get(c, "role"));
     }
     return true;
 }
@@ -325,11 +348,11 @@ bool preflight_expression(struct cutover *c, char **canonical, struct failure *f
     *canonical = NULL;
     struct failure ignored;
     struct failure why = {.code = EXIT_DONE};
-    char *sql = context_expand(
-        c, "CREATE TEMP TABLE pgsluice_probe (LIKE {name} INCLUDING GENERATED); "
-           "ALTER TABLE pg_temp.pgsluice_probe RENAME COLUMN {col} TO pgsluice_old; "
-           "ALTER TABLE pg_temp.pgsluice_probe ADD COLUMN pgsluice_new {type} "
-           "GENERATED ALWAYS AS ({expr}) STORED");
+    char *sql =
+        context_expand(c, "CREATE TEMP TABLE pgsluice_probe (LIKE {name} INCLUDING GENERATED); "
+                          "ALTER TABLE pg_temp.pgsluice_probe RENAME COLUMN {col} TO pgsluice_old; "
+                          "ALTER TABLE pg_temp.pgsluice_probe ADD COLUMN pgsluice_new {type} "
+                          "GENERATED ALWAYS AS ({expr}) STORED");
     if (sql == NULL) {
         return fail(f, EXIT_REFUSED, "out of memory");
     }
@@ -347,8 +370,8 @@ bool preflight_expression(struct cutover *c, char **canonical, struct failure *f
         PQclear(r);
     }
     free(sql);
-    ok = ok && control_run(c->control, "ROLLBACK TO SAVEPOINT pgsluice_probe",
-                           STATEMENT_TIMEOUT_MS, &ignored);
+    ok = ok && control_run(c->control, "ROLLBACK TO SAVEPOINT pgsluice_probe", STATEMENT_TIMEOUT_MS,
+                           &ignored);
     if (*canonical != NULL) {
         report_check(c, "expression", CHECK_PASS, NULL, "the server accepts it: %s", *canonical);
     } else {

@@ -1,8 +1,8 @@
 /*
  * The trigger that computes the column: which one it is, and whether it computes what the rule's
- * expression computes; see preflight.h. A body that is one assignment is compared by evaluating both
- * expressions; any other is run on a temporary table, provided that no statement in it can act outside
- * of the row.
+ * expression computes; see preflight.h. A body that is one assignment is compared by evaluating
+ * both expressions; any other is run on a temporary table, provided that no statement in it can act
+ * outside of the row.
  */
 #include "proxy/cutover/preflight.h"
 
@@ -14,7 +14,8 @@
 static const char triggers_sql[] =
     "SELECT coalesce(json_agg(json_build_object('oid', t.oid::int8, 'name', t.tgname, "
     "'enabled', t.tgenabled, 'row', t.tgtype & 1 = 1, 'before', t.tgtype & 2 = 2, "
-    "'insert', t.tgtype & 4 = 4, 'update', t.tgtype & 16 = 16, 'conditional', t.tgqual IS NOT NULL, "
+    "'insert', t.tgtype & 4 = 4, 'update', t.tgtype & 16 = 16, 'conditional', t.tgqual IS NOT "
+    "NULL, "
     "'definition', pg_get_triggerdef(t.oid), 'function_oid', p.oid::int8, "
     "'function', format('%I.%I(%s)', n.nspname, p.proname, "
     "  pg_get_function_identity_arguments(p.oid)), "
@@ -30,7 +31,8 @@ static const char function_stays_sql[] =
     "WHEN EXISTS (SELECT FROM pg_trigger WHERE tgfoid = p.oid AND oid <> $2::oid) THEN "
     "  (SELECT format('trigger %I of %s uses it as well', tgname, tgrelid::regclass) "
     "  FROM pg_trigger WHERE tgfoid = p.oid AND oid <> $2::oid LIMIT 1) "
-    "WHEN EXISTS (SELECT FROM pg_depend WHERE refclassid = 'pg_proc'::regclass AND refobjid = p.oid "
+    "WHEN EXISTS (SELECT FROM pg_depend WHERE refclassid = 'pg_proc'::regclass AND refobjid = "
+    "p.oid "
     "  AND NOT (classid = 'pg_trigger'::regclass AND objid = $2::oid)) THEN "
     "  'something else depends on it' "
     "WHEN EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass AND objid = p.oid "
@@ -45,8 +47,8 @@ static const char function_stays_sql[] =
     "  format('language %s is not trusted', l.lanname) END "
     "FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang WHERE p.oid = $1::oid";
 
-/* What a rollback puts back. $1 trigger, $2 function, $3 'yes' when the function goes with it, $4 the
- * table, $5 the column (both quoted), $6 the default's text. */
+/* What a rollback puts back. $1 trigger, $2 function, $3 'yes' when the function goes with it, $4
+ * the table, $5 the column (both quoted), $6 the default's text. */
 static const char taken_away_sql[] =
     "SELECT json_build_object('default', CASE WHEN $6::text IS NULL THEN '[]'::json ELSE "
     "json_build_array(format('ALTER TABLE %s ALTER COLUMN %s SET DEFAULT %s', $4::text, $5::text, "
@@ -57,10 +59,12 @@ static const char taken_away_sql[] =
     "'function_text', (SELECT pg_get_functiondef(oid) FROM pg_proc WHERE oid = $2::oid), "
     "'trigger_name', (SELECT tgname FROM pg_trigger WHERE oid = $1::oid), "
     "'function', coalesce((SELECT json_agg(s ORDER BY ord) FROM (SELECT 1 AS ord, "
-    "  pg_get_functiondef(p.oid) AS s FROM p UNION ALL SELECT 2, format('ALTER FUNCTION %s OWNER TO "
+    "  pg_get_functiondef(p.oid) AS s FROM p UNION ALL SELECT 2, format('ALTER FUNCTION %s OWNER "
+    "TO "
     "  %I', p.name, pg_get_userbyid(p.proowner)) FROM p UNION ALL SELECT 3, "
     "  format('REVOKE ALL ON FUNCTION %s FROM PUBLIC, %I', p.name, pg_get_userbyid(p.proowner)) "
-    "  FROM p WHERE p.proacl IS NOT NULL UNION ALL SELECT 4, format('GRANT EXECUTE ON FUNCTION %s TO "
+    "  FROM p WHERE p.proacl IS NOT NULL UNION ALL SELECT 4, format('GRANT EXECUTE ON FUNCTION %s "
+    "TO "
     "  %s%s', p.name, CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE "
     "  quote_ident(pg_get_userbyid(g.grantee)) END, CASE WHEN g.is_grantable THEN "
     "  ' WITH GRANT OPTION' ELSE '' END) FROM p, aclexplode(p.proacl) g UNION ALL SELECT 5, "
@@ -155,8 +159,7 @@ static void candidates_fini(struct candidates *found)
 }
 
 /* Real rows and made-up ones: text of every kind, integers at their ends, NULL. */
-static const char samples_sql[] =
-    "SELECT * FROM (SELECT * FROM {name} LIMIT 1000) real_rows";
+static const char samples_sql[] = "SELECT * FROM (SELECT * FROM {name} LIMIT 1000) real_rows";
 
 static const char boundaries_sql[] =
     "SELECT row_.* FROM (SELECT (SELECT jsonb_object_agg(a.attname, CASE "
@@ -171,13 +174,15 @@ static const char boundaries_sql[] =
     "  JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = {rel} AND a.attnum > 0 "
     "  AND NOT a.attisdropped) AS made FROM unnest(ARRAY['', 'a', 'test-collection', 'coll-0', "
     "  'coll-1', '00000000-0000-0000-0000-000000000000', "
-    "  '550E8400-E29B-41D4-A716-446655440000', U&'caf\\00E9', U&'cafe\\0301', U&'\\65E5\\672C\\8A9E', "
+    "  '550E8400-E29B-41D4-A716-446655440000', U&'caf\\00E9', U&'cafe\\0301', "
+    "U&'\\65E5\\672C\\8A9E', "
     "  U&'\\+01F600', ' a', 'a ', E'tab\\tx', repeat('x', 255), repeat('y', 2000), '0', '12', "
-    "  'abcdefghijk', 'abcdefghijkl', 'abcdefghijklm', NULL]::text[]) WITH ORDINALITY s(text, n)) b, "
+    "  'abcdefghijk', 'abcdefghijkl', 'abcdefghijklm', NULL]::text[]) WITH ORDINALITY s(text, n)) "
+    "b, "
     "LATERAL jsonb_populate_record(NULL::{name}, b.made) row_";
 
-/* Compares the assignment's expression with the rule's on `rows`. NEW is the rows' alias, so that the
- * trigger's own text is evaluated as it stands. -1 with `f` when that fails. */
+/* Compares the assignment's expression with the rule's on `rows`. NEW is the rows' alias, so that
+ * the trigger's own text is evaluated as it stands. -1 with `f` when that fails. */
 static long compare_expressions(struct cutover *c, const char *expression, const char *rows,
                                 long *total, struct failure *f)
 {
@@ -237,10 +242,10 @@ static void check_assignment(struct cutover *c, const char *expression)
     }
 }
 
-/* Runs the function as a trigger of a temporary table. The rows go in without a key and with another
- * row's; all that may come out changed is the key. The caller rolls back. */
-static bool run_trigger(struct cutover *c, const char *call, long *wrong, long *changed, long *total,
-                        struct failure *f)
+/* Runs the function as a trigger of a temporary table. The rows go in without a key and with
+ * another row's; all that may come out changed is the key. The caller rolls back. */
+static bool run_trigger(struct cutover *c, const char *call, long *wrong, long *changed,
+                        long *total, struct failure *f)
 {
     char *value = context_expand(c, "{value}");
     char *differ = value != NULL ? context_differ(c, c->column, value) : NULL;
@@ -307,9 +312,10 @@ static void check_by_running(struct cutover *c, const json_t *trigger)
         ok = false;
     }
     if (!ok) {
-        report_check(c, "trigger-body", CHECK_BLOCK, remedy,
-                     "%s is more than one assignment, and running it on a temporary table fails: %s",
-                     get(trigger, "function"), f.msg);
+        report_check(
+            c, "trigger-body", CHECK_BLOCK, remedy,
+            "%s is more than one assignment, and running it on a temporary table fails: %s",
+            get(trigger, "function"), f.msg);
     } else if (wrong > 0 || changed > 0) {
         report_check(c, "trigger-body", CHECK_BLOCK, remedy,
                      "%s was run on %ld rows: %ld keys are not the expression's, %ld rows come out "
@@ -392,12 +398,15 @@ static void check_computing(struct cutover *c, const json_t *trigger, const stru
         return;
     }
     if (strcmp(get(trigger, "enabled"), "D") == 0) {
-        report_check(c, "trigger", CHECK_WARN, NULL, "trigger %s is disabled: nothing computes the "
-                     "column now; a rollback would restore it disabled", name);
+        report_check(c, "trigger", CHECK_WARN, NULL,
+                     "trigger %s is disabled: nothing computes the "
+                     "column now; a rollback would restore it disabled",
+                     name);
     } else if (!is_set(trigger, "update")) {
         report_check(c, "trigger", CHECK_PASS, NULL,
                      "trigger %s computes the column, on INSERT only: an UPDATE leaves the key as "
-                     "it was, the generated column will follow", name);
+                     "it was, the generated column will follow",
+                     name);
     } else {
         report_check(c, "trigger", CHECK_PASS, NULL, "trigger %s computes the column", name);
     }

@@ -78,8 +78,7 @@ static void print_values(const json_t *report)
            text_of(values, "min"), text_of(values, "max"));
     printf("  skew        %.3f (the most frequent key against the average)\n",
            json_number_value(json_object_get(values, "skew")));
-    json_int_t most =
-        json_integer_value(json_object_get(json_array_get(histogram, 0), "rows"));
+    json_int_t most = json_integer_value(json_object_get(json_array_get(histogram, 0), "rows"));
     for (size_t i = 0; i < keys; i++) {
         if (i < HISTOGRAM_LINES || i + HISTOGRAM_LINES >= keys) {
             print_key(json_array_get(histogram, i), most);

@@ -14,8 +14,8 @@
 #include "proxy/cutover/preflight.h"
 #include "proxy/cutover/state.h"
 
-/* Takes the function's recreation out of `run` when the function is there, as it was. A function of the
- * same name that is another one stands in the way. */
+/* Takes the function's recreation out of `run` when the function is there, as it was. A function of
+ * the same name that is another one stands in the way. */
 static bool check_function(struct cutover *c, struct state_run *run, struct failure *f)
 {
     const char *name = json_string_value(json_object_get(run->trigger, "function_name"));
@@ -60,17 +60,18 @@ static bool read_capture(struct cutover *c, struct capture *out, struct failure 
 /* False when the command ends here, with its report. */
 static bool examine(struct cutover *c, struct state_run *run, enum exit_code *code, json_t **report)
 {
-    struct failure f = {.code = EXIT_DONE};
+    struct failure f = {.code = EXIT_REFUSED, .msg = "out of memory"};
     struct capture capture = {.rows = NULL};
     if (!context_connect(c, &f) || !context_read_table(c, &f) || !state_read(c, run, &f)) {
         *code = context_finish(c, f.code, report, "%s", f.msg);
         return false;
     }
     if (!run->found || strcmp(run->phase, "flipped") != 0 || !c->table.generated) {
-        const char *why = !run->found ? "the table was never cut over by pgsluice"
-                          : strcmp(run->phase, "flipped") != 0
-                              ? "the cutover has been rolled back already"
-                              : "the column is not generated any more: somebody else has changed it";
+        const char *why =
+            !run->found ? "the table was never cut over by pgsluice"
+            : strcmp(run->phase, "flipped") != 0
+                ? "the cutover has been rolled back already"
+                : "the column is not generated any more: somebody else has changed it";
         report_check(c, "state", CHECK_BLOCK, NULL, "%s", why);
         *code = context_finish(c, EXIT_REFUSED, report, "%s; nothing changed", why);
         return false;
@@ -80,8 +81,8 @@ static bool examine(struct cutover *c, struct state_run *run, enum exit_code *co
     preflight_size(c, compose_rollback_rewrites(c));
     const char *name = json_string_value(json_object_get(run->trigger, "trigger_name"));
     c->trigger.name_text = name != NULL ? control_quote_literal(c->control, name) : NULL;
-    bool ok = preflight_sessions(c, &f) && check_function(c, run, &f) &&
-              read_capture(c, &capture, &f);
+    bool ok =
+        preflight_sessions(c, &f) && check_function(c, run, &f) && read_capture(c, &capture, &f);
     if (ok && compose_rollback_rewrites(c)) {
         preflight_report_capture(c, &capture);
     }
@@ -100,11 +101,12 @@ static bool prepare(struct cutover *c, void *arg, struct flip_sql *out, struct f
     if (!context_read_table(c, f) || !read_capture(c, &capture, f)) {
         return false;
     }
-    bool ok = c->table.generated ||
-              fail(f, EXIT_REFUSED, "the table has changed since the preflight");
-    ok = ok && (capture.refused == 0 ||
-                fail(f, EXIT_REFUSED, "something that depends on the column has come since the "
-                                      "preflight and could not be put back"));
+    bool ok =
+        c->table.generated || fail(f, EXIT_REFUSED, "the table has changed since the preflight");
+    ok = ok &&
+         (capture.refused == 0 || fail(f, EXIT_REFUSED,
+                                       "something that depends on the column has come since the "
+                                       "preflight and could not be put back"));
     ok = ok && compose_rollback(c, &capture, run->run, run->trigger, out, f);
     capture_fini(&capture);
     return ok;
@@ -116,7 +118,7 @@ enum exit_code cutover_rollback(const struct config *config, const struct config
 {
     struct cutover c;
     enum exit_code code;
-    struct failure f = {.code = EXIT_DONE};
+    struct failure f = {.code = EXIT_REFUSED, .msg = "out of memory"};
     struct state_run run = {.found = false};
     *report = NULL;
     if (!context_init(&c, "rollback", config, rule, options, host)) {

@@ -1,7 +1,7 @@
 /*
- * A table's catalog entries as lines of text without object identifiers, so that before and after can
- * be compared. What the cutover means to change is left out: whether and how the guarded column is
- * computed, the trigger that computes it, and the column's number.
+ * A table's catalog entries as lines of text without object identifiers, so that before and after
+ * can be compared. What the cutover means to change is left out: whether and how the guarded column
+ * is computed, the trigger that computes it, and the column's number.
  */
 #pragma once
 

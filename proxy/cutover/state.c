@@ -119,7 +119,7 @@ bool state_column_order(struct cutover *c, char **out, struct failure *f)
 #define ORDER_NAMES "array_agg(a.attname::text ORDER BY o.ord)"
 #define ORDER_NUMBERS "array_agg(a.attnum ORDER BY o.ord)"
 #define ORDER_FROM                                                                                 \
-    "unnest(%s) WITH ORDINALITY o(name, ord) JOIN pg_attribute a ON a.attrelid = %u "               \
+    "unnest(%s) WITH ORDINALITY o(name, ord) JOIN pg_attribute a ON a.attrelid = %u "              \
     "AND a.attname = o.name::name AND NOT a.attisdropped"
 
 char *state_flipped_sql(struct cutover *c, const char *columns)
@@ -167,8 +167,7 @@ char *state_rolled_back_sql(struct cutover *c, const char *flip_run, const char 
 
 bool state_has_happened(struct cutover *c, struct control *control, bool *out, struct failure *f)
 {
-    PGresult *r = control_query(control,
-                                "SELECT to_regclass('pgsluice.run') IS NOT NULL", 0, NULL,
+    PGresult *r = control_query(control, "SELECT to_regclass('pgsluice.run') IS NOT NULL", 0, NULL,
                                 STATEMENT_TIMEOUT_MS, f);
     if (r == NULL) {
         return false;

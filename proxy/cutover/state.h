@@ -1,6 +1,6 @@
 /*
- * The schema `pgsluice` at the server: one row for each flip of a table. It is written in the flip's
- * own transaction, so that it exists exactly when the flip has happened.
+ * The schema `pgsluice` at the server: one row for each flip of a table. It is written in the
+ * flip's own transaction, so that it exists exactly when the flip has happened.
  */
 #pragma once
 
@@ -12,15 +12,15 @@ extern const char state_create_sql[];
 /* The last flip of the table. */
 struct state_run {
     bool found;
-    char *run;     /* the caller frees */
-    char *phase;   /* "flipped" or "rolled_back"; the caller frees */
+    char *run;       /* the caller frees */
+    char *phase;     /* "flipped" or "rolled_back"; the caller frees */
     json_t *trigger; /* what the flip took away, to be put back; the caller ends it */
 };
 MUST_CHECK bool state_read(struct cutover *c, struct state_run *out, struct failure *f);
 void state_run_fini(struct state_run *run);
 
-/* SQL, as one PL/pgSQL statement, that records the flip or its rollback. `columns` is an SQL array of
- * the column names in the applications' order. The caller frees it; NULL when out of memory. */
+/* SQL, as one PL/pgSQL statement, that records the flip or its rollback. `columns` is an SQL array
+ * of the column names in the applications' order. The caller frees it; NULL when out of memory. */
 char *state_flipped_sql(struct cutover *c, const char *columns);
 char *state_rolled_back_sql(struct cutover *c, const char *flip_run, const char *columns);
 

@@ -26,12 +26,12 @@ static const char key_columns[] =
 static bool read_examples(struct cutover *c, const char *differ, struct values *out,
                           struct failure *f)
 {
-    char *template = text_printf(
-        "SELECT coalesce(json_agg(x), '[]') FROM (SELECT json_build_object('row', "
-        "coalesce((SELECT jsonb_object_agg(k, to_jsonb(r) -> k) FROM unnest(%s) k), "
-        "to_jsonb(r.ctid::text)), 'stored', {col}, 'expected', {value}) AS x "
-        "FROM {name} r WHERE %s LIMIT 5) q",
-        key_columns, differ);
+    char *template =
+        text_printf("SELECT coalesce(json_agg(x), '[]') FROM (SELECT json_build_object('row', "
+                    "coalesce((SELECT jsonb_object_agg(k, to_jsonb(r) -> k) FROM unnest(%s) k), "
+                    "to_jsonb(r.ctid::text)), 'stored', {col}, 'expected', {value}) AS x "
+                    "FROM {name} r WHERE %s LIMIT 5) q",
+                    key_columns, differ);
     if (template == NULL) {
         return fail(f, EXIT_REFUSED, "out of memory");
     }

@@ -16,7 +16,7 @@ struct values {
     char *examples_text; /* the same for people */
     int64_t distinct;    /* with the distribution only; otherwise -1 */
     double skew;         /* most frequent key against the average */
-    json_t *histogram;   /* [{"key", "rows"}] by frequency; the ends only where there are many keys */
+    json_t *histogram; /* [{"key", "rows"}] by frequency; the ends only where there are many keys */
 };
 
 MUST_CHECK bool values_read(struct cutover *c, bool distribution, struct values *out,

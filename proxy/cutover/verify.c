@@ -52,7 +52,7 @@ enum exit_code cutover_verify(const struct config *config, const struct config_r
                               json_t **report)
 {
     struct cutover c;
-    struct failure f = {.code = EXIT_DONE};
+    struct failure f = {.code = EXIT_REFUSED, .msg = "out of memory"};
     struct values v;
     *report = NULL;
     if (!context_init(&c, "verify", config, rule, NULL, NULL)) {

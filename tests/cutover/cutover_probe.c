@@ -1,11 +1,12 @@
 /*
- * Runs one cutover command as the serving process would, without a proxy: for the tests of the machine
- * on real servers. Prints the report as JSON, progress on stderr, and exits with the command's code.
+ * Runs one cutover command as the serving process would, without a proxy: for the tests of the
+ * machine on real servers. Prints the report as JSON, progress on stderr, and exits with the
+ * command's code.
  *
  *   cutover_probe plan|cutover|rollback|verify|catalog CONNINFO KEY=VALUE...
  *
- * Keys: database, schema, table, column, expression, mode, strategy, max_hold, abort_after (ms),
- * text (yes: for people).
+ * Keys: database, schema, table, column, expression, mode, strategy, max_hold, abort_after (ms,
+ * from the start or from the beginning of abort_phase), text (yes: for people).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +19,9 @@
 
 struct probe {
     double began_ms;
-    double abort_after_ms; /* 0: never */
+    double abort_after_ms;   /* 0: never */
+    const char *abort_phase; /* count from the beginning of this phase; NULL: from the start */
+    double counting_ms;      /* 0: not yet */
     unsigned changes;
 };
 
@@ -31,15 +34,19 @@ static double now_ms(void)
 
 static void on_progress(void *arg, const char *phase, const char *text, double done)
 {
-    const struct probe *p = arg;
+    struct probe *p = arg;
     (void)done;
+    if (p->abort_phase != NULL && p->counting_ms <= 0 && strcmp(phase, p->abort_phase) == 0) {
+        p->counting_ms = now_ms();
+    }
     fprintf(stderr, "%8.1f %s: %s\n", now_ms() - p->began_ms, phase, text);
 }
 
 static bool on_abort(void *arg)
 {
     const struct probe *p = arg;
-    return p->abort_after_ms > 0 && now_ms() - p->began_ms > p->abort_after_ms;
+    return p->abort_after_ms > 0 && p->counting_ms > 0 &&
+           now_ms() - p->counting_ms > p->abort_after_ms;
 }
 
 static bool on_schema_changed(void *arg, struct failure *f)
@@ -131,7 +138,9 @@ int main(int argc, char **argv)
                                                                                 : CUTOVER_AUTO,
         .max_hold_ms = strtoull(option(argc, argv, "max_hold", "10000"), NULL, 10)};
     struct probe probe = {.began_ms = now_ms(),
-                          .abort_after_ms = strtod(option(argc, argv, "abort_after", "0"), NULL)};
+                          .abort_after_ms = strtod(option(argc, argv, "abort_after", "0"), NULL),
+                          .abort_phase = option(argc, argv, "abort_phase", NULL)};
+    probe.counting_ms = probe.abort_phase == NULL ? probe.began_ms : 0;
     struct cutover_host host = {.arg = &probe,
                                 .progress = on_progress,
                                 .abort_requested = on_abort,

@@ -7,7 +7,7 @@ import time
 import psycopg2
 import pytest
 
-from lib import common, schema
+from lib import common, schema, wire
 from lib.pgserver import Server
 from lib.proxy import Direct, Proxy, strip_rule
 
@@ -121,6 +121,69 @@ def test_cutovers_and_rollbacks_under_load_lose_nothing_and_disturb_nobody(table
     steps = [record["step"] for record in front.audit_lines(event="cutover")]
     assert steps, "the cutovers are not in the audit log"
     assert len(front.audit_lines(verdict="stripped")) > 0
+
+
+WITH_KEY = "INSERT INTO chunks (collection_id, partition_key, document_id, chunk_index, content)"
+
+# Prepared in one era and executed in the next: what a long-lived session has in its hands.
+PREPARED = {
+    "insert": ("INSERT INTO chunks (collection_id, document_id, chunk_index, content)"
+               " VALUES ($1, $2, 1, 'x')", ["a", "insert"]),
+    "insert_with_key": (WITH_KEY + " VALUES ($1, $2, $3, 1, 'x')", ["a", "4711", "insert_with_key"]),
+    "insert_returning": (WITH_KEY + " VALUES ($1, $2, $3, 1, 'x') RETURNING id, partition_key",
+                         ["a", "4711", "insert_returning"]),
+    "insert_positional": ("INSERT INTO chunks VALUES (DEFAULT, $1, $2, $3, 1, 'x')",
+                          ["a", "4711", "insert_positional"]),
+    "insert_select": (WITH_KEY + " SELECT $1::varchar, $2::int, $3::varchar, 1, 'x'",
+                      ["a", "4711", "insert_select"]),
+    "update_key": ("UPDATE chunks SET partition_key = $1 WHERE id = 1", ["4711"]),
+    "update_key_too": ("UPDATE chunks SET content = $1, partition_key = $2 WHERE id = 1",
+                       ["changed", "4711"]),
+    "upsert": (WITH_KEY.replace("(", "(id, ") + " VALUES (1, $1, $2, 'base', 1, 'x') ON CONFLICT"
+               " (id, collection_id, partition_key) DO UPDATE SET partition_key = EXCLUDED.partition_key,"
+               " content = EXCLUDED.content", ["collection 1", "4711"]),
+    "select": ("SELECT id, partition_key FROM chunks WHERE id = $1", ["1"]),
+    "select_star": ("SELECT * FROM chunks WHERE id = $1", ["1"]),
+    "insert_returning_star": (WITH_KEY + " VALUES ($1, $2, $3, 1, 'x') RETURNING *",
+                              ["a", "4711", "insert_returning_star"]),
+}
+
+
+@pytest.mark.proxy
+@pytest.mark.skipif(common.pg_major() < 12, reason="generated columns need PostgreSQL 12 or newer")
+def test_prepared_statements_outlive_cutover_and_rollback(table, front):
+    """DESIGN section 5: after the flip, prepared statements of open sessions go on working."""
+    failures = []
+
+    def execute_all(session, era):
+        for name, (_, values) in PREPARED.items():
+            codes = wire.errors(session.send(
+                wire.Bind("", name, values), wire.Execute(""), wire.Sync()).read_until())
+            if codes:
+                failures.append(f"{name} {era}: {codes[0]}")
+
+    with wire.connect(front, user="app") as session:
+        for name, (sql, _) in PREPARED.items():
+            session.send(wire.Parse(name, sql), wire.Sync())
+            assert wire.errors(session.read_until()) == [], name
+        execute_all(session, "before")
+        run(front, "cutover", "chunks", "--yes", "--max-hold", "2s")
+        execute_all(session, "after the cutover")
+        run(front, "rollback", "chunks")
+        execute_all(session, "after the rollback")
+    with wire.connect(front, user="app") as session:  # prepared in the generated era
+        run(front, "cutover", "chunks", "--yes", "--max-hold", "2s")
+        for name, (sql, _) in PREPARED.items():
+            session.send(wire.Parse(name, sql), wire.Sync())
+            assert wire.errors(session.read_until()) == [], name
+        execute_all(session, "prepared after the cutover")
+        run(front, "rollback", "chunks")
+        execute_all(session, "prepared after the cutover, after the rollback")
+    assert schema.wrong_keys(table) == 0
+    misplaced = table.psql("SELECT count(*) FROM chunks WHERE document_id ~ '^[0-9-]+$' OR content <> 'x'"
+                           " AND content <> 'changed' AND content !~ '^x+$'")
+    assert misplaced == "0", "values have slipped into other columns"
+    assert not failures, "\n".join(failures)
 
 
 @pytest.mark.proxy

@@ -1,9 +1,11 @@
 """What is wrong with a configuration is said in one line, before anything listens."""
 
 import os
+import signal
 import socket
 import subprocess
 
+import psycopg2
 import pytest
 
 from lib import common, schema, wire
@@ -256,3 +258,47 @@ def test_an_open_file_limit_is_survived(server):
             assert last.rows("SELECT 1") == [["1"]]
     assert limited.is_alive()
     limited.kill9()
+
+
+def test_the_server_may_be_reached_over_a_unix_socket(server, auth_roles, auth_password):
+    instance = Proxy(server, **{"server": f"host={server.socket_dir} port={server.port}"}).start()
+    for role in auth_roles.values():
+        psycopg2.connect(**instance.params(user=role, password=auth_password)).close()
+    assert instance.stop() == 0
+
+
+def test_the_next_host_is_tried_when_the_first_is_away(server):
+    instance = Proxy(server, **{
+        "server": f"host=127.0.0.1,{server.host} port={common.free_port()},{server.port}"}).start()
+    with wire.connect(instance) as session:
+        assert session.rows("SELECT 1") == [["1"]]
+    assert instance.stop() == 0
+
+
+INSERT_WITH_KEY = ("INSERT INTO chunks (collection_id, partition_key, chunk_index, content)"
+                   " VALUES ('a', 4711, 1, 'x')")
+
+
+def test_sighup_brings_a_changed_rule_into_force_for_open_sessions(server):
+    schema.clear_chunks(server)
+    instance = Proxy(server, rules=[strip_rule("strip")]).start()
+    with wire.connect(instance, user="app") as session:
+        assert wire.errors(session.query(INSERT_WITH_KEY)) == []
+        instance.rules = [strip_rule("reject")]
+        instance.write_config()
+        instance.process.send_signal(signal.SIGHUP)
+        common.wait_until(lambda: wire.errors(session.query(INSERT_WITH_KEY)) == ["428C9"], 10,
+                          "the changed rule")
+    assert instance.stop() == 0
+
+
+def test_sighup_with_a_bad_file_changes_nothing_and_says_why(server):
+    schema.clear_chunks(server)
+    instance = Proxy(server, rules=[strip_rule("reject")]).start()
+    with wire.connect(instance, user="app") as session:
+        instance.config.write_text("[pgsluice]\nworkers = none\n")
+        mark = len(instance.log())
+        instance.process.send_signal(signal.SIGHUP)
+        common.wait_until(lambda: "pgsluice.ini:2" in instance.log()[mark:], 10, "the reason")
+        assert wire.errors(session.query(INSERT_WITH_KEY)) == ["428C9"]
+    assert instance.stop() == 0

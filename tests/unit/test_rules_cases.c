@@ -1,7 +1,8 @@
 /*
- * Runs the data files of tests/rules: one text per case, and what the judge must make of it. The form
- * of a case is told at the head of tests/rules/01-insert.case. Run by tests/run and ctest; a case that
- * fails is named with its file and line. An argument runs only the cases whose name contains it.
+ * Runs the data files of tests/rules: one text per case, and what the judge must make of it. The
+ * form of a case is told at the head of tests/rules/01-insert.case. Run by tests/run and ctest; a
+ * case that fails is named with its file and line. An argument runs only the cases whose name
+ * contains it.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -328,7 +329,7 @@ static void read_file(const char *path)
 
 static void free_case(struct rule_case *c)
 {
-    char *const texts[] = {c->name,  c->in,     c->out,    c->error,
+    char *const texts[] = {c->name,   c->in,     c->out,    c->error,
                            c->detail, c->masked, c->expect, c->writes};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         free(texts[i]);

@@ -1,6 +1,6 @@
 /*
- * The judge as a whole, where a data file cannot say it: hostile and huge texts, several rules on one
- * table, the cache seen from outside, threads.
+ * The judge as a whole, where a data file cannot say it: hostile and huge texts, several rules on
+ * one table, the cache seen from outside, threads.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -123,10 +123,10 @@ static void texts_that_keep_the_lexer_busy_are_refused(void **state)
 
 static void texts_past_the_limit_are_refused(void **state)
 {
-    assert_refused(state,
-                   repeated("INSERT INTO chunks (content) VALUES ('", "0123456789abcdef", 1 << 20,
-                            "')"),
-                   "54000");
+    assert_refused(
+        state,
+        repeated("INSERT INTO chunks (content) VALUES ('", "0123456789abcdef", 1 << 20, "')"),
+        "54000");
 }
 
 static char *bulk_insert(const char *head, const char *row, int rows)
@@ -162,19 +162,53 @@ static uint32_t dice(uint32_t sides)
     return (uint32_t)(state >> 33) % sides;
 }
 
-/* Values that a reader of plain rows may trip over; behind PLAIN_VALUES, those that it leaves to the
- * parser. */
+/* Values that a reader of plain rows may trip over; behind PLAIN_VALUES, those that it leaves to
+ * the parser. */
 enum { PLAIN_VALUES = 28 };
 
 static const char *some_value(bool is_plain)
 {
     static const char *const values[] = {
-        "5", "-5", "- 5", "+.5e-7", "12345678901234567890", "1.", "NULL", "null ", "TRUE",
-        "DEFAULT", "default", "''", "''''", "'a,b'", "'(''),('", "'--'", "'/*'", "E'\\\\'",
-        "E'\\','", "e'\\\\\\'),('", "'\\'", "'{\"a\": [1, 2]}'::jsonb", "'1'::pg_catalog.int4",
-        "'{1}'::int[]", "'$a$'", "'\xc3\xa4'", "1::int::text", "'''a'", "now()", "1 + 1", "(5)",
-        "$a$,$a$", "ARRAY[1, 2]", "'a' -- b\n", "'a'\n'b'", "/* , */ 5", "U&'a'",
-        "date '2020-01-01'", "5 -- )\n", "E'a'\n'b\\''",
+        "5",
+        "-5",
+        "- 5",
+        "+.5e-7",
+        "12345678901234567890",
+        "1.",
+        "NULL",
+        "null ",
+        "TRUE",
+        "DEFAULT",
+        "default",
+        "''",
+        "''''",
+        "'a,b'",
+        "'(''),('",
+        "'--'",
+        "'/*'",
+        "E'\\\\'",
+        "E'\\','",
+        "e'\\\\\\'),('",
+        "'\\'",
+        "'{\"a\": [1, 2]}'::jsonb",
+        "'1'::pg_catalog.int4",
+        "'{1}'::int[]",
+        "'$a$'",
+        "'\xc3\xa4'",
+        "1::int::text",
+        "'''a'",
+        "now()",
+        "1 + 1",
+        "(5)",
+        "$a$,$a$",
+        "ARRAY[1, 2]",
+        "'a' -- b\n",
+        "'a'\n'b'",
+        "/* , */ 5",
+        "U&'a'",
+        "date '2020-01-01'",
+        "5 -- )\n",
+        "E'a'\n'b\\''",
     };
     return values[dice(is_plain ? PLAIN_VALUES : sizeof values / sizeof values[0])];
 }
@@ -276,8 +310,8 @@ static void an_observed_column_stays_beside_a_stripped_one(void **state)
                                  rule_on("hash", RULE_MODE_STRIP)};
     struct rule_set *set = rule_set_new(rules, 2, NULL), *before = fixture->set;
     fixture->set = set;
-    const struct verdict *verdict = judged(
-        state, "INSERT INTO chunks (content, partition_key, hash) VALUES ('a', 1, 'b')");
+    const struct verdict *verdict =
+        judged(state, "INSERT INTO chunks (content, partition_key, hash) VALUES ('a', 1, 'b')");
     assert_string_equal(verdict->text,
                         "INSERT INTO chunks (content, partition_key) VALUES ('a', 1)");
     assert_int_equal(verdict->supplied_count, 2);
@@ -381,7 +415,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(an_observed_column_stays_beside_a_stripped_one, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(
-            a_table_of_the_same_name_and_other_columns_is_not_edited_by_position, set_up, tear_down),
+            a_table_of_the_same_name_and_other_columns_is_not_edited_by_position, set_up,
+            tear_down),
         cmocka_unit_test_setup_teardown(the_cache_is_counted_and_dropped_with_the_set, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(judges_work_side_by_side, set_up, tear_down),

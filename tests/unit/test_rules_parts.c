@@ -169,10 +169,10 @@ static void operator_runs_in_quotes_cost_nothing(void **state)
     (void)state;
     char *line = repeated("-", 5000, "");
     char text[24000];
-    const char *const forms[] = {"SELECT '%s'",          "SELECT '%s''%s'",    "SELECT \"%s\"",
-                                 "SELECT $$%s$$",        "SELECT $a$%s$b$%s$a$", "SELECT 1 -- %s",
-                                 "SELECT E'%s\\'%s'",    "SELECT U&'%s'",      "SELECT B'%s'",
-                                 "SELECT x$a$ FROM t --%s"};
+    const char *const forms[] = {
+        "SELECT '%s'",          "SELECT '%s''%s'",        "SELECT \"%s\"",     "SELECT $$%s$$",
+        "SELECT $a$%s$b$%s$a$", "SELECT 1 -- %s",         "SELECT E'%s\\'%s'", "SELECT U&'%s'",
+        "SELECT B'%s'",         "SELECT x$a$ FROM t --%s"};
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
         char *to = text;
         for (const char *from = forms[i]; *from != '\0'; from++) {
@@ -195,9 +195,18 @@ static void quotes_that_only_seem_to_hide_a_run_do_not(void **state)
     char *run = repeated("+", 5000, "");
     char text[6000];
     static const char *const fronts[] = {
-        "SELECT 'a' ",         "SELECT 'a\\' ",         "SELECT E'a\\'' ", "SELECT $1 ",
-        "SELECT a$b$ ",        "SELECT $a$ $b$ $a$ ",   "/* ' */ ",        "-- '\n",
-        "SELECT E'a'\n'b\\'' ", "SELECT some'x\\' ",    "/* /* */ ' */ ",  "SELECT U&\"\\\" ",
+        "SELECT 'a' ",
+        "SELECT 'a\\' ",
+        "SELECT E'a\\'' ",
+        "SELECT $1 ",
+        "SELECT a$b$ ",
+        "SELECT $a$ $b$ $a$ ",
+        "/* ' */ ",
+        "-- '\n",
+        "SELECT E'a'\n'b\\'' ",
+        "SELECT some'x\\' ",
+        "/* /* */ ' */ ",
+        "SELECT U&\"\\\" ",
         "SELECT E'a' -- c\n 'b\\'' ",
     };
     for (size_t i = 0; i < sizeof fronts / sizeof fronts[0]; i++) {
@@ -212,10 +221,14 @@ static void quotes_that_only_seem_to_hide_a_run_do_not(void **state)
 static void utf8_is_told_from_what_is_not(void **state)
 {
     (void)state;
-    static const char *const good[] = {"", "abc", "h\xc3\xa4\xc3\x9flich, longer than a word",
-                                       "\xe2\x82\xac", "\xf0\x9f\x98\x80", "\xed\x9f\xbf"};
-    static const char *const bad[] = {"\x80",         "\xc0\x80",     "\xc3",
-                                      "\xe0\x9f\xbf", "\xed\xa0\x80", "\xf4\x90\x80\x80",
+    static const char *const good[] = {"",
+                                       "abc",
+                                       "h\xc3\xa4\xc3\x9flich, longer than a word",
+                                       "\xe2\x82\xac",
+                                       "\xf0\x9f\x98\x80",
+                                       "\xed\x9f\xbf"};
+    static const char *const bad[] = {"\x80",         "\xc0\x80",      "\xc3",
+                                      "\xe0\x9f\xbf", "\xed\xa0\x80",  "\xf4\x90\x80\x80",
                                       "\xff",         "12345678\xe4 ", "\xf0\x9f\x98"};
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         assert_true(encoding_is_readable(TEXT_ENCODING_UTF8, good[i], strlen(good[i])));

@@ -1,0 +1,140 @@
+/*
+ * The rows of INSERT ... VALUES: which of them carry the column, and the edits that take it out of
+ * each. Called by insert.c; owns nothing.
+ */
+#include "rules/insert.h"
+
+bool value_has_star(const Node *value)
+{
+    const List *parts = NIL;
+    if (IsA(value, ColumnRef)) {
+        parts = ((const ColumnRef *)value)->fields;
+    } else if (IsA(value, A_Indirection)) {
+        parts = ((const A_Indirection *)value)->indirection;
+    }
+    return parts != NIL && IsA(llast(parts), A_Star);
+}
+
+static int width(const SelectStmt *source)
+{
+    const int first = list_length(linitial(source->valuesLists));
+    bool is_even = true;
+    for (int row = 0; row < list_length(source->valuesLists); row++) {
+        const List *values = list_nth(source->valuesLists, row);
+        for (int i = 0; i < list_length(values); i++) {
+            if (value_has_star(list_nth(values, i))) {
+                return WIDTH_HIDDEN;
+            }
+        }
+        is_even &= list_length(values) == first;
+    }
+    return is_even ? first : WIDTH_UNEVEN;
+}
+
+static bool supplies(const struct insert *insert, size_t position, struct supply *supply)
+{
+    if (insert->bulk != NULL) {
+        supply->rows = (uint32_t)bulk_count_values(insert->bulk, position);
+    }
+    for (int row = 0; row < list_length(insert->source->valuesLists); row++) {
+        const List *values = list_nth(insert->source->valuesLists, row);
+        const Node *value = list_nth(values, (int)position);
+        if (IsA(value, SetToDefault)) {
+            continue;
+        }
+        while (IsA(value, TypeCast)) {
+            value = ((const TypeCast *)value)->arg;
+        }
+        supply->rows++;
+        supply->params += IsA(value, ParamRef);
+    }
+    /* VALUES with an order of its own names its columns by number, or column1, column2. */
+    supply->obstacle = insert->source->sortClause != NIL ? "its VALUES are sorted" : NULL;
+    return supply->rows > 0;
+}
+
+/* The VALUES that starts the rows: at the statement's own depth, and not the name of a WITH query.
+ */
+static size_t find_values(const struct token_list *tokens, size_t at)
+{
+    while (at < tokens->count && tokens->items[at].kind == TOKEN_OPEN) {
+        at++;
+    }
+    for (; at < tokens->count; at++) {
+        const enum token_kind kind = tokens->items[at].kind;
+        if (kind == TOKEN_OPEN) {
+            at = (size_t)tokens->items[at].match;
+        } else if (kind == TOKEN_VALUES) {
+            const enum token_kind before = tokens->items[at - 1].kind;
+            if (before != TOKEN_WITH && before != TOKEN_RECURSIVE && before != TOKEN_COMMA) {
+                break;
+            }
+        }
+    }
+    return at;
+}
+
+/* A row without its dropped values; one that would be empty says DEFAULT instead. */
+static void edit_row(const struct insert *insert, size_t open, const size_t *firsts)
+{
+    const struct token *items = insert->a->tokens.items;
+    if (!insert_drops_all(insert)) {
+        tokens_drop(insert->a, open, firsts, insert->drop, insert->width);
+        return;
+    }
+    for (size_t i = 0; i < insert->width; i++) {
+        const size_t end = i + 1 < insert->width ? firsts[i + 1] - 1 : (size_t)items[open].match;
+        analysis_edit(insert->a, items[firsts[i]].start, items[end].start, "DEFAULT");
+    }
+}
+
+static void revise_row(const struct insert *insert, void *list)
+{
+    if (!insert_drops_all(insert)) {
+        revision_note_drops(insert->a, list, insert->drop, insert->width);
+        return;
+    }
+    for (size_t i = 0; i < insert->width; i++) {
+        revision_note(insert->a, list, (int)i, 1, lappend(NIL, revision_default()));
+    }
+}
+
+static bool edit_rows(const struct insert *insert, size_t at)
+{
+    const struct token_list *tokens = &insert->a->tokens;
+    size_t *firsts = arena_alloc(insert->a->arena, insert->width * sizeof *firsts);
+    for (int row = 0; row < list_length(insert->source->valuesLists); row++) {
+        if (row > 0 && tokens->items[at++].kind != TOKEN_COMMA) {
+            return false;
+        }
+        if (tokens_list(tokens, at, firsts, insert->width) != insert->width) {
+            return false;
+        }
+        edit_row(insert, at, firsts);
+        revise_row(insert, &list_nth_cell(insert->source->valuesLists, row)->ptr_value);
+        at = (size_t)tokens->items[at].match + 1;
+    }
+    return at >= tokens->count || tokens->items[at].kind != TOKEN_COMMA;
+}
+
+static bool edit(const struct insert *insert, size_t at)
+{
+    struct analysis *a = insert->a;
+    at = find_values(&a->tokens, at);
+    if (at >= a->tokens.count || !edit_rows(insert, at + 1)) {
+        return false;
+    }
+    params_keep(a, &(struct insert_rows){
+                       .rows = insert->source->valuesLists,
+                       .names = insert->names,
+                       .rule = rule_set_get(a->set, rule_first(insert->rules)),
+                       .is_dropped = insert->drop,
+                       .start = a->tokens.items[at].start,
+                   });
+    if (insert->bulk != NULL) {
+        a->bulk_drop = insert->drop;
+    }
+    return true;
+}
+
+const struct insert_source insert_values = {width, supplies, edit};
