@@ -356,6 +356,7 @@ static struct config *with_defaults(const char *file)
     config->audit_fsync = AUDIT_FSYNC_BATCH;
     config->log_level = LOG_LEVEL_INFO;
     config->max_client_conn = 5000;
+    config->tcp_keepalive = true;
     config->max_packet_size = UINT64_C(64) * 1024 * 1024;
     config->client_login_timeout_ms = 60 * 1000;
     config->server_connect_timeout_ms = 15 * 1000;

@@ -52,6 +52,10 @@ struct config {
     uint64_t max_packet_size;          /* bytes of one judged message; default 64 MiB */
     uint64_t client_login_timeout_ms;  /* default 60 s; 0 = off. Seconds in the file */
     uint64_t server_connect_timeout_ms; /* default 15 s */
+    uint64_t client_idle_timeout_ms;      /* outside a transaction; default 0, off, as the next two */
+    uint64_t idle_transaction_timeout_ms; /* waiting for the client inside one */
+    uint64_t query_timeout_ms;            /* waiting for the server */
+    bool tcp_keepalive;                   /* default on */
     uint64_t hold_ttl_ms;              /* longest time a statement may be held; default 2 s */
     struct config_rule *rules;
     size_t rule_count;

@@ -12,6 +12,8 @@
 #include <string.h>
 #include <strings.h>
 
+#define TIMEOUT_MAX_MS ((uint64_t)24 * 3600 * 1000)
+
 #define LISTEN_MAX 64
 
 typedef bool (*config_set)(const char *value, struct config *config, struct config_rule *rule,
@@ -272,14 +274,48 @@ static bool set_client_login_timeout(const char *value, struct config *config,
                                      struct config_rule *rule, struct value_why *why)
 {
     (void)rule;
-    return value_duration(value, 0, 24 * 3600 * 1000, &config->client_login_timeout_ms, why);
+    return value_duration(value, 0, TIMEOUT_MAX_MS, &config->client_login_timeout_ms, why);
 }
 
 static bool set_server_connect_timeout(const char *value, struct config *config,
                                        struct config_rule *rule, struct value_why *why)
 {
     (void)rule;
-    return value_duration(value, 0, 24 * 3600 * 1000, &config->server_connect_timeout_ms, why);
+    return value_duration(value, 0, TIMEOUT_MAX_MS, &config->server_connect_timeout_ms, why);
+}
+
+static bool set_client_idle_timeout(const char *value, struct config *config,
+                                    struct config_rule *rule, struct value_why *why)
+{
+    (void)rule;
+    return value_duration(value, 0, TIMEOUT_MAX_MS, &config->client_idle_timeout_ms, why);
+}
+
+static bool set_idle_transaction_timeout(const char *value, struct config *config,
+                                         struct config_rule *rule, struct value_why *why)
+{
+    (void)rule;
+    return value_duration(value, 0, TIMEOUT_MAX_MS, &config->idle_transaction_timeout_ms, why);
+}
+
+static bool set_query_timeout(const char *value, struct config *config, struct config_rule *rule,
+                              struct value_why *why)
+{
+    (void)rule;
+    return value_duration(value, 0, TIMEOUT_MAX_MS, &config->query_timeout_ms, why);
+}
+
+static bool set_tcp_keepalive(const char *value, struct config *config, struct config_rule *rule,
+                              struct value_why *why)
+{
+    (void)rule;
+    static const char *const words[] = {"0", "1"};
+    size_t word;
+    if (!value_word(value, words, 2, &word, why)) {
+        return false;
+    }
+    config->tcp_keepalive = word == 1;
+    return true;
 }
 
 static bool set_hold_ttl(const char *value, struct config *config, struct config_rule *rule,
@@ -372,10 +408,10 @@ static const struct config_key main_keys[] = {
     {"client_tls_key", NULL, ""},
     {"client_tls_ca", NULL, ""},
     {"client_tls_min_version", NULL, ""},
-    {"client_idle_timeout", NULL, "0"},
-    {"idle_transaction_timeout", NULL, "0"},
-    {"query_timeout", NULL, "0"},
-    {"tcp_keepalive", NULL, "0"},
+    {"client_idle_timeout", set_client_idle_timeout, NULL},
+    {"idle_transaction_timeout", set_idle_transaction_timeout, NULL},
+    {"query_timeout", set_query_timeout, NULL},
+    {"tcp_keepalive", set_tcp_keepalive, NULL},
 };
 
 static const struct config_key rule_keys[] = {

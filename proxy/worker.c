@@ -186,6 +186,7 @@ static void on_second(uv_timer_t *timer)
             session_drain(s);
         } else {
             startup_look(s, now);
+            session_look(s, uv_now(&worker->loop));
         }
     }
 }

@@ -4,6 +4,7 @@
  */
 #include "rules/analysis.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -142,33 +143,61 @@ static int compare_edits(const void *left, const void *right)
     return l->end > r->end ? -1 : l->end < r->end;
 }
 
+static bool is_word_byte(char c)
+{
+    return isalnum((unsigned char)c) || c == '_' || c == '$' || (unsigned char)c >= 0x80;
+}
+
+/* The edited text while it grows. */
+struct growth {
+    char *text, *to;
+    size_t mark_before, mark;
+};
+
+/* Keeps apart what would become one word: SELECT *FROM. */
+static void append(struct growth *growth, const char *piece, size_t len)
+{
+    if (len > 0 && growth->to > growth->text && is_word_byte(growth->to[-1]) &&
+        (is_word_byte(piece[0]) || piece[0] == '\'' || piece[0] == '"')) {
+        *growth->to++ = ' ';
+    }
+    growth->to = mempcpy(growth->to, piece, len);
+}
+
+static void append_text(struct growth *growth, const char *text, size_t from, size_t to)
+{
+    append(growth, text + from, to - from);
+    if (from <= growth->mark_before && growth->mark_before <= to) {
+        growth->mark = (size_t)(growth->to - growth->text) - (to - growth->mark_before);
+    }
+}
+
 const char *analysis_apply_edits(struct analysis *a, size_t *len, size_t *mark)
 {
-    size_t room = a->len + 1;
+    size_t room = a->len + 2 * a->edit_count + 1;
     for (size_t i = 0; i < a->edit_count; i++) {
         room += strlen(a->edits[i].text);
     }
     qsort(a->edits, a->edit_count, sizeof *a->edits, compare_edits);
-    char *text = arena_alloc(a->arena, room), *to = text;
-    const size_t mark_before = *mark;
-    int copied = 0;
+    char *text = arena_alloc(a->arena, room);
+    struct growth growth = {.text = text, .to = text, .mark_before = *mark};
+    size_t copied = 0;
     for (size_t i = 0; i < a->edit_count; i++) {
         const struct edit *edit = &a->edits[i];
-        if (edit->end <= copied && edit->start < copied) {
+        const size_t start = (size_t)edit->start, end = (size_t)edit->end;
+        if (end <= copied && start < copied) {
             continue; /* inside of what an earlier one has removed */
         }
-        if (edit->start < copied) {
+        if (start < copied) {
             return NULL;
         }
-        to = mempcpy(to, a->text + copied, (size_t)(edit->start - copied));
-        to = stpcpy(to, edit->text);
-        copied = edit->end;
-        if ((size_t)copied <= mark_before) {
-            *mark = (size_t)(to - text) + (mark_before - (size_t)copied);
-        }
+        append_text(&growth, a->text, copied, start);
+        append(&growth, edit->text, strlen(edit->text));
+        copied = end;
     }
-    to = mempcpy(to, a->text + copied, a->len - (size_t)copied);
-    *to = '\0';
-    *len = (size_t)(to - text);
+    append_text(&growth, a->text, copied, a->len);
+    *growth.to = '\0';
+    *len = (size_t)(growth.to - text);
+    *mark = growth.mark;
     return text;
 }

@@ -16,7 +16,7 @@ enum {
     GATE_LOCK_MS = 3000,   /* an autovacuum gives way after deadlock_timeout */
     DRAIN_MS = 200,
     DRAIN_POLL_MS = 1,
-    RELEASE_MS = 250, /* the held statements are counted when they are on their way */
+    RELEASE_MS = 250,      /* the held statements are counted when they are on their way */
     COMMIT_SLACK_MS = 300, /* of the hold, for the commit */
     BACKOFF_MIN_MS = 100,
     BACKOFF_MAX_MS = 3000,

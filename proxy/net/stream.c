@@ -10,7 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-bool stream_open(struct stream *s, uv_loop_t *loop, int fd, void *data)
+bool stream_open(struct stream *s, uv_loop_t *loop, int fd, bool keepalive, void *data)
 {
     if (uv_poll_init(loop, &s->poll, fd) != 0) {
         s->fd = -1;
@@ -18,7 +18,9 @@ bool stream_open(struct stream *s, uv_loop_t *loop, int fd, void *data)
     }
     /* fails on a unix socket, which has no Nagle */
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &(int){1}, sizeof(int));
+    if (keepalive) {
+        setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &(int){1}, sizeof(int));
+    }
     s->poll.data = data;
     s->fd = fd;
     s->events = 0;

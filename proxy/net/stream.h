@@ -21,7 +21,7 @@ struct stream {
 };
 
 /* Takes `fd` (non-blocking, close-on-exec). False leaves it to the caller. */
-bool stream_open(struct stream *s, uv_loop_t *loop, int fd, void *data);
+bool stream_open(struct stream *s, uv_loop_t *loop, int fd, bool keepalive, void *data);
 static inline bool stream_is_open(const struct stream *s)
 {
     return s->fd >= 0;

@@ -35,6 +35,7 @@ static void note_key(struct session *s, const uint8_t *message, size_t size)
 static void note_ready(struct session *s, char status)
 {
     s->transaction = status;
+    s->active_ms = uv_now(&s->worker->loop);
     s->copying = false;
     if (s->syncs_done < s->syncs_sent) {
         s->syncs_done++;

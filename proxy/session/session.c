@@ -154,6 +154,30 @@ void session_drain(struct session *s)
     }
 }
 
+void session_look(struct session *s, uint64_t now_ms)
+{
+    const struct config *config = service_config(session_service(s));
+    uint64_t since = now_ms - s->active_ms;
+    bool answered = s->syncs_sent == s->syncs_done;
+    if (s->state != SESSION_RELAY || s->wait != SESSION_WAIT_NONE || s->transaction == 0 ||
+        stream_is_full(&s->client)) {
+        return;
+    }
+    if (session_is_idle(s)) {
+        if (config->client_idle_timeout_ms > 0 && since > config->client_idle_timeout_ms) {
+            session_fail(s, "57P05", "terminating connection due to idle-session timeout");
+        }
+    } else if (answered && !s->batch_open) {
+        if (config->idle_transaction_timeout_ms > 0 &&
+            since > config->idle_transaction_timeout_ms) {
+            session_fail(s, "25P03",
+                         "terminating connection due to idle-in-transaction timeout");
+        }
+    } else if (config->query_timeout_ms > 0 && since > config->query_timeout_ms) {
+        session_fail(s, "57014", "terminating connection due to query_timeout");
+    }
+}
+
 /* --- input --- */
 
 /* Reads once, behind what is left of the last time. */
@@ -250,6 +274,7 @@ static void client_readable(struct session *s)
     } else if (result == STREAM_EOF) {
         client_ended(s);
     } else if (result == STREAM_OK) {
+        s->active_ms = uv_now(&s->worker->loop);
         client_consume(s, bytes, len);
     }
 }
@@ -406,7 +431,8 @@ static char *name_client(int fd)
 void session_accept(struct worker *worker, int fd)
 {
     struct session *s = calloc(1, sizeof *s);
-    if (s == NULL || !stream_open(&s->client, &worker->loop, fd, s)) {
+    bool keepalive = service_config(worker->service)->tcp_keepalive;
+    if (s == NULL || !stream_open(&s->client, &worker->loop, fd, keepalive, s)) {
         free(s);
         close(fd);
         count_gone(worker);
@@ -419,6 +445,7 @@ void session_accept(struct worker *worker, int fd)
     s->id = atomic_fetch_add(&worker->service->next_id, 1) + 1;
     s->since_ns = gate_now();
     s->strings_standard = true;
+    s->active_ms = uv_now(&worker->loop);
     s->syncs_sent = 1; /* the startup packet is answered by a ReadyForQuery */
     s->client_name = name_client(fd);
     DL_APPEND(worker->sessions, s);

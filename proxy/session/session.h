@@ -70,6 +70,7 @@ struct session {
     bool is_cancel;        /* carries a CancelRequest, not a session */
     uint64_t syncs_sent;   /* messages that a ReadyForQuery will answer */
     uint64_t syncs_done;
+    uint64_t active_ms;    /* the loop's time when the client sent, or a statement's answer ended */
     uint64_t since_ns;     /* when it began, or when its hold did */
     uint64_t rules_epoch;
     const struct catalog_database *rules; /* of the worker's snapshot */
@@ -103,6 +104,8 @@ void session_close(struct session *s);
 void session_fail(struct session *s, const char *sqlstate, const char *fmt, ...) PRINTF_LIKE(3, 4);
 /* Asks the loop for the events that the session's state wants. */
 void session_watch(struct session *s);
+/* Every second: client_idle_timeout, idle_transaction_timeout, query_timeout. */
+void session_look(struct session *s, uint64_t now_ms);
 /* At a transaction boundary with nothing sent and unanswered. */
 bool session_is_idle(const struct session *s);
 /* The process drains: ends the session if it is at a transaction boundary or not yet logged in. */

@@ -170,7 +170,8 @@ static void try_address(struct session *s)
         startup_retry(s);
         return;
     }
-    if (!stream_open(&s->server, &s->worker->loop, fd, s)) {
+    bool keepalive = service_config(session_service(s))->tcp_keepalive && !host->is_unix;
+    if (!stream_open(&s->server, &s->worker->loop, fd, keepalive, s)) {
         close(fd);
         session_fail(s, "53200", "out of memory");
         return;
