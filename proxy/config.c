@@ -10,6 +10,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <ini.h>
+#include <openssl/ssl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -339,6 +340,13 @@ static bool is_complete(struct loader *l)
             }
         }
     }
+    const struct config_client_tls *tls = &config->client_tls;
+    if (tls->mode != CLIENT_TLS_DISABLE && (tls->cert == NULL || tls->key == NULL)) {
+        return complain(l, 0, "client_tls: needs client_tls_cert and client_tls_key");
+    }
+    if (tls->mode >= CLIENT_TLS_VERIFY_CA && tls->ca == NULL) {
+        return complain(l, 0, "client_tls: needs client_tls_ca to verify certificates");
+    }
     if (config->rule_count > 0 && config->control == NULL) {
         return complain(l, 0, "control: is missing from [pgsluice]; rules need it");
     }
@@ -357,6 +365,7 @@ static struct config *with_defaults(const char *file)
     config->log_level = LOG_LEVEL_INFO;
     config->max_client_conn = 5000;
     config->tcp_keepalive = true;
+    config->client_tls.min_version = TLS1_2_VERSION;
     config->max_packet_size = UINT64_C(64) * 1024 * 1024;
     config->client_login_timeout_ms = 60 * 1000;
     config->server_connect_timeout_ms = 15 * 1000;
@@ -430,6 +439,11 @@ void config_free(struct config *config)
     free(config->server);
     free(config->control);
     free(config->audit);
+    free(config->client_tls.cert);
+    free(config->client_tls.key);
+    free(config->client_tls.ca);
+    free(config->client_tls.crl);
+    free(config->client_tls.ciphers);
     free(config);
 }
 

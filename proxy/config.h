@@ -33,12 +33,29 @@ struct config_rule {
 
 enum audit_fsync { AUDIT_FSYNC_NONE, AUDIT_FSYNC_BATCH, AUDIT_FSYNC_EACH };
 
+enum client_tls {
+    CLIENT_TLS_DISABLE,     /* an SSLRequest is answered N */
+    CLIENT_TLS_ALLOW,       /* TLS for those who ask */
+    CLIENT_TLS_REQUIRE,     /* and nobody without */
+    CLIENT_TLS_VERIFY_CA,   /* with a certificate that the CA signed */
+    CLIENT_TLS_VERIFY_FULL, /* whose common name is the user's */
+};
+
+struct config_client_tls {
+    enum client_tls mode;
+    char *cert, *key; /* PEM files; given unless mode is disable */
+    char *ca, *crl;   /* NULL: none */
+    char *ciphers;    /* of TLS 1.2, as OpenSSL writes them; NULL: its default */
+    int min_version;  /* TLS1_2_VERSION, ... */
+};
+
 struct config {
     char *file;
     struct config_address *listen;
     size_t listen_count;
     char *server;  /* libpq keywords */
     char *control; /* libpq keywords; NULL without rules */
+    struct config_client_tls client_tls;
     unsigned workers;
     struct config_address *admin;
     size_t admin_count;

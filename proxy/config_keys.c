@@ -6,6 +6,7 @@
 #include "proxy/config_keys.h"
 
 #include <libpq-fe.h>
+#include <openssl/ssl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -385,6 +386,46 @@ static bool set_unqualified(const char *value, struct config *config, struct con
     return true;
 }
 
+static bool set_client_tls(const char *value, struct config *config, struct config_rule *rule,
+                           struct value_why *why)
+{
+    (void)rule;
+    static const char *const words[] = {"disable", "allow", "require", "verify-ca", "verify-full"};
+    size_t word;
+    if (!value_word(value, words, 5, &word, why)) {
+        return false;
+    }
+    config->client_tls.mode = (enum client_tls)word;
+    return true;
+}
+
+static bool set_client_tls_min_version(const char *value, struct config *config,
+                                       struct config_rule *rule, struct value_why *why)
+{
+    (void)rule;
+    static const char *const words[] = {"TLSv1.2", "TLSv1.3"};
+    static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
+    size_t word;
+    if (!value_word(value, words, 2, &word, why)) {
+        return false;
+    }
+    config->client_tls.min_version = versions[word];
+    return true;
+}
+
+#define SET_CLIENT_TLS_TEXT(member)                                                                \
+    static bool set_client_tls_##member(const char *value, struct config *config,                  \
+                                        struct config_rule *rule, struct value_why *why)           \
+    {                                                                                              \
+        (void)rule;                                                                                \
+        return copy(&config->client_tls.member, value, why);                                       \
+    }
+SET_CLIENT_TLS_TEXT(cert)
+SET_CLIENT_TLS_TEXT(key)
+SET_CLIENT_TLS_TEXT(ca)
+SET_CLIENT_TLS_TEXT(crl)
+SET_CLIENT_TLS_TEXT(ciphers)
+
 static const struct config_key main_keys[] = {
     {"listen", set_listen, NULL},
     {"server", set_server, NULL},
@@ -403,11 +444,13 @@ static const struct config_key main_keys[] = {
     {"server_connect_timeout", set_server_connect_timeout, NULL},
     {"hold_ttl", set_hold_ttl, NULL},
     {"http", NULL, ""},
-    {"client_tls", NULL, "disable"},
-    {"client_tls_cert", NULL, ""},
-    {"client_tls_key", NULL, ""},
-    {"client_tls_ca", NULL, ""},
-    {"client_tls_min_version", NULL, ""},
+    {"client_tls", set_client_tls, NULL},
+    {"client_tls_cert", set_client_tls_cert, NULL},
+    {"client_tls_key", set_client_tls_key, NULL},
+    {"client_tls_ca", set_client_tls_ca, NULL},
+    {"client_tls_crl", set_client_tls_crl, NULL},
+    {"client_tls_ciphers", set_client_tls_ciphers, NULL},
+    {"client_tls_min_version", set_client_tls_min_version, NULL},
     {"client_idle_timeout", set_client_idle_timeout, NULL},
     {"idle_transaction_timeout", set_idle_transaction_timeout, NULL},
     {"query_timeout", set_query_timeout, NULL},

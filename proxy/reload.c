@@ -68,6 +68,15 @@ bool reload_config(struct service *service, struct failure *f)
         config_free(next);
         return fail(f, EXIT_USAGE, "%s: a change of %s needs a restart", old->file, fixed);
     }
+    SSL_CTX *client_tls;
+    if (!tls_accept_context(&next->client_tls, &client_tls, f)) {
+        config_free(next);
+        return false;
+    }
+    uv_mutex_lock(&service->tls_lock);
+    SSL_CTX_free(service->client_tls); /* connections that use it keep it */
+    service->client_tls = client_tls;
+    uv_mutex_unlock(&service->tls_lock);
     log_init(next->log_json, next->log_level);
     /* other threads may still be reading the old one: it stays until the process ends */
     next->older = old;

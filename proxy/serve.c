@@ -217,12 +217,26 @@ static void raise_file_limit(const struct config *config)
     }
 }
 
+SSL *service_accept_tls(struct service *service, int fd)
+{
+    uv_mutex_lock(&service->tls_lock);
+    SSL *tls = service->client_tls != NULL ? tls_accept(service->client_tls, fd) : NULL;
+    uv_mutex_unlock(&service->tls_lock);
+    return tls;
+}
+
+static bool open_tls(struct service *service, struct failure *f)
+{
+    uv_mutex_init(&service->tls_lock);
+    return tls_accept_context(&service_config(service)->client_tls, &service->client_tls, f);
+}
+
 static bool open_service(struct service *service, struct failure *f)
 {
     const struct config *config = service_config(service);
     int timeout = (int)config->server_connect_timeout_ms;
     service->registry = registry_new();
-    return make_nonce(service, f) && upstream_new(config->server, &service->upstream, f) &&
+    return make_nonce(service, f) && open_tls(service, f) && upstream_new(config->server, &service->upstream, f) &&
            upstream_reachable(service->upstream, timeout > 0 ? timeout : -1, f) &&
            catalog_open(config, &service->catalog, f) && open_gates(service, f) &&
            audit_open(config->audit, config->audit_fsync, &service->audit, f);
@@ -273,6 +287,7 @@ static void close_service(struct service *service)
     }
     free(service->gates);
     free_reloaded(service);
+    SSL_CTX_free(service->client_tls);
     upstream_free(service->upstream);
     registry_free(service->registry);
 }

@@ -6,11 +6,13 @@
 
 #include <stdatomic.h>
 #include <stdint.h>
+#include <uv.h>
 
 #include "proxy/audit/audit.h"
 #include "proxy/catalog.h"
 #include "proxy/config.h"
 #include "proxy/gate.h"
+#include "proxy/net/tls.h"
 #include "proxy/net/upstream.h"
 #include "proxy/session/registry.h"
 
@@ -23,6 +25,8 @@ struct service {
     struct audit *audit;
     struct gate **gates; /* one for each configuration rule */
     struct registry *registry;
+    uv_mutex_t tls_lock;
+    SSL_CTX *client_tls; /* NULL: client_tls = disable; SIGHUP puts a newer one in its place */
     struct worker **workers;
     unsigned worker_count;
     char nonce[17];               /* marks the proxy's own failing statements; hex, random */
@@ -30,6 +34,9 @@ struct service {
     _Atomic uint64_t next_id;     /* of the next session */
     _Atomic bool draining;        /* SIGTERM: sessions end at their next transaction boundary */
 };
+
+/* A new TLS connection with a client on `fd`, or NULL when there is no TLS, or no memory. */
+SSL *service_accept_tls(struct service *service, int fd);
 
 /* The configuration in force. Older ones live as long as the process: a thread may go on reading. */
 static inline struct config *service_config(const struct service *service)

@@ -102,7 +102,7 @@ static void note_list(struct analysis *a, const RangeVar *target, const List *fr
 {
     for (int i = 0; i < list_length(*targets); i++) {
         const ResTarget *item = list_nth(*targets, i);
-        if (!IsA(item->val, ColumnRef)) {
+        if (item->name != NULL || !IsA(item->val, ColumnRef)) {
             continue;
         }
         const ColumnRef *reference = (const ColumnRef *)item->val;
@@ -187,15 +187,21 @@ static bool expand(struct analysis *a, const struct star *star)
                       arena_printf(a->arena, "SELECT %s FROM ", list));
         return true;
     }
-    size_t at = token_at(tokens, star->reference->location);
-    for (size_t last = at + 16; at < tokens->count && at < last; at++) {
-        if (tokens->items[at].kind == TOKEN_STAR) {
-            /* A star is one byte. */
-            analysis_edit(a, star->reference->location, tokens->items[at].start + 1, list);
-            return true;
-        }
+    /* (c.*) is c.* all the same. */
+    const ResTarget *item = list_nth(*star->targets, star->at);
+    size_t at = token_at(tokens, item->location), open = 0;
+    while (at < tokens->count && tokens->items[at].kind != TOKEN_STAR) {
+        open += tokens->items[at++].kind == TOKEN_OPEN;
     }
-    return false;
+    for (; open > 0 && at < tokens->count; open--) {
+        at += tokens->items[at + 1].kind == TOKEN_CLOSE;
+    }
+    if (at == tokens->count) {
+        return false;
+    }
+    /* A star is one byte, and so is a parenthesis. */
+    analysis_edit(a, item->location, tokens->items[at].start + 1, list);
+    return true;
 }
 
 void stars_expand(struct analysis *a)

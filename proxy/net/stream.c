@@ -25,12 +25,46 @@ bool stream_open(struct stream *s, uv_loop_t *loop, int fd, bool keepalive, void
     s->fd = fd;
     s->events = 0;
     s->rest = NULL;
+    s->tls = NULL;
+    s->tls_writes = false;
     return true;
+}
+
+void stream_use_tls(struct stream *s, SSL *tls)
+{
+    s->tls = tls;
+}
+
+bool stream_has_pending(const struct stream *s)
+{
+    return s->tls != NULL && SSL_has_pending(s->tls) == 1;
+}
+
+static enum stream_result result_of(struct stream *s, enum tls_result result)
+{
+    s->tls_writes = result == TLS_WANT_WRITE;
+    switch (result) {
+    case TLS_OK:
+        return STREAM_OK;
+    case TLS_WANT_READ:
+    case TLS_WANT_WRITE:
+        return STREAM_AGAIN;
+    case TLS_EOF:
+        return STREAM_EOF;
+    case TLS_BROKEN:
+        break;
+    }
+    return STREAM_BROKEN;
+}
+
+enum stream_result stream_handshake(struct stream *s)
+{
+    return result_of(s, tls_handshake(s->tls));
 }
 
 void stream_watch(struct stream *s, int events, uv_poll_cb cb)
 {
-    if (stream_is_full(s)) {
+    if (stream_is_full(s) || s->tls_writes) {
         events |= UV_WRITABLE;
     }
     if (events == s->events) {
@@ -47,6 +81,9 @@ void stream_watch(struct stream *s, int events, uv_poll_cb cb)
 enum stream_result stream_recv(struct stream *s, uint8_t *room, size_t len, size_t *received)
 {
     ssize_t n;
+    if (s->tls != NULL) {
+        return result_of(s, tls_recv(s->tls, room, len, received));
+    }
     do {
         n = recv(s->fd, room, len, 0);
     } while (n < 0 && errno == EINTR);
@@ -100,27 +137,65 @@ static bool keep_rest(struct stream *s, const struct iovec *iov, int count)
     return true;
 }
 
-enum stream_result stream_send(struct stream *s, struct iovec *iov, int count)
+/* Short pieces go into one record together. */
+static enum stream_result send_tls(struct stream *s, struct iovec **iov, int *count)
 {
-    while (count > 0 && !stream_is_full(s)) {
-        struct msghdr msg = {.msg_iov = iov,
-                             .msg_iovlen = (size_t)(count > IOV_MAX ? IOV_MAX : count)};
+    uint8_t record[SSL3_RT_MAX_PLAIN_LENGTH];
+    while (*count > 0) {
+        const uint8_t *bytes = (*iov)->iov_base;
+        size_t len = (*iov)->iov_len;
+        if (*count > 1 && len < sizeof record) {
+            len = 0;
+            for (int i = 0; i < *count && len < sizeof record; i++) {
+                size_t n = (*iov)[i].iov_len;
+                n = n < sizeof record - len ? n : sizeof record - len;
+                memcpy(record + len, (*iov)[i].iov_base, n);
+                len += n;
+            }
+            bytes = record;
+        }
+        size_t sent;
+        enum stream_result result = result_of(s, tls_send(s->tls, bytes, len, &sent));
+        if (result != STREAM_OK) {
+            return result;
+        }
+        *count = iov_advance(iov, *count, sent);
+    }
+    return STREAM_OK;
+}
+
+static enum stream_result send_plain(struct stream *s, struct iovec **iov, int *count)
+{
+    while (*count > 0) {
+        struct msghdr msg = {.msg_iov = *iov,
+                             .msg_iovlen = (size_t)(*count > IOV_MAX ? IOV_MAX : *count)};
         ssize_t n = sendmsg(s->fd, &msg, MSG_NOSIGNAL);
         if (n < 0 && errno == EINTR) {
             continue;
         }
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-            break;
-        }
         if (n < 0) {
-            return STREAM_BROKEN;
+            return errno == EAGAIN || errno == EWOULDBLOCK ? STREAM_AGAIN : STREAM_BROKEN;
         }
-        count = iov_advance(&iov, count, (size_t)n);
-    }
-    if (count > 0 && !keep_rest(s, iov, count)) {
-        return STREAM_NO_MEMORY;
+        *count = iov_advance(iov, *count, (size_t)n);
     }
     return STREAM_OK;
+}
+
+static enum stream_result send_now(struct stream *s, struct iovec **iov, int *count)
+{
+    return s->tls != NULL ? send_tls(s, iov, count) : send_plain(s, iov, count);
+}
+
+enum stream_result stream_send(struct stream *s, struct iovec *iov, int count)
+{
+    enum stream_result result = STREAM_AGAIN;
+    if (!stream_is_full(s)) {
+        result = send_now(s, &iov, &count);
+    }
+    if (result != STREAM_AGAIN) {
+        return result == STREAM_EOF ? STREAM_BROKEN : result;
+    }
+    return keep_rest(s, iov, count) ? STREAM_OK : STREAM_NO_MEMORY;
 }
 
 static void rest_drop(struct stream *s)
@@ -132,24 +207,16 @@ static void rest_drop(struct stream *s)
 
 enum stream_result stream_flush(struct stream *s)
 {
-    while (s->rest != NULL) {
-        ssize_t n = send(s->fd, s->rest + s->rest_at, s->rest_len - s->rest_at, MSG_NOSIGNAL);
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-            return STREAM_AGAIN;
-        }
-        if (n < 0) {
-            rest_drop(s);
-            return STREAM_BROKEN;
-        }
-        s->rest_at += (size_t)n;
-        if (s->rest_at == s->rest_len) {
-            rest_drop(s);
-        }
+    struct iovec rest = {.iov_base = s->rest + s->rest_at, .iov_len = s->rest_len - s->rest_at};
+    struct iovec *iov = &rest;
+    int count = 1;
+    enum stream_result result = send_now(s, &iov, &count);
+    if (result == STREAM_AGAIN) {
+        s->rest_at = s->rest_len - rest.iov_len;
+        return STREAM_AGAIN;
     }
-    return STREAM_OK;
+    rest_drop(s);
+    return result == STREAM_OK ? STREAM_OK : STREAM_BROKEN;
 }
 
 void stream_close(struct stream *s, uv_close_cb done)
@@ -158,6 +225,11 @@ void stream_close(struct stream *s, uv_close_cb done)
         return;
     }
     uv_close((uv_handle_t *)&s->poll, done);
+    if (s->tls != NULL) {
+        SSL_shutdown(s->tls); /* says goodbye; the answer is not waited for */
+        SSL_free(s->tls);
+        s->tls = NULL;
+    }
     close(s->fd);
     s->fd = -1;
     rest_drop(s);

@@ -1,8 +1,8 @@
 /*
  * One socket of a session: reads into a buffer that the caller lends, writes at once what the kernel
  * takes and keeps only the rest. A stream whose rest is not yet sent is "full": its owner stops
- * reading whatever feeds it, so that no queue grows with what a peer sends. TLS will be a second way
- * to receive and send behind the same calls.
+ * reading whatever feeds it, so that no queue grows with what a peer sends. TLS is a second way to
+ * receive and send behind the same calls (tls.h).
  */
 #pragma once
 
@@ -12,22 +12,7 @@
 #include <sys/uio.h>
 #include <uv.h>
 
-struct stream {
-    uv_poll_t poll;
-    int fd; /* -1: not open */
-    int events;
-    uint8_t *rest; /* accepted for sending, not yet taken by the kernel; NULL when none */
-    size_t rest_at, rest_len;
-};
-
-/* Takes `fd` (non-blocking, close-on-exec). False leaves it to the caller. */
-bool stream_open(struct stream *s, uv_loop_t *loop, int fd, bool keepalive, void *data);
-static inline bool stream_is_open(const struct stream *s)
-{
-    return s->fd >= 0;
-}
-/* Asks to be called for `events` (UV_READABLE, ...); 0 stops. UV_WRITABLE is added while full. */
-void stream_watch(struct stream *s, int events, uv_poll_cb cb);
+#include "proxy/net/tls.h"
 
 enum stream_result {
     STREAM_OK,
@@ -36,6 +21,32 @@ enum stream_result {
     STREAM_BROKEN,    /* the peer is gone */
     STREAM_NO_MEMORY,
 };
+
+struct stream {
+    uv_poll_t poll;
+    int fd; /* -1: not open */
+    int events;
+    SSL *tls;        /* NULL: plain */
+    bool tls_writes; /* TLS waits for the socket to become writable before it can go on */
+    uint8_t *rest; /* accepted for sending, not yet taken by the kernel; NULL when none */
+    size_t rest_at, rest_len;
+};
+
+/* Takes `fd` (non-blocking, close-on-exec). False leaves it to the caller. */
+bool stream_open(struct stream *s, uv_loop_t *loop, int fd, bool keepalive, void *data);
+/* From now on through `tls`, which it takes. */
+void stream_use_tls(struct stream *s, SSL *tls);
+/* Decrypted input waits inside: the loop will not tell of it. */
+bool stream_has_pending(const struct stream *s);
+/* One step; STREAM_AGAIN until it is done. */
+enum stream_result stream_handshake(struct stream *s);
+static inline bool stream_is_open(const struct stream *s)
+{
+    return s->fd >= 0;
+}
+/* Asks to be called for `events` (UV_READABLE, ...); 0 stops. UV_WRITABLE is added while full. */
+void stream_watch(struct stream *s, int events, uv_poll_cb cb);
+
 enum stream_result stream_recv(struct stream *s, uint8_t *room, size_t len, size_t *received);
 /* Sends everything or keeps a copy of the rest. */
 enum stream_result stream_send(struct stream *s, struct iovec *iov, int count);

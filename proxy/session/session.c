@@ -44,6 +44,8 @@ static void session_free(struct session *s)
     free(s->database);
     free(s->application_name);
     free(s->client_name);
+    free(s->tls_subject);
+    free(s->tls_name);
     free(s);
 }
 
@@ -149,7 +151,7 @@ bool session_is_idle(const struct session *s)
 
 void session_drain(struct session *s)
 {
-    if (session_is_idle(s) || s->state == SESSION_STARTUP || s->state == SESSION_CONNECTING) {
+    if (session_is_idle(s) || s->state < SESSION_RELAY) {
         session_fail(s, "57P01", "terminating connection: pgsluice is shutting down");
     }
 }
@@ -263,7 +265,8 @@ static void client_ended(struct session *s)
     shutdown_server(s);
 }
 
-static void client_readable(struct session *s)
+/* True when something came. */
+static bool client_readable(struct session *s)
 {
     uint8_t *bytes;
     size_t len;
@@ -277,6 +280,21 @@ static void client_readable(struct session *s)
         s->active_ms = uv_now(&s->worker->loop);
         client_consume(s, bytes, len);
     }
+    return result == STREAM_OK;
+}
+
+static bool may_read_client(const struct session *s)
+{
+    bool receives = s->state == SESSION_STARTUP || s->state == SESSION_RELAY;
+    return receives && s->wait == SESSION_WAIT_NONE && !s->client_eof && !s->server_gone &&
+           !stream_is_full(&s->server);
+}
+
+/* Input that TLS has decrypted already: the loop does not tell of it. */
+static void read_pending(struct session *s)
+{
+    while (may_read_client(s) && stream_has_pending(&s->client) && client_readable(s)) {
+    }
 }
 
 void session_resume(struct session *s)
@@ -285,8 +303,11 @@ void session_resume(struct session *s)
     if (s->front.stash_len > 0 && !client_consume(s, s->front.stash, s->front.stash_len)) {
         return;
     }
-    shutdown_server(s);
-    session_watch(s);
+    read_pending(s);
+    if (s->state != SESSION_CLOSING) {
+        shutdown_server(s);
+        session_watch(s);
+    }
 }
 
 static void server_ended(struct session *s)
@@ -352,19 +373,28 @@ static void on_client(uv_poll_t *poll, int status, int events)
     if (s->state == SESSION_CLOSING || !flush(s, &s->client)) {
         return;
     }
+    if (s->state == SESSION_HANDSHAKE) {
+        handshake_step(s);
+        events = 0;
+    } else if (s->state == SESSION_STARTUP) {
+        handshake_look(s);
+        events = s->state == SESSION_STARTUP ? events : 0;
+    }
+    if (s->client.tls_writes) {
+        events |= UV_READABLE;
+    }
     if ((events & UV_DISCONNECT) != 0 && s->wait != SESSION_WAIT_NONE) {
         session_close(s);
         return;
     }
-    bool wanted = s->wait == SESSION_WAIT_NONE && s->state != SESSION_CONNECTING &&
-                  !s->client_eof && !s->server_gone;
     if ((events & (UV_READABLE | UV_DISCONNECT)) != 0) {
-        if (wanted && !stream_is_full(&s->server)) {
+        if (may_read_client(s)) {
             client_readable(s);
         } else if (status < 0 || s->state == SESSION_CONNECTING) {
             session_close(s);
         }
     }
+    read_pending(s);
     if (s->state != SESSION_CLOSING) {
         session_watch(s);
     }
@@ -385,6 +415,7 @@ static void on_server(uv_poll_t *poll, int status, int events)
             server_readable(s);
         }
     }
+    read_pending(s);
     if (s->state != SESSION_CLOSING) {
         session_watch(s);
     }

@@ -2,7 +2,9 @@
  * A session: one client connection and its one server connection, from accept to close.
  *
  *     STARTUP --startup packet--> CONNECTING --connected--> RELAY --either side ends--> CLOSING
- *        \________________ error, timeout, disconnect ____________________________________/
+ *      |   ^   \___________ error, timeout, disconnect _______________________________/
+ *      v   |
+ *     HANDSHAKE  after an SSLRequest, or at once when the first byte is TLS's
  *
  * Everything here runs on the session's worker. session.c owns the life cycle and the sockets'
  * events; startup.c what comes before the relay; frontend.c and backend.c the two directions;
@@ -22,6 +24,7 @@
 
 enum session_state {
     SESSION_STARTUP,    /* the client's startup packet is awaited */
+    SESSION_HANDSHAKE,  /* TLS with the client is being set up */
     SESSION_CONNECTING, /* the server connection is under way */
     SESSION_RELAY,      /* both sides are open */
     SESSION_CLOSING,    /* the loop is letting go of the handles */
@@ -67,6 +70,7 @@ struct session {
     bool encoding_unsafe;  /* client_encoding has trailing bytes that look like ASCII */
     bool schema_changed;   /* DDL went through: the catalog is read again at the next boundary */
     bool asked_ssl, asked_gssenc; /* each may be asked for once */
+    bool direct_tls;              /* TLS without being asked for: ALPN is demanded */
     bool is_cancel;        /* carries a CancelRequest, not a session */
     uint64_t syncs_sent;   /* messages that a ReadyForQuery will answer */
     uint64_t syncs_done;
@@ -82,6 +86,7 @@ struct session {
     struct ledger ledger;
     struct registry_key *cancel_key; /* once announced */
     char *user, *database, *application_name, *client_name;
+    char *tls_subject, *tls_name; /* of the client's certificate; NULL: it showed none */
     uint32_t backend_pid;
     /* connecting */
     size_t host;                 /* index in the upstream */
@@ -115,6 +120,13 @@ struct service *session_service(const struct session *s);
 bool session_reply(struct session *s, const struct writer *w);
 /* The client's bytes at hand are consumed again from the stash. */
 void session_resume(struct session *s);
+
+/* handshake.c: TLS with the client */
+void handshake_look(struct session *s);  /* begins it when the first byte is TLS's */
+bool handshake_begin(struct session *s); /* false when the session ended */
+void handshake_step(struct session *s);
+/* False when the session ended: client_tls demands TLS, or another certificate. */
+bool handshake_check(struct session *s);
 
 /* startup.c: the next step with what arrived; consumes from `bytes`, returns how many. */
 size_t startup_consume(struct session *s, const uint8_t *bytes, size_t len);

@@ -35,6 +35,9 @@ static void accept_session(struct session *s, const struct startup *packet)
         session_fail(s, "53200", "out of memory");
         return;
     }
+    if (!handshake_check(s)) {
+        return;
+    }
     judging_session_text(s, packet->options);
     /* REPEATABLE READ or SERIALIZABLE as the session's default */
     if (packet->isolation.len > 0) {
@@ -91,8 +94,8 @@ static void refuse_protocol(struct session *s, const struct startup *packet)
     session_close(s);
 }
 
-/* True when this kind of encryption was refused and the client may go on. */
-static bool answer_negotiation(struct session *s, const struct startup *packet)
+/* True when the client may go on with its next packet; TLS may have begun instead. */
+static bool answer_negotiation(struct session *s, const struct startup *packet, size_t behind)
 {
     bool *asked = packet->kind == STARTUP_SSL ? &s->asked_ssl : &s->asked_gssenc;
     if (*asked) {
@@ -100,12 +103,19 @@ static bool answer_negotiation(struct session *s, const struct startup *packet)
         return false;
     }
     *asked = true;
+    bool accepts = packet->kind == STARTUP_SSL && s->client.tls == NULL &&
+                   service_config(session_service(s))->client_tls.mode != CLIENT_TLS_DISABLE;
+    if (accepts && behind > 0) {
+        /* somebody in between may have put it there */
+        session_fail(s, "08P01", "received unencrypted data after SSL request");
+        return false;
+    }
     struct writer w;
     writer_init(&w, 16);
-    writer_u8(&w, 'N');
+    writer_u8(&w, accepts ? 'S' : 'N');
     bool sent = session_reply(s, &w);
     writer_fini(&w);
-    return sent;
+    return sent && (!accepts || handshake_begin(s));
 }
 
 /* The packet stays unconsumed: it is what the server is sent once connected. */
@@ -122,7 +132,7 @@ size_t startup_consume(struct session *s, const uint8_t *bytes, size_t len)
             return used;
         case STARTUP_SSL:
         case STARTUP_GSSENC:
-            if (!answer_negotiation(s, &packet)) {
+            if (!answer_negotiation(s, &packet, len - used - packet.size)) {
                 return used;
             }
             used += packet.size;

@@ -84,8 +84,12 @@ class Proxy:
     def _is_listening(self):
         if self.process.poll() is not None:
             raise RuntimeError(f"pgsluice ended with {self.process.returncode}:\n{self.log()}")
+        path = f"{self.dir}/.s.PGSQL.{self.port}"
         try:
             socket.create_connection((self.host, self.port), timeout=1).close()
+            if path in self.settings["listen"]:
+                with socket.socket(socket.AF_UNIX) as probe:
+                    probe.connect(path)
         except OSError:
             return False
         return True

@@ -1,0 +1,41 @@
+/*
+ * TLS for one socket, by OpenSSL on the socket's own descriptor, behind the same calls and results as
+ * a plain one (stream.h). A context is made from the configuration and shared by its connections.
+ */
+#pragma once
+
+#include <openssl/ssl.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proxy/config.h"
+#include "proxy/failure.h"
+
+/* As in stream.h, and what a handshake may need. */
+enum tls_result {
+    TLS_OK,
+    TLS_WANT_READ,
+    TLS_WANT_WRITE,
+    TLS_EOF,
+    TLS_BROKEN,
+};
+
+/* For connections that clients make. Reads certificate, key and CA now, so that what is wrong with
+ * them is said at start. NULL in *out with client_tls = disable. End with SSL_CTX_free(). */
+MUST_CHECK bool tls_accept_context(const struct config_client_tls *settings, SSL_CTX **out,
+                                   struct failure *f);
+
+/* Takes part in `context` (counted by OpenSSL) and borrows `fd`. NULL when out of memory. */
+SSL *tls_accept(SSL_CTX *context, int fd);
+enum tls_result tls_handshake(SSL *tls);
+/* Fills `room` as far as what has arrived allows. */
+enum tls_result tls_recv(SSL *tls, uint8_t *room, size_t len, size_t *received);
+/* At most one record; *sent says how much went. */
+enum tls_result tls_send(SSL *tls, const uint8_t *bytes, size_t len, size_t *sent);
+/* The protocol chosen by ALPN is "postgresql". */
+bool tls_has_alpn(const SSL *tls);
+/* The client certificate's subject and common name into `room`s, "" when it showed none. */
+void tls_peer(const SSL *tls, char *subject, size_t subject_size, char *name, size_t name_size);
+/* Why the last call on this thread failed, in OpenSSL's words. */
+void tls_error(char *room, size_t size);
