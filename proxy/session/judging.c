@@ -54,21 +54,25 @@ static bool span_is(struct span s, const char *text)
     return s.len == strlen(text) && memcmp(s.ptr, text, s.len) == 0;
 }
 
-void judging_parameter(struct session *s, struct span name, struct span value)
+static enum text_encoding encoding_of(struct span name)
 {
-    /* encodings whose second bytes may look like a quote or a backslash */
+    /* their second bytes may look like a quote or a backslash */
     static const char *const unsafe[] = {"SJIS", "BIG5",  "GBK",  "UHC",
                                          "GB18030", "JOHAB", "SHIFT_JIS_2004"};
+    for (size_t i = 0; i < sizeof unsafe / sizeof unsafe[0]; i++) {
+        if (name.len == strlen(unsafe[i]) && strncasecmp(name.ptr, unsafe[i], name.len) == 0) {
+            return TEXT_ENCODING_UNSAFE;
+        }
+    }
+    return span_is(name, "UTF8") ? TEXT_ENCODING_UTF8 : TEXT_ENCODING_ASCII_SAFE;
+}
+
+void judging_parameter(struct session *s, struct span name, struct span value)
+{
     if (span_is(name, "standard_conforming_strings")) {
         s->strings_standard = !span_is(value, "off");
     } else if (span_is(name, "client_encoding")) {
-        s->encoding_unsafe = false;
-        for (size_t i = 0; i < sizeof unsafe / sizeof unsafe[0]; i++) {
-            if (value.len == strlen(unsafe[i]) &&
-                strncasecmp(value.ptr, unsafe[i], value.len) == 0) {
-                s->encoding_unsafe = true;
-            }
-        }
+        s->encoding = encoding_of(value);
     } else if (span_is(name, "application_name")) {
         char *copy = strndup(value.ptr, value.len);
         if (copy != NULL) {
@@ -211,16 +215,6 @@ static uint64_t supplied_rules(const struct session *s, const struct verdict *ve
     return mask;
 }
 
-static bool has_high_bytes(struct span text)
-{
-    for (size_t i = 0; i < text.len; i++) {
-        if (((unsigned char)text.ptr[i] & 0x80) != 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* The verdict on a text, or NULL when out of memory. `room` is for those made here. */
 static const struct verdict *verdict_on(struct session *s, const struct judged *judged,
                                         struct verdict *room)
@@ -243,26 +237,18 @@ static const struct verdict *verdict_on(struct session *s, const struct judged *
                        .param_type_count = judged->type_count,
                        .extended = judged->extended,
                        .standard_conforming_strings = s->strings_standard,
+                       .encoding = s->encoding,
                    });
-    if (verdict == NULL || verdict->action == VERDICT_REFUSE) {
-        return verdict;
-    }
-    const char *why = NULL;
-    if (s->encoding_unsafe && has_high_bytes(judged->text)) {
-        why = "its client_encoding cannot be read safely";
-    } else if (verdict->supplied_count > 0 && service_config(service)->audit_failure_reject &&
-               !audit_healthy(service->audit)) {
-        why = "the audit log cannot be written";
-    }
-    if (why == NULL) {
+    if (verdict == NULL || verdict->supplied_count == 0 ||
+        !service_config(service)->audit_failure_reject || audit_healthy(service->audit)) {
         return verdict;
     }
     *room = *verdict;
     room->action = VERDICT_REFUSE;
-    room->sqlstate = "42501";
-    room->message = "pgsluice refuses a statement on a guarded table";
-    room->detail = why;
-    room->hint = "Use client_encoding UTF8, or see audit_failure in the configuration of pgsluice.";
+    room->sqlstate = "58030";
+    room->message = "the audit log of pgsluice cannot be written";
+    room->detail = "The statement supplies a guarded column, and audit_failure is set to reject.";
+    room->hint = NULL;
     return room;
 }
 

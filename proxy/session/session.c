@@ -146,7 +146,7 @@ void session_fail(struct session *s, const char *sqlstate, const char *fmt, ...)
 bool session_is_idle(const struct session *s)
 {
     return s->state == SESSION_RELAY && s->transaction == 'I' && s->syncs_sent == s->syncs_done &&
-           !s->batch_open && s->front.stash_len == 0 && s->front.body == 0;
+           !s->batch_open && s->wait == SESSION_WAIT_NONE && s->front.body == 0;
 }
 
 void session_drain(struct session *s)

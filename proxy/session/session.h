@@ -67,7 +67,7 @@ struct session {
     bool rules_known;    /* `rules` was looked up, at rules_epoch */
     bool server_gone;    /* it takes no more; its last words are being read */
     bool strings_standard; /* standard_conforming_strings, as last reported */
-    bool encoding_unsafe;  /* client_encoding has trailing bytes that look like ASCII */
+    enum text_encoding encoding; /* client_encoding, as last reported */
     bool schema_changed;   /* DDL went through: the catalog is read again at the next boundary */
     bool asked_ssl, asked_gssenc; /* each may be asked for once */
     bool direct_tls;              /* TLS without being asked for: ALPN is demanded */

@@ -43,7 +43,9 @@ static void accept_session(struct session *s, const struct startup *packet)
     if (packet->isolation.len > 0) {
         s->may_snapshot = true;
     }
-    judging_parameter(s, (struct span){"client_encoding", 15}, packet->client_encoding);
+    if (packet->client_encoding.len > 0) {
+        judging_parameter(s, (struct span){"client_encoding", 15}, packet->client_encoding);
+    }
     uint32_t limit = service_config(session_service(s))->max_client_conn;
     if (atomic_load(&session_service(s)->clients) > limit) {
         session_fail(s, "53300", "sorry, too many clients already (max_client_conn = %u)", limit);
