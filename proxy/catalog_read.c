@@ -95,10 +95,14 @@ static const char relation_sql[] =
     "ON a.attrelid = c.oid AND a.attname = $3 AND a.attnum > 0 AND NOT a.attisdropped "
     "WHERE n.nspname = $1 AND c.relname = $2";
 
+/* Takes no value; version 11 has no attgenerated. */
+#define COLUMN_IS_COMPUTED                                                                         \
+    "coalesce(to_jsonb(a) ->> 'attgenerated', '') <> '' OR attidentity = 'a' AS computed"
+
 /* $1 relation. */
 static const char columns_sql[] =
-    "SELECT attname, atttypid, attnum FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 "
-    "AND NOT attisdropped ORDER BY attnum";
+    "SELECT attname, atttypid, attnum, " COLUMN_IS_COMPUTED " FROM pg_attribute a "
+    "WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
 
 /* The same in the order in which applications know the columns. An in-place cutover leaves the
  * column at the end and records the order of before: by column number, which survives a RENAME, and
@@ -108,8 +112,8 @@ static const char columns_sql[] =
 static const char recorded_columns_sql[] =
     "WITH run AS (SELECT * FROM pgsluice.run WHERE table_schema = $2 AND table_name = $3 "
     "  AND column_name = $4 ORDER BY epoch DESC LIMIT 1), "
-    "live AS (SELECT attname, atttypid, attnum FROM pg_attribute WHERE attrelid = $1::oid "
-    "  AND attnum > 0 AND NOT attisdropped), "
+    "live AS (SELECT attname, atttypid, attnum, " COLUMN_IS_COMPUTED " FROM pg_attribute a "
+    "  WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped), "
     "known AS (SELECT u.* FROM run, unnest(order_names, order_numbers) "
     "  WITH ORDINALITY u(name, num, ord)), "
     "by_number AS (SELECT EXISTS (SELECT FROM run, known k, live l WHERE run.relation = $1::oid "
@@ -120,7 +124,7 @@ static const char recorded_columns_sql[] =
     "sound AS (SELECT coalesce(bool_and(follows), false) AS yes FROM (SELECT "
     "  (num > lag(num) OVER (ORDER BY attnum)) IS NOT FALSE AS follows "
     "  FROM matched WHERE num IS NOT NULL) x) "
-    "SELECT attname, atttypid, attnum FROM matched "
+    "SELECT attname, atttypid, attnum, computed FROM matched "
     "ORDER BY CASE WHEN (SELECT yes FROM sound) THEN ord END NULLS LAST, attnum";
 
 /* Relations through which a statement may write the table: views and tables whose rules mention it,
@@ -137,7 +141,8 @@ static const char dependents_sql[] =
     "  AND p.refclassid = 'pg_class'::regclass AND p.classid = 'pg_rewrite'::regclass "
     "  JOIN pg_rewrite w ON w.oid = p.objid "
     "  JOIN pg_class v ON v.oid = w.ev_class AND v.relkind <> 'm') "
-    "SELECT n.nspname, c.relname FROM reach r JOIN pg_class c ON c.oid = r.oid "
+    "SELECT n.nspname, c.relname, c.oid NOT IN (SELECT oid FROM up UNION SELECT oid FROM down) "
+    "FROM reach r JOIN pg_class c ON c.oid = r.oid "
     "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE r.oid <> $1::oid ORDER BY 1, 2";
 
 static const char database_sql[] =
@@ -256,6 +261,7 @@ static bool read_lists(struct control *control, const struct config_rule *rule, 
     for (int i = 0; i < columns; i++) {
         out->column[i].name = PQgetvalue(out->columns, i, 0);
         out->column[i].type_oid = (uint32_t)strtoul(PQgetvalue(out->columns, i, 1), NULL, 10);
+        out->column[i].is_computed = PQgetvalue(out->columns, i, 3)[0] == 't';
         long number = strtol(PQgetvalue(out->columns, i, 2), NULL, 10);
         out->reordered = out->reordered || number < last;
         last = number;
@@ -263,6 +269,9 @@ static bool read_lists(struct control *control, const struct config_rule *rule, 
     for (int i = 0; i < dependents; i++) {
         out->dependent[i].schema = PQgetvalue(out->dependents, i, 0);
         out->dependent[i].name = PQgetvalue(out->dependents, i, 1);
+        /* a view may call the column what it likes; partitions and children keep its name */
+        bool is_view = PQgetvalue(out->dependents, i, 2)[0] == 't';
+        out->dependent[i].column = is_view ? NULL : rule->column;
     }
     return true;
 }

@@ -32,8 +32,9 @@ void analysis_refuse_obstacle(struct analysis *a, const struct rule *rule, const
         a, (struct refusal){
                .sqlstate = generated_column_error,
                .message = arena_printf(
-                   a->arena, "column \"%s\" is computed and cannot be taken out of this %s",
-                   rule->column, statement),
+                   a->arena,
+                   "column \"%s\" is computed and cannot be taken out of this %s (rule \"%s\")",
+                   rule->column, statement, rule->name),
                .detail = arena_printf(a->arena, "%s pgsluice does not rewrite this statement: %s.",
                                       describe(a, rule), obstacle),
                .hint = "Leave the column out of the statement.",
@@ -51,22 +52,20 @@ void analysis_refuse_unfollowed(struct analysis *a, const char *statement)
            });
 }
 
-/* In the server's own words, as of PostgreSQL 14. */
+/* In the server's own words, as of PostgreSQL 14, and the rule's name. */
 static void refuse_value(struct analysis *a, const struct rule *rule, bool is_update)
 {
-    analysis_refuse(
-        a,
-        (struct refusal){
-            .sqlstate = generated_column_error,
-            .message =
-                is_update
-                    ? arena_printf(a->arena, "column \"%s\" can only be updated to DEFAULT",
-                                   rule->column)
-                    : arena_printf(a->arena, "cannot insert a non-DEFAULT value into column \"%s\"",
-                                   rule->column),
-            .detail = describe(a, rule),
-            .hint = "Leave the column out of the statement.",
-        });
+    static const char insert[] =
+        "cannot insert a non-DEFAULT value into column \"%s\" (rule \"%s\")";
+    static const char update[] = "column \"%s\" can only be updated to DEFAULT (rule \"%s\")";
+    analysis_refuse(a, (struct refusal){
+                           .sqlstate = generated_column_error,
+                           .message = is_update
+                                          ? arena_printf(a->arena, update, rule->column, rule->name)
+                                          : arena_printf(a->arena, insert, rule->column, rule->name),
+                           .detail = describe(a, rule),
+                           .hint = "Leave the column out of the statement.",
+                       });
 }
 
 void analysis_record(struct analysis *a, size_t rule, const struct supply *supply)

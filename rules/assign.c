@@ -17,6 +17,7 @@ struct assignment {
     size_t count;
     const struct rule **rules; /* by item: whose column it sets and is to set no more; or NULL */
     size_t *firsts;            /* by item: its first token */
+    const char **neutrals;     /* by item: the column that takes its place, or NULL */
 };
 
 static ResTarget *item_at(const struct assignment *set, size_t index)
@@ -47,26 +48,10 @@ static const char *target_name(const RangeVar *relation)
     return relation->alias != NULL ? relation->alias->aliasname : relation->relname;
 }
 
-/* chunks.partition_key, which says: as it is. */
-static bool is_itself(const Node *value, const RangeVar *relation, const char *column)
+/* DEFAULT is what a generated column may be set to. */
+static bool is_harmless(const struct rule *rule, const Node *value)
 {
-    if (value == NULL || !IsA(value, ColumnRef)) {
-        return false;
-    }
-    const List *fields = ((const ColumnRef *)value)->fields;
-    return list_length(fields) == 2 && IsA(llast(fields), String) &&
-           strcmp(strVal(linitial(fields)), target_name(relation)) == 0 &&
-           strcmp(strVal(llast(fields)), column) == 0;
-}
-
-/* A generated column takes DEFAULT. A plain one would store it, since its trigger may be there for
- * INSERT only; it takes itself. */
-static bool is_harmless(const struct assignment *set, const struct rule *rule, const Node *value)
-{
-    if (rule->shape == RULE_SHAPE_GENERATED) {
-        return value != NULL && IsA(value, SetToDefault);
-    }
-    return rule->mode == RULE_MODE_STRIP && is_itself(value, set->relation, rule->column);
+    return rule->shape == RULE_SHAPE_GENERATED && value != NULL && IsA(value, SetToDefault);
 }
 
 static const char *obstacle_of(const struct assignment *set, const ResTarget *item)
@@ -93,7 +78,7 @@ static bool judge_items(const struct assignment *set, uint64_t rules)
         const struct rule *rule = rule_set_get(set->a->set, rule_first(rules));
         for (size_t i = 0; i < set->count; i++) {
             const ResTarget *item = item_at(set, i);
-            if (strcmp(item->name, rule->column) != 0 || is_harmless(set, rule, value_of(item))) {
+            if (strcmp(item->name, rule->column) != 0 || is_harmless(rule, value_of(item))) {
                 continue;
             }
             struct supply supply = {
@@ -125,23 +110,32 @@ static bool find_items(const struct assignment *set)
     return true;
 }
 
-/* What a column is set to that is to stay as the server computes it. */
-static const char *neutral_text(const struct assignment *set, const struct rule *rule)
+/* A column that can be set to itself in the place of item `index`, in every shape that the table may
+ * have by the time the server reads the text; NULL when there is none. */
+static const char *neutral_column(const struct assignment *set, size_t index)
 {
-    return rule->shape == RULE_SHAPE_GENERATED
-               ? "DEFAULT"
-               : arena_printf(set->a->arena, "%s.%s", quoted_name(target_name(set->relation)),
-                              quoted_name(rule->column));
+    const struct rule *rule = set->rules[index];
+    for (size_t i = rule->column_count; i > 0; i--) {
+        const struct rule_column *column = &rule->columns[i - 1];
+        bool taken = column->is_computed || strcmp(column->name, rule->column) == 0;
+        for (size_t k = 0; k < set->count && !taken; k++) {
+            taken = strcmp(item_at(set, k)->name, column->name) == 0 ||
+                    (set->neutrals[k] != NULL && strcmp(set->neutrals[k], column->name) == 0);
+        }
+        if (!taken) {
+            return column->name;
+        }
+    }
+    return NULL;
 }
 
-static Node *neutral_value(const struct assignment *set, const struct rule *rule)
+static const char *neutral_text(const struct assignment *set, const char *column)
 {
-    return rule->shape == RULE_SHAPE_GENERATED
-               ? revision_default()
-               : revision_column(target_name(set->relation), rule->column);
+    return arena_printf(set->a->arena, "%s.%s", quoted_name(target_name(set->relation)),
+                        quoted_name(column));
 }
 
-/* (a, b) = ROW (1, 2): the value gives way in its place. */
+/* (a, b) = ROW (1, 2): another column, set to itself, takes the place of name and value. */
 static bool neutralise_part(const struct assignment *set, size_t index)
 {
     const struct token_list *tokens = analysis_tokens(set->a);
@@ -158,18 +152,25 @@ static bool neutralise_part(const struct assignment *set, size_t index)
     if (tokens_list(tokens, at, firsts, width) != width) {
         return false;
     }
+    const char *column = set->neutrals[index];
+    const size_t name = set->firsts[index] + (place == 0); /* the first begins with the parenthesis */
     const size_t end = place + 1 < width ? firsts[place + 1] - 1 : (size_t)tokens->items[at].match;
+    analysis_edit(set->a, tokens->items[name].start, tokens->items[name + 1].start,
+                  quoted_name(column));
     analysis_edit(set->a, tokens->items[firsts[place]].start, tokens->items[end].start,
-                  neutral_text(set, set->rules[index]));
+                  neutral_text(set, column));
+    revision_note(set->a, set->targets, (int)index, 1,
+                  lappend(NIL, revision_target(column, item_at(set, index)->val)));
     revision_note(set->a, &row_of(item_at(set, index))->args, (int)place, 1,
-                  lappend(NIL, neutral_value(set, set->rules[index])));
+                  lappend(NIL, revision_column(target_name(set->relation), column)));
     return true;
 }
 
-/* a = 1: the value gives way in its place. */
+/* a = 1, and nothing else: another column is set to itself instead. */
 static bool neutralise_item(const struct assignment *set, size_t index)
 {
     const struct token_list *tokens = analysis_tokens(set->a);
+    const char *column = set->neutrals[index];
     size_t at = set->firsts[index];
     while (at < tokens->count && tokens->items[at].kind != TOKEN_EQUALS) {
         at++;
@@ -179,12 +180,35 @@ static bool neutralise_item(const struct assignment *set, size_t index)
     }
     const size_t end = tokens_item_end(tokens, at + 1);
     const bool is_parted = end < tokens->count && tokens->items[end].kind == TOKEN_CLAUSE;
-    analysis_edit(set->a, tokens->items[at + 1].start, tokens->items[end].start,
-                  arena_printf(set->a->arena, "%s%s", neutral_text(set, set->rules[index]),
-                               is_parted ? " " : ""));
+    analysis_edit(set->a, tokens->items[set->firsts[index]].start, tokens->items[end].start,
+                  arena_printf(set->a->arena, "%s = %s%s", quoted_name(column),
+                               neutral_text(set, column), is_parted ? " " : ""));
     revision_note(set->a, set->targets, (int)index, 1,
-                  lappend(NIL, revision_target(item_at(set, index)->name,
-                                               neutral_value(set, set->rules[index]))));
+                  lappend(NIL, revision_target(column, revision_column(target_name(set->relation),
+                                                                       column))));
+    return true;
+}
+
+/* False when the statement was refused, because nothing can take an item's place. */
+static bool choose_neutrals(struct assignment *set)
+{
+    size_t taken_out = 0;
+    for (size_t i = 0; i < set->count; i++) {
+        taken_out += set->rules[i] != NULL && row_of(item_at(set, i)) == NULL;
+    }
+    for (size_t i = 0; i < set->count; i++) {
+        bool stays = set->rules[i] != NULL &&
+                     (row_of(item_at(set, i)) != NULL || taken_out == set->count);
+        if (!stays) {
+            continue;
+        }
+        set->neutrals[i] = neutral_column(set, i);
+        if (set->neutrals[i] == NULL) {
+            analysis_refuse_obstacle(set->a, set->rules[i], set->statement,
+                                     "no other column could take its place");
+            return false;
+        }
+    }
     return true;
 }
 
@@ -239,14 +263,16 @@ void assign_judge(struct analysis *a, const RangeVar *relation, List **targets,
     dependent_judge(a, relation, *targets, statement, true);
     set.rules = arena_alloc(a->arena, set.count * sizeof *set.rules);
     set.firsts = arena_alloc(a->arena, set.count * sizeof *set.firsts);
+    set.neutrals = arena_alloc(a->arena, set.count * sizeof *set.neutrals);
     for (size_t i = 0; i < set.count; i++) {
         set.rules[i] = NULL;
+        set.neutrals[i] = NULL;
     }
     if (!judge_items(&set, analysis_target(a, relation).direct) || a->is_refused) {
         return;
     }
     keep_params(&set);
-    if (!a->is_refused && (!find_items(&set) || !edit_items(&set))) {
+    if (!a->is_refused && choose_neutrals(&set) && (!find_items(&set) || !edit_items(&set))) {
         analysis_refuse_unfollowed(a, statement);
     }
 }

@@ -52,7 +52,8 @@ static void copy_strings(struct string_copier *copier, struct rule *to, const st
     for (size_t i = 0; i < from->column_count; i++) {
         const char *name = copy_string(copier, from->columns[i].name);
         if (columns != NULL) {
-            columns[i] = (struct rule_column){name, from->columns[i].type_oid};
+            columns[i] = from->columns[i];
+            columns[i].name = name;
         }
     }
     for (size_t i = 0; i < from->dependent_count; i++) {

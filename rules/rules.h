@@ -32,6 +32,7 @@ enum rule_shape {
 struct rule_column {
     const char *name;
     uint32_t type_oid;
+    bool is_computed; /* generated, or an identity that takes no value */
 };
 
 struct rule_relation {

@@ -45,8 +45,8 @@ static struct rule_case cases[CASES_MAX];
 static size_t case_count;
 
 static const struct rule_column chunk_columns[] = {
-    {"id", 20},          {"collection_id", 1043}, {"partition_key", 23}, {"document_id", 1043},
-    {"chunk_index", 23}, {"content", 25},         {"metadata", 3802},
+    {"id", 20, false},          {"collection_id", 1043, false}, {"partition_key", 23, false}, {"document_id", 1043, false},
+    {"chunk_index", 23, false}, {"content", 25, false},         {"metadata", 3802, false},
 };
 static const struct rule_relation chunk_dependents[] = {
     {"public", "chunks_part_07", "partition_key"},
@@ -55,7 +55,7 @@ static const struct rule_relation chunk_dependents[] = {
     {"public", "chunks_light", ""},
 };
 static const struct rule_column note_columns[] = {
-    {"bucket", 20}, {"Owner", 25}, {"order", 23}, {"system_user", 25}};
+    {"bucket", 20, false}, {"Owner", 25, false}, {"order", 23, false}, {"system_user", 25, false}};
 
 static struct rule_set *make_set(const struct rule_case *c)
 {

@@ -16,7 +16,7 @@
 #include "rules/rules.h"
 
 static const struct rule_column columns[] = {
-    {"id", 20}, {"collection_id", 1043}, {"partition_key", 23}, {"content", 25}, {"hash", 25}};
+    {"id", 20, false}, {"collection_id", 1043, false}, {"partition_key", 23, false}, {"content", 25, false}, {"hash", 25, false}};
 
 static struct rule rule_on(const char *column, enum rule_mode mode)
 {
@@ -323,7 +323,7 @@ static void an_observed_column_stays_beside_a_stripped_one(void **state)
 static void a_table_of_the_same_name_and_other_columns_is_not_edited_by_position(void **state)
 {
     struct fixture *fixture = *state;
-    static const struct rule_column others[] = {{"partition_key", 23}, {"id", 20}};
+    static const struct rule_column others[] = {{"partition_key", 23, false}, {"id", 20, false}};
     struct rule rules[] = {rule_on("partition_key", RULE_MODE_STRIP),
                            rule_on("partition_key", RULE_MODE_STRIP)};
     rules[1].schema = "other";

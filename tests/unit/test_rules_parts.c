@@ -97,7 +97,7 @@ static void a_name_of_one_letter_makes_every_text_a_hit(void **state)
 static void a_quote_in_a_table_name_is_doubled_in_sql(void **state)
 {
     (void)state;
-    const struct rule_column columns[] = {{"k", 23}};
+    const struct rule_column columns[] = {{.name = "k", .type_oid = 23}};
     const struct rule rule = {.name = "r",
                               .schema = "public",
                               .table = "odd\"name",
