@@ -85,6 +85,9 @@ bool message_read_error(const uint8_t *message, size_t size, struct message_erro
         case 'H':
             out->hint = value.ptr;
             break;
+        case 'P':
+            out->position = value.ptr;
+            break;
         default:
             break;
         }
@@ -108,6 +111,7 @@ void message_write_error(struct writer *w, const struct message_error *error)
     write_field(w, 'M', error->message);
     write_field(w, 'D', error->detail);
     write_field(w, 'H', error->hint);
+    write_field(w, 'P', error->position);
     writer_u8(w, 0);
     writer_end(w);
 }

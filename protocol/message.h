@@ -39,6 +39,7 @@ struct message_error {
     const char *message;       /* M */
     const char *detail;        /* D */
     const char *hint;          /* H */
+    const char *position;      /* P, in characters of the query from 1 */
 };
 bool message_read_error(const uint8_t *message, size_t size, struct message_error *out);
 

@@ -42,6 +42,7 @@ struct revision; /* revision.c */
 
 struct refusal {
     const char *sqlstate, *message, *detail, *hint;
+    int position; /* as in struct verdict */
 };
 
 struct analysis {

@@ -116,13 +116,15 @@ static const struct blindness unreadable = {
                           "valid UTF-8"},
 };
 
-static void judge_unparsed(struct analysis *a, const char *parser_message)
+static void judge_unparsed(struct analysis *a, const char *parser_message, int position)
 {
     judge_blindly(a, &(struct blindness){
                          .statement = "not parsed",
                          .refusal = {.sqlstate = "42601",
                                      .message = parser_message,
-                                     .detail = "its parser, PostgreSQL 15's, cannot read it"},
+                                     .detail = "its parser, PostgreSQL 15's, cannot read it",
+                                     /* what was parsed of a bulk load is not the client's text */
+                                     .position = a->bulk == NULL ? position : 0},
                          .leaves_generated = true,
                      });
 }
@@ -159,9 +161,10 @@ static void analyse(struct analysis *a, const struct judge_input *input)
         return;
     }
     const char *error;
-    a->statements = sql_parse(a->text, a->arena, &error);
+    int position = 0;
+    a->statements = sql_parse(a->text, a->arena, &error, &position);
     if (error != NULL) {
-        judge_unparsed(a, error);
+        judge_unparsed(a, error, position);
         return;
     }
     judge_parsed(a);
@@ -266,6 +269,7 @@ static void conclude(struct verdict *verdict, struct analysis *a, const struct j
         verdict->message = a->refusal.message;
         verdict->detail = a->refusal.detail;
         verdict->hint = a->refusal.hint;
+        verdict->position = a->refusal.position;
     }
     verdict->writes = a->writes;
     verdict->prepares = a->prepares;

@@ -106,6 +106,7 @@ struct verdict {
     const char *message;
     const char *detail;
     const char *hint;
+    int position; /* of a syntax error, in characters of the text from 1; 0: none */
     /* what the audit says of it; empty when no key was supplied */
     const struct supplied *supplied;
     size_t supplied_count;

@@ -52,13 +52,14 @@ void sql_leave(struct sql_scope *scope)
     scope->context = NULL;
 }
 
-List *sql_parse(const char *text, struct arena *arena, const char **error)
+List *sql_parse(const char *text, struct arena *arena, const char **error, int *position)
 {
     PgQueryInternalParsetreeAndError parsed = pg_query_raw_parse(text);
     free(parsed.stderr_buffer);
     *error = NULL;
     if (parsed.error != NULL) {
         *error = arena_printf(arena, "%s", parsed.error->message);
+        *position = parsed.error->cursorpos;
         pg_query_free_error(parsed.error);
         return NULL;
     }

@@ -33,7 +33,7 @@ void sql_leave(struct sql_scope *scope);
 
 /* The list of RawStmt, or NULL with `error` (in the arena) when the text does not parse. An empty
  * text gives NULL with no error. */
-List *sql_parse(const char *text, struct arena *arena, const char **error);
+List *sql_parse(const char *text, struct arena *arena, const char **error, int *position);
 
 /* pg_query's fingerprint of statements already parsed; a long VALUES list counts by its first rows.
  */

@@ -72,6 +72,7 @@ static bool rewrite_error(struct session *s, const uint8_t *message, size_t size
     error.message = refusal->message;
     error.detail = refusal->detail;
     error.hint = refusal->hint;
+    error.position = refusal->position[0] != '\0' ? refusal->position : NULL;
     size_t room = 128 + strlen(refusal->message) +
                   (refusal->detail != NULL ? strlen(refusal->detail) : 0) +
                   (refusal->hint != NULL ? strlen(refusal->hint) : 0);

@@ -177,6 +177,9 @@ const struct ledger_refusal *ledger_refuse(struct ledger *ledger, const struct v
     ledger->refusals = grown;
     struct ledger_refusal *refusal = &grown[ledger->refusal_count];
     *refusal = (struct ledger_refusal){.id = ++ledger->next_refusal, .sync = sync};
+    if (verdict->position > 0) {
+        snprintf(refusal->position, sizeof refusal->position, "%d", verdict->position);
+    }
     snprintf(refusal->sqlstate, sizeof refusal->sqlstate, "%s", verdict->sqlstate);
     if (!copy_string(&refusal->message, verdict->message) ||
         !copy_string(&refusal->detail, verdict->detail) ||

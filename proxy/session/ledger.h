@@ -33,6 +33,7 @@ struct ledger_refusal {
     uint64_t sync; /* the number of the ReadyForQuery that ends its batch */
     char sqlstate[6];
     char *message, *detail, *hint;
+    char position[12]; /* "" where none applies */
 };
 
 struct ledger {

@@ -225,10 +225,12 @@ static const struct refusal refusals[] = {
      "pgsluice.ini:9: on_mismatch: \"reject\" is not available in this version: only \"strip\" is"},
     {MAIN_SECTION "audit_values = on\n",
      "pgsluice.ini:4: audit_values: \"on\" is not available in this version: only \"off\" is"},
-    {MAIN_SECTION "client_tls = require\n", "pgsluice.ini:4: client_tls: \"require\" is not "
-                                            "available in this version: only \"disable\" is"},
-    {MAIN_SECTION "client_tls_cert = /c\n",
-     "pgsluice.ini:4: client_tls_cert: \"/c\" is not available in this version: leave the key out"},
+    {MAIN_SECTION "client_tls = require\n",
+     "pgsluice.ini: client_tls: needs client_tls_cert and client_tls_key"},
+    {MAIN_SECTION "client_tls = verify-ca\nclient_tls_cert = /c\nclient_tls_key = /k\n",
+     "pgsluice.ini: client_tls: needs client_tls_ca to verify certificates"},
+    {MAIN_SECTION "client_tls_min_version = TLSv1\n",
+     "pgsluice.ini:4: client_tls_min_version: \"TLSv1\" is not one of TLSv1.2, TLSv1.3"},
     {MAIN_SECTION "admin = 127.0.0.1:6433\n",
      "pgsluice.ini:4: admin: \"127.0.0.1:6433\" is not available in this version: admin listens on "
      "unix:/path only"},

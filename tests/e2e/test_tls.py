@@ -1,0 +1,235 @@
+"""TLS with clients: every client_tls, certificates, direct TLS, and the relay through it."""
+
+import shutil
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+
+import psycopg2
+import pytest
+
+from lib import common, wire
+from lib.proxy import Proxy
+
+pytestmark = pytest.mark.proxy
+
+
+def openssl(*arguments, cwd):
+    subprocess.run(["openssl", *arguments], cwd=cwd, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory):
+    """A folder with a CA, the proxy's two certificates, and clients' certificates (one revoked)."""
+    where = tmp_path_factory.mktemp("pki")
+
+    def key_and_request(name, subject):
+        openssl("req", "-new", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+                "-subj", subject, "-keyout", f"{name}.key", "-out", f"{name}.csr", cwd=where)
+
+    openssl("req", "-new", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt",
+            "ec_paramgen_curve:prime256v1", "-days", "3", "-subj", "/CN=test CA",
+            "-keyout", "ca.key", "-out", "ca.crt", cwd=where)
+    (where / "san").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+    for name, subject in (("one", "/CN=one"), ("two", "/CN=two"), ("postgres", "/CN=postgres"),
+                          ("stranger", "/CN=stranger")):
+        key_and_request(name, subject)
+        openssl("x509", "-req", "-days", "3", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey",
+                "ca.key", "-CAcreateserial", "-extfile", "san", "-out", f"{name}.crt", cwd=where)
+    return where
+
+
+@pytest.fixture
+def tls_proxy(server, pki):
+    """Starts a proxy with the given client_tls and more keys."""
+    started = []
+
+    def start(mode, **keys):
+        shutil.copy(pki / "one.crt", pki / "server.crt")
+        shutil.copy(pki / "one.key", pki / "server.key")
+        started.append(Proxy(server, client_tls=mode, client_tls_cert=pki / "server.crt",
+                             client_tls_key=pki / "server.key", **keys).start())
+        return started[-1]
+    yield start
+    for instance in started:
+        assert instance.stop() == 0
+
+
+def connect(proxy, **more):
+    return psycopg2.connect(proxy.dsn("postgres", **more))
+
+
+def ask(proxy, sql, **more):
+    with connect(proxy, **more) as connection, connection.cursor() as cursor:
+        cursor.execute(sql)
+        answer = cursor.fetchone()[0]
+    connection.close()
+    return answer
+
+
+def test_allow_takes_both(tls_proxy):
+    proxy = tls_proxy("allow")
+    assert ask(proxy, "SELECT 1", sslmode="require") == 1
+    assert ask(proxy, "SELECT 1", sslmode="disable") == 1
+
+
+def test_require_refuses_plain_connections(tls_proxy):
+    proxy = tls_proxy("require")
+    assert ask(proxy, "SELECT 1", sslmode="prefer") == 1
+    with pytest.raises(psycopg2.OperationalError, match="TLS connections only"):
+        connect(proxy, sslmode="disable")
+
+
+def test_clients_can_verify_the_proxy(tls_proxy, pki):
+    proxy = tls_proxy("require")
+    assert ask(proxy, "SELECT 1", sslmode="verify-full", sslrootcert=pki / "ca.crt") == 1
+
+
+def certificate(pki, name):
+    (pki / f"{name}.key").chmod(0o600)
+    return {"sslmode": "require", "sslcert": pki / f"{name}.crt", "sslkey": pki / f"{name}.key"}
+
+
+def test_verify_ca_demands_a_certificate(tls_proxy, pki):
+    proxy = tls_proxy("verify-ca", client_tls_ca=pki / "ca.crt")
+    assert ask(proxy, "SELECT 1", **certificate(pki, "stranger")) == 1
+    with pytest.raises(psycopg2.OperationalError):
+        connect(proxy, sslmode="require", sslcert="/nonexistent", sslkey="/nonexistent")
+
+
+def test_verify_full_demands_the_users_name(tls_proxy, pki):
+    proxy = tls_proxy("verify-full", client_tls_ca=pki / "ca.crt")
+    assert ask(proxy, "SELECT 1", **certificate(pki, "postgres")) == 1
+    with pytest.raises(psycopg2.OperationalError, match="certificate authentication failed"):
+        connect(proxy, **certificate(pki, "stranger"))
+
+
+def test_scram_passes_through_when_the_server_leg_is_plain(tls_proxy):
+    from conftest import AUTH_PASSWORD, AUTH_ROLES
+    proxy = tls_proxy("require")
+    connection = psycopg2.connect(**proxy.params("postgres", AUTH_ROLES["scram-sha-256"]),
+                                  password=AUTH_PASSWORD, sslmode="require")
+    connection.close()
+
+
+def test_large_data_goes_both_ways(tls_proxy):
+    proxy = tls_proxy("require")
+    text = "x" * 5_000_000
+    with connect(proxy, sslmode="require") as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT %s || %s", (text, text))
+        assert cursor.fetchone()[0] == text + text
+        cursor.execute("SELECT repeat('y', 1000) FROM generate_series(1, 50000)")
+        assert sum(len(row[0]) for row in cursor) == 50_000_000
+    connection.close()
+
+
+def test_many_small_statements(tls_proxy):
+    proxy = tls_proxy("require")
+    with connect(proxy, sslmode="require") as connection, connection.cursor() as cursor:
+        for n in range(500):
+            cursor.execute("SELECT %s", (n,))
+            assert cursor.fetchone()[0] == n
+    connection.close()
+
+
+def test_a_new_certificate_is_taken_at_sighup_and_nobody_is_dropped(tls_proxy, pki):
+    proxy = tls_proxy("require")
+    old = connect(proxy, sslmode="require")
+    shutil.copy(pki / "two.crt", pki / "server.crt")
+    shutil.copy(pki / "two.key", pki / "server.key")
+    proxy.process.send_signal(signal.SIGHUP)
+
+    def subject():
+        context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
+        with socket.create_connection((proxy.host, proxy.port), timeout=10) as raw:
+            raw.sendall(wire.SSLRequest())
+            assert raw.recv(1) == b"S"
+            with context.wrap_socket(raw, server_hostname="localhost") as tls:
+                return dict(part[0] for part in tls.getpeercert()["subject"])["commonName"]
+    common.wait_until(lambda: subject() == "two", 5, "the new certificate")
+    with old.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    old.close()
+
+
+def direct(proxy, alpn):
+    context = ssl._create_unverified_context()
+    if alpn:
+        context.set_alpn_protocols(alpn)
+    raw = socket.create_connection((proxy.host, proxy.port), timeout=10)
+    return context.wrap_socket(raw)
+
+
+def test_direct_tls_with_alpn(tls_proxy):
+    proxy = tls_proxy("require")
+    with direct(proxy, ["postgresql"]) as tls:
+        assert tls.selected_alpn_protocol() == "postgresql"
+        tls.sendall(wire.StartupMessage(database="postgres"))
+        received = b""
+        while not received.endswith(b"Z\0\0\0\5I"):
+            received += tls.recv(65536)
+        tls.sendall(wire.Query("SELECT 42"))
+        assert b"42" in tls.recv(65536)
+
+
+@pytest.mark.parametrize("alpn", [None, ["h2"]])
+def test_direct_tls_without_our_alpn_is_closed(tls_proxy, alpn):
+    proxy = tls_proxy("require")
+    with pytest.raises((ssl.SSLError, ConnectionError, EOFError)):
+        with direct(proxy, alpn) as tls:
+            tls.sendall(wire.StartupMessage(database="postgres"))
+            if tls.recv(100) == b"":
+                raise EOFError
+
+
+def test_bytes_ahead_of_the_handshake_are_refused(tls_proxy):
+    proxy = tls_proxy("allow")
+    with wire.Connection.to(proxy) as connection:
+        connection.send(wire.SSLRequest() + wire.StartupMessage())
+        assert wire.errors(connection.read_to_end()) == ["08P01"]
+
+
+def test_garbage_instead_of_a_handshake_ends_only_its_connection(tls_proxy):
+    proxy = tls_proxy("require")
+    other = connect(proxy, sslmode="require")
+    for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01" + bytes(600), b"\0" * 100):
+        with socket.create_connection((proxy.host, proxy.port), timeout=10) as raw:
+            raw.sendall(wire.SSLRequest())
+            assert raw.recv(1) == b"S"
+            raw.sendall(garbage)
+            try:
+                while raw.recv(4096):
+                    pass
+            except ConnectionError:
+                pass
+    with other.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    other.close()
+
+
+def test_a_cancel_request_over_tls(tls_proxy):
+    proxy = tls_proxy("require")
+    with connect(proxy, sslmode="require") as connection, connection.cursor() as cursor:
+        with socket.create_connection((proxy.host, proxy.port), timeout=10) as raw:
+            raw.sendall(wire.SSLRequest())
+            assert raw.recv(1) == b"S"
+            with ssl._create_unverified_context().wrap_socket(raw) as tls:
+                tls.sendall(wire.CancelRequest(connection.get_backend_pid(), struct.pack("!i", 1)))
+                assert tls.recv(1) == b""
+        cursor.execute("SELECT 1")  # the key was wrong: nothing was cancelled
+    connection.close()
+
+
+@pytest.mark.parametrize("key, value", [
+    ("client_tls_cert", "/nonexistent/crt"), ("client_tls_key", "/nonexistent/key"),
+    ("client_tls_ca", "/nonexistent/ca"), ("client_tls_ciphers", "NO-SUCH-CIPHER"),
+])
+def test_what_cannot_be_used_is_said_at_start(server, pki, key, value):
+    settings = {"client_tls": "allow", "client_tls_cert": pki / "one.crt",
+                "client_tls_key": pki / "one.key", key: value}
+    with pytest.raises(RuntimeError) as ended:
+        Proxy(server, **settings).start()
+    text = str(ended.value)
+    assert "ended with 2" in text and key in text and value in text
