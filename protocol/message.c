@@ -1,6 +1,8 @@
 /* Reads and writes single messages; see message.h. */
 #include "protocol/message.h"
 
+#include <string.h>
+
 #include "protocol/frame.h"
 
 static struct reader body_of(const uint8_t *message, size_t size)
@@ -143,5 +145,52 @@ void message_write_parse(struct writer *w, struct span name, const char *text, s
     for (size_t i = 0; i < type_count; i++) {
         writer_u32(w, types[i]);
     }
+    writer_end(w);
+}
+
+/* PostgreSQL documentation, "AuthenticationSASL": names, each ended by NUL, and an empty one. */
+#define AUTHENTICATION_SASL 10u
+static const char plus[] = "SCRAM-SHA-256-PLUS";
+
+static bool next_mechanism(struct reader *r, struct span *name)
+{
+    *name = reader_cstr(r);
+    return r->ok && name->len > 0;
+}
+
+static bool is_plus(struct span name)
+{
+    return name.len == sizeof plus - 1 && memcmp(name.ptr, plus, name.len) == 0;
+}
+
+bool message_offers_plus(const uint8_t *message, size_t size)
+{
+    struct reader r = body_of(message, size);
+    struct span name;
+    size_t others = 0;
+    bool found = false;
+    if (reader_u32(&r) != AUTHENTICATION_SASL) {
+        return false;
+    }
+    while (next_mechanism(&r, &name)) {
+        found = found || is_plus(name);
+        others += !is_plus(name);
+    }
+    return found && others > 0;
+}
+
+void message_write_sasl_without_plus(struct writer *w, const uint8_t *message, size_t size)
+{
+    struct reader r = body_of(message, size);
+    struct span name;
+    writer_begin(w, 'R');
+    writer_u32(w, reader_u32(&r));
+    while (next_mechanism(&r, &name)) {
+        if (!is_plus(name)) {
+            writer_bytes(w, name.ptr, name.len);
+            writer_u8(w, 0);
+        }
+    }
+    writer_u8(w, 0);
     writer_end(w);
 }

@@ -8,6 +8,12 @@
 #define SSL_REQUEST REQUEST_CODE(5679u)
 #define GSSENC_REQUEST REQUEST_CODE(5680u)
 
+void startup_write_ssl_request(uint8_t out[8])
+{
+    store_u32(out, 8);
+    store_u32(out + 4, SSL_REQUEST);
+}
+
 static bool span_is(struct span s, const char *text)
 {
     return s.len == strlen(text) && memcmp(s.ptr, text, s.len) == 0;

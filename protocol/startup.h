@@ -35,5 +35,8 @@ struct startup {
     struct span user, database, application_name, options, client_encoding, replication, isolation;
 };
 
+/* The eight bytes of an SSLRequest. */
+void startup_write_ssl_request(uint8_t out[8]);
+
 /* Reads the packet at the start of `bytes`; the result borrows them. */
 struct startup startup_read(const uint8_t *bytes, size_t len);

@@ -123,8 +123,10 @@ static PQconninfoOption *conninfo(const char *value, struct value_why *why)
 /* `server` says where to connect; who connects, and to which database, is the client's to say. */
 static bool server_option(const PQconninfoOption *option, struct value_why *why)
 {
-    static const char *const used[] = {"host",    "hostaddr",        "port",
-                                       "sslmode", "connect_timeout", "target_session_attrs"};
+    static const char *const used[] = {
+        "host",    "hostaddr", "port",    "sslmode", "sslrootcert",
+        "sslcert", "sslkey",   "sslcrl",  "ssl_min_protocol_version",
+        "connect_timeout",     "target_session_attrs"};
     bool known = false;
     for (size_t i = 0; i < sizeof used / sizeof used[0]; i++) {
         known = known || strcmp(option->keyword, used[i]) == 0;
@@ -142,10 +144,6 @@ static bool server_option(const PQconninfoOption *option, struct value_why *why)
         struct value_why reason;
         if (!value_word(option->val, modes, sizeof modes / sizeof modes[0], &mode, &reason)) {
             return because(why, "has an sslmode that %.*s", VALUE_WHY_SIZE / 2, reason.text);
-        }
-        if (mode > 2) {
-            return because(why, "asks for sslmode=%s, which is not available in this version",
-                           modes[mode]);
         }
     }
     if (strcmp(option->keyword, "target_session_attrs") == 0 && strcmp(option->val, "any") != 0) {

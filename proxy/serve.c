@@ -231,12 +231,26 @@ static bool open_tls(struct service *service, struct failure *f)
     return tls_accept_context(&service_config(service)->client_tls, &service->client_tls, f);
 }
 
+static bool open_upstream(struct service *service, struct failure *f)
+{
+    const struct config *config = service_config(service);
+    bool client_tls = config->client_tls.mode != CLIENT_TLS_DISABLE;
+    if (!upstream_new(config->server, client_tls, &service->upstream, f)) {
+        return false;
+    }
+    if (client_tls && service->upstream->tls != UPSTREAM_TLS_DISABLE) {
+        log_warning("TLS on both sides: clients that log in by SCRAM need channel_binding=disable, "
+                    "because what they sign names the certificate they see");
+    }
+    return true;
+}
+
 static bool open_service(struct service *service, struct failure *f)
 {
     const struct config *config = service_config(service);
     int timeout = (int)config->server_connect_timeout_ms;
     service->registry = registry_new();
-    return make_nonce(service, f) && open_tls(service, f) && upstream_new(config->server, &service->upstream, f) &&
+    return make_nonce(service, f) && open_tls(service, f) && open_upstream(service, f) &&
            upstream_reachable(service->upstream, timeout > 0 ? timeout : -1, f) &&
            catalog_open(config, &service->catalog, f) && open_gates(service, f) &&
            audit_open(config->audit, config->audit_fsync, &service->audit, f);

@@ -79,7 +79,8 @@ static bool load_trust(SSL_CTX *context, const struct config_client_tls *setting
     return true;
 }
 
-static bool set_up(SSL_CTX *context, const struct config_client_tls *settings, struct failure *f)
+/* What both directions have in common. */
+static void set_up_io(SSL_CTX *context)
 {
     SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                                   SSL_MODE_RELEASE_BUFFERS);
@@ -88,6 +89,11 @@ static bool set_up(SSL_CTX *context, const struct config_client_tls *settings, s
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_read_ahead(context, 1);
     SSL_CTX_set_default_read_buffer_len(context, READ_AHEAD);
+}
+
+static bool set_up(SSL_CTX *context, const struct config_client_tls *settings, struct failure *f)
+{
+    set_up_io(context);
     SSL_CTX_set_min_proto_version(context, settings->min_version);
     SSL_CTX_set_alpn_select_cb(context, on_alpn, NULL);
     if (settings->ciphers != NULL && SSL_CTX_set_cipher_list(context, settings->ciphers) != 1) {
@@ -113,6 +119,84 @@ bool tls_accept_context(const struct config_client_tls *settings, SSL_CTX **out,
     }
     *out = context;
     return true;
+}
+
+static int version_of(const char *name)
+{
+    return name != NULL && strcmp(name, "TLSv1.3") == 0 ? TLS1_3_VERSION : TLS1_2_VERSION;
+}
+
+static bool load_connect(SSL_CTX *context, const struct tls_connect_settings *settings,
+                         struct failure *f)
+{
+    if (settings->root_cert != NULL &&
+        SSL_CTX_load_verify_locations(context, settings->root_cert, NULL) != 1) {
+        return fail_tls(f, "server: sslrootcert", settings->root_cert);
+    }
+    if (settings->cert != NULL &&
+        SSL_CTX_use_certificate_chain_file(context, settings->cert) != 1) {
+        return fail_tls(f, "server: sslcert", settings->cert);
+    }
+    if (settings->key != NULL &&
+        SSL_CTX_use_PrivateKey_file(context, settings->key, SSL_FILETYPE_PEM) != 1) {
+        return fail_tls(f, "server: sslkey", settings->key);
+    }
+    if (settings->crl != NULL) {
+        X509_STORE *store = SSL_CTX_get_cert_store(context);
+        if (X509_STORE_load_locations(store, settings->crl, NULL) != 1) {
+            return fail_tls(f, "server: sslcrl", settings->crl);
+        }
+        X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL);
+    }
+    return true;
+}
+
+bool tls_connect_context(const struct tls_connect_settings *settings, SSL_CTX **out,
+                         struct failure *f)
+{
+    *out = NULL;
+    SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+    if (context == NULL) {
+        return fail(f, EXIT_REFUSED, "out of memory");
+    }
+    set_up_io(context);
+    SSL_CTX_set_min_proto_version(context, version_of(settings->min_version));
+    SSL_CTX_set_verify(context, settings->verify ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
+    /* zero is success for this one */
+    if (SSL_CTX_set_alpn_protos(context, alpn_postgresql, sizeof alpn_postgresql - 1) != 0 ||
+        !load_connect(context, settings, f)) {
+        SSL_CTX_free(context);
+        return false;
+    }
+    *out = context;
+    return true;
+}
+
+/* SNI carries names only; a certificate is checked for a name or for an address. */
+static bool expect_host(SSL *tls, const char *host, bool verify_host)
+{
+    X509_VERIFY_PARAM *param = SSL_get0_param(tls);
+    bool is_address = X509_VERIFY_PARAM_set1_ip_asc(param, host) == 1;
+    if (is_address && !verify_host) {
+        X509_VERIFY_PARAM_set1_ip(param, NULL, 0);
+    }
+    if (!is_address && SSL_set_tlsext_host_name(tls, host) != 1) {
+        return false;
+    }
+    return is_address || !verify_host || SSL_set1_host(tls, host) == 1;
+}
+
+SSL *tls_connect(SSL_CTX *context, int fd, const char *host, bool verify_host)
+{
+    SSL *tls = SSL_new(context);
+    if (tls != NULL && (SSL_set_fd(tls, fd) != 1 || !expect_host(tls, host, verify_host))) {
+        SSL_free(tls);
+        return NULL;
+    }
+    if (tls != NULL) {
+        SSL_set_connect_state(tls);
+    }
+    return tls;
 }
 
 SSL *tls_accept(SSL_CTX *context, int fd)

@@ -26,8 +26,20 @@ enum tls_result {
 MUST_CHECK bool tls_accept_context(const struct config_client_tls *settings, SSL_CTX **out,
                                    struct failure *f);
 
-/* Takes part in `context` (counted by OpenSSL) and borrows `fd`. NULL when out of memory. */
+/* What libpq's keywords ask for towards a server; paths may be NULL. */
+struct tls_connect_settings {
+    bool verify;    /* the certificate must be signed by root_cert's CA */
+    bool verify_host;
+    const char *root_cert, *cert, *key, *crl, *min_version;
+};
+/* For connections that the proxy makes. */
+MUST_CHECK bool tls_connect_context(const struct tls_connect_settings *settings, SSL_CTX **out,
+                                    struct failure *f);
+
+/* Each takes part in `context` (counted by OpenSSL) and borrows `fd`. NULL when out of memory. */
 SSL *tls_accept(SSL_CTX *context, int fd);
+/* `host`: the name or address that was asked for; `verify_host`: the certificate must be its. */
+SSL *tls_connect(SSL_CTX *context, int fd, const char *host, bool verify_host);
 enum tls_result tls_handshake(SSL *tls);
 /* Fills `room` as far as what has arrived allows. */
 enum tls_result tls_recv(SSL *tls, uint8_t *room, size_t len, size_t *received);

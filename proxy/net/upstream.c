@@ -12,6 +12,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "proxy/net/tls.h"
+
 #define DEFAULT_PORT "5432"
 
 /* The i-th item of a comma-separated list, as libpq counts them; NULL past the end. */
@@ -94,7 +96,33 @@ static const char *option(const PQconninfoOption *options, const char *keyword)
     return NULL;
 }
 
-bool upstream_new(const char *conninfo, struct upstream **out, struct failure *f)
+/* As libpq: require with a root certificate verifies like verify-ca. */
+static bool read_tls(struct upstream *upstream, const PQconninfoOption *options, bool client_tls,
+                     struct failure *f)
+{
+    const char *mode = option(options, "sslmode");
+    mode = mode != NULL ? mode : client_tls ? "disable" : "prefer";
+    if (strcmp(mode, "disable") == 0 || strcmp(mode, "allow") == 0) {
+        return true;
+    }
+    struct tls_connect_settings settings = {
+        .root_cert = option(options, "sslrootcert"),
+        .cert = option(options, "sslcert"),
+        .key = option(options, "sslkey"),
+        .crl = option(options, "sslcrl"),
+        .min_version = option(options, "ssl_min_protocol_version"),
+    };
+    bool prefer = strcmp(mode, "prefer") == 0;
+    upstream->tls = prefer ? UPSTREAM_TLS_PREFER : UPSTREAM_TLS_REQUIRE;
+    upstream->verify_host = strcmp(mode, "verify-full") == 0;
+    settings.verify = !prefer && (settings.root_cert != NULL || strncmp(mode, "verify", 6) == 0);
+    if (settings.verify && settings.root_cert == NULL) {
+        return fail(f, EXIT_USAGE, "server: sslmode=%s needs sslrootcert", mode);
+    }
+    return tls_connect_context(&settings, &upstream->tls_context, f);
+}
+
+bool upstream_new(const char *conninfo, bool client_tls, struct upstream **out, struct failure *f)
 {
     *out = NULL;
     char *error = NULL;
@@ -120,6 +148,7 @@ bool upstream_new(const char *conninfo, struct upstream **out, struct failure *f
     for (size_t i = 0; ok && i < upstream->count; i++) {
         ok = host_init(&upstream->hosts[i], names, ports, i, f);
     }
+    ok = ok && read_tls(upstream, options, client_tls, f);
     PQconninfoFree(options);
     if (!ok) {
         upstream_free(upstream);
@@ -139,6 +168,7 @@ void upstream_free(struct upstream *upstream)
         free(upstream->hosts[i].port);
     }
     free(upstream->hosts);
+    SSL_CTX_free(upstream->tls_context);
     free(upstream);
 }
 

@@ -84,9 +84,24 @@ static bool rewrite_error(struct session *s, const uint8_t *message, size_t size
     return true;
 }
 
+/* What binds a login to TLS names the certificate that one sees: on two connections, two. A client
+ * without TLS would not even read an offer that it cannot take. True when another offer was made. */
+static bool rewrite_offer(struct session *s, const uint8_t *message, size_t size)
+{
+    if (s->server.tls == NULL || !message_offers_plus(message, size)) {
+        return false;
+    }
+    struct writer *w = batch_build(&s->worker->batch, size);
+    if (w != NULL) {
+        message_write_sasl_without_plus(w, message, size);
+        batch_built(&s->worker->batch);
+    }
+    return true;
+}
+
 static bool is_noted(uint8_t type)
 {
-    return type == 'Z' || type == 'E' || type == 'S' || type == 'K' || type == 'G';
+    return type == 'R' || type == 'Z' || type == 'E' || type == 'S' || type == 'K' || type == 'G';
 }
 
 /* Notes a whole message; true when another one was put in its place. */
@@ -105,6 +120,8 @@ static bool note_message(struct session *s, const uint8_t *message, size_t size)
             judging_parameter(s, parameter.name, parameter.value);
         }
         return false;
+    case 'R':
+        return rewrite_offer(s, message, size);
     case 'K':
         note_key(s, message, size);
         return false;

@@ -290,10 +290,15 @@ static bool may_read_client(const struct session *s)
            !stream_is_full(&s->server);
 }
 
+static bool server_readable(struct session *s);
+
 /* Input that TLS has decrypted already: the loop does not tell of it. */
 static void read_pending(struct session *s)
 {
     while (may_read_client(s) && stream_has_pending(&s->client) && client_readable(s)) {
+    }
+    while (s->state == SESSION_RELAY && !stream_is_full(&s->client) &&
+           stream_has_pending(&s->server) && server_readable(s)) {
     }
 }
 
@@ -320,31 +325,33 @@ static void server_ended(struct session *s)
     }
 }
 
-static void server_readable(struct session *s)
+/* True when something came. */
+static bool server_readable(struct session *s)
 {
     uint8_t *bytes;
     size_t len;
     enum stream_result result = intake_read(&s->back, &s->server, s->worker->buffer, &bytes, &len);
     if (result == STREAM_BROKEN || result == STREAM_EOF) {
         server_ended(s);
-        return;
+        return false;
     }
     if (result == STREAM_AGAIN) {
-        return;
+        return false;
     }
     s->back.need = 0;
     size_t used = backend_consume(s, bytes, len);
     if (s->state == SESSION_CLOSING) {
-        return;
+        return false;
     }
     if (!intake_keep(&s->back, bytes + used, len - used)) {
         session_fail(s, "53200", "out of memory");
-        return;
+        return false;
     }
     if (s->wait == SESSION_WAIT_BOUNDARY && s->syncs_sent == s->syncs_done) {
         s->wait = SESSION_WAIT_NONE;
         session_resume(s);
     }
+    return s->state != SESSION_CLOSING;
 }
 
 /* --- events --- */
@@ -390,7 +397,8 @@ static void on_client(uv_poll_t *poll, int status, int events)
     if ((events & (UV_READABLE | UV_DISCONNECT)) != 0) {
         if (may_read_client(s)) {
             client_readable(s);
-        } else if (status < 0 || s->state == SESSION_CONNECTING) {
+        } else if (status < 0 || s->state == SESSION_CONNECTING ||
+                   s->state == SESSION_NEGOTIATING) {
             session_close(s);
         }
     }
@@ -409,9 +417,14 @@ static void on_server(uv_poll_t *poll, int status, int events)
     }
     if (s->state == SESSION_CONNECTING) {
         startup_connected(s);
+    } else if (s->state == SESSION_NEGOTIATING) {
+        if (flush(s, &s->server)) {
+            startup_negotiate(s);
+        }
     } else if (s->state == SESSION_RELAY && flush(s, &s->server)) {
         shutdown_server(s);
-        if ((events & UV_READABLE) != 0 && (status < 0 || !stream_is_full(&s->client))) {
+        bool readable = (events & UV_READABLE) != 0 || s->server.tls_writes;
+        if (readable && (status < 0 || !stream_is_full(&s->client))) {
             server_readable(s);
         }
     }
@@ -424,7 +437,8 @@ static void on_server(uv_poll_t *poll, int status, int events)
 void session_watch(struct session *s)
 {
     int client = 0;
-    if (s->state == SESSION_CONNECTING || s->wait != SESSION_WAIT_NONE) {
+    bool connecting = s->state == SESSION_CONNECTING || s->state == SESSION_NEGOTIATING;
+    if (connecting || s->wait != SESSION_WAIT_NONE) {
         client = UV_DISCONNECT;
     } else if (!s->client_eof && !s->server_gone && !stream_is_full(&s->server)) {
         client = UV_READABLE;

@@ -2,9 +2,10 @@
  * A session: one client connection and its one server connection, from accept to close.
  *
  *     STARTUP --startup packet--> CONNECTING --connected--> RELAY --either side ends--> CLOSING
- *      |   ^   \___________ error, timeout, disconnect _______________________________/
- *      v   |
- *     HANDSHAKE  after an SSLRequest, or at once when the first byte is TLS's
+ *      |   ^   \                     |    NEGOTIATING ^                                 /
+ *      v   |    \                    \____ TLS ______/                                 /
+ *     HANDSHAKE  \____________ error, timeout, disconnect ____________________________/
+ *     after an SSLRequest, or at once when the first byte is TLS's
  *
  * Everything here runs on the session's worker. session.c owns the life cycle and the sockets'
  * events; startup.c what comes before the relay; frontend.c and backend.c the two directions;
@@ -26,6 +27,7 @@ enum session_state {
     SESSION_STARTUP,    /* the client's startup packet is awaited */
     SESSION_HANDSHAKE,  /* TLS with the client is being set up */
     SESSION_CONNECTING, /* the server connection is under way */
+    SESSION_NEGOTIATING, /* TLS with the server is being asked for and set up */
     SESSION_RELAY,      /* both sides are open */
     SESSION_CLOSING,    /* the loop is letting go of the handles */
 };
@@ -132,6 +134,7 @@ bool handshake_check(struct session *s);
 size_t startup_consume(struct session *s, const uint8_t *bytes, size_t len);
 void startup_connect(struct session *s);   /* begins with the current host */
 void startup_connected(struct session *s); /* the server's socket became writable */
+void startup_negotiate(struct session *s); /* the server answered about TLS */
 void startup_retry(struct session *s);     /* the failed socket is closed: the next address */
 /* Every second: gives up an attempt to connect that takes longer than server_connect_timeout. */
 void startup_look(struct session *s, uint64_t now_ns);

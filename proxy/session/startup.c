@@ -291,6 +291,75 @@ static bool send_packet(struct session *s)
     return true;
 }
 
+static void log_in(struct session *s)
+{
+    s->state = SESSION_RELAY;
+    if (!send_packet(s)) {
+        session_fail(s, "08006", "server closed the connection unexpectedly");
+        return;
+    }
+    session_resume(s);
+}
+
+/* --- TLS with the server --- */
+
+static void ask_for_tls(struct session *s)
+{
+    uint8_t request[8];
+    startup_write_ssl_request(request);
+    struct iovec iov = {.iov_base = request, .iov_len = sizeof request};
+    s->state = SESSION_NEGOTIATING;
+    if (stream_send(&s->server, &iov, 1) != STREAM_OK) {
+        session_fail(s, "08006", "server closed the connection unexpectedly");
+    }
+}
+
+/* One byte: what is behind it belongs to TLS, or nobody put it there who should have. */
+static void read_tls_answer(struct session *s)
+{
+    const struct upstream *upstream = session_service(s)->upstream;
+    const struct upstream_host *host = host_of(s);
+    char answer = 0;
+    ssize_t n = recv(s->server.fd, &answer, 1, 0);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+        return;
+    }
+    if (n == 1 && answer == 'S') {
+        SSL *tls = tls_connect(upstream->tls_context, s->server.fd, host->name,
+                               upstream->verify_host);
+        if (tls == NULL) {
+            session_fail(s, "53200", "out of memory");
+            return;
+        }
+        stream_use_tls(&s->server, tls);
+    } else if (n == 1 && answer == 'N' && upstream->tls == UPSTREAM_TLS_PREFER) {
+        log_in(s);
+    } else {
+        session_fail(s, "08001", "server \"%s\", port %s: %s", host->name, host->port,
+                     n == 1 ? "does not support TLS, but sslmode demands it"
+                            : "closed the connection when asked for TLS");
+    }
+}
+
+void startup_negotiate(struct session *s)
+{
+    if (s->server.tls == NULL) {
+        read_tls_answer(s);
+    }
+    if (s->state != SESSION_NEGOTIATING || s->server.tls == NULL) {
+        return;
+    }
+    enum stream_result result = stream_handshake(&s->server);
+    if (result == STREAM_OK) {
+        log_in(s);
+    } else if (result != STREAM_AGAIN) {
+        char why[256];
+        tls_error(why, sizeof why);
+        session_fail(s, "08001", "server \"%s\", port %s: TLS: %s", host_of(s)->name,
+                     host_of(s)->port, why);
+    }
+}
+
 void startup_connected(struct session *s)
 {
     socklen_t len = sizeof s->connect_error;
@@ -300,10 +369,9 @@ void startup_connected(struct session *s)
         return;
     }
     startup_fini(s);
-    s->state = SESSION_RELAY;
-    if (!send_packet(s)) {
-        session_fail(s, "08006", "server closed the connection unexpectedly");
-        return;
+    if (session_service(s)->upstream->tls != UPSTREAM_TLS_DISABLE && !host_of(s)->is_unix) {
+        ask_for_tls(s);
+    } else {
+        log_in(s);
     }
-    session_resume(s);
 }

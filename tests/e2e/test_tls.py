@@ -1,5 +1,6 @@
 """TLS with clients: every client_tls, certificates, direct TLS, and the relay through it."""
 
+import os
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ import psycopg2
 import pytest
 
 from lib import common, wire
+from lib.pgserver import Server
 from lib.proxy import Proxy
 
 pytestmark = pytest.mark.proxy
@@ -57,8 +59,8 @@ def tls_proxy(server, pki):
         assert instance.stop() == 0
 
 
-def connect(proxy, **more):
-    return psycopg2.connect(proxy.dsn("postgres", **more))
+def connect(proxy, user="postgres", **more):
+    return psycopg2.connect(proxy.dsn("postgres", user, **more))
 
 
 def ask(proxy, sql, **more):
@@ -219,6 +221,111 @@ def test_a_cancel_request_over_tls(tls_proxy):
                 tls.sendall(wire.CancelRequest(connection.get_backend_pid(), struct.pack("!i", 1)))
                 assert tls.recv(1) == b""
         cursor.execute("SELECT 1")  # the key was wrong: nothing was cancelled
+    connection.close()
+
+
+# --- towards the server ---
+
+@pytest.fixture(scope="session")
+def tls_server(pki):
+    """A server with TLS, and a role that logs in by SCRAM."""
+    instance = Server(auth=["host all auth_scram 127.0.0.1/32 scram-sha-256",
+                            "hostssl all only_tls 127.0.0.1/32 trust",
+                            "hostnossl all only_tls 127.0.0.1/32 reject",
+                            "local all all trust", "host all all 127.0.0.1/32 trust"])
+    instance.start()
+    for ending in ("crt", "key"):
+        shutil.copy(pki / f"one.{ending}", instance.dir / "data" / f"server.{ending}")
+    key = instance.dir / "data" / "server.key"
+    owner = (instance.dir / "data" / "PG_VERSION").stat()
+    os.chown(key, owner.st_uid, owner.st_gid)
+    key.chmod(0o600)
+    os.chown(key.with_suffix(".crt"), owner.st_uid, owner.st_gid)
+    instance.configure(ssl="on")
+    instance.restart()
+    instance.psql("CREATE ROLE auth_scram LOGIN PASSWORD 'secret'; CREATE ROLE only_tls LOGIN",
+                  "postgres")
+    yield instance
+    instance.stop()
+
+
+@pytest.fixture
+def proxy_to(tls_server):
+    """Starts a proxy whose `server` has the given keywords beside host and port."""
+    started = []
+
+    def start(keywords, **keys):
+        server = f"host=127.0.0.1 port={tls_server.port} {keywords}"
+        started.append(Proxy(tls_server, **{"server": server, **keys}).start())
+        return started[-1]
+    yield start
+    for instance in started:
+        assert instance.stop() == 0
+
+
+IS_TLS = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+
+
+@pytest.mark.parametrize("keywords, tls", [
+    ("", True), ("sslmode=disable", False), ("sslmode=prefer", True), ("sslmode=require", True),
+    ("sslmode=verify-ca sslrootcert={pki}/ca.crt", True),
+    ("sslmode=verify-full sslrootcert={pki}/ca.crt", True),
+    ("sslmode=require ssl_min_protocol_version=TLSv1.3", True),
+])
+def test_sslmode_towards_the_server(proxy_to, pki, keywords, tls):
+    assert ask(proxy_to(keywords.format(pki=pki)), IS_TLS) is tls
+
+
+def test_a_server_without_tls_is_taken_by_prefer_only(server):
+    for keywords, works in (("sslmode=prefer", True), ("sslmode=require", False)):
+        proxy = Proxy(server, **{"server": f"host=127.0.0.1 port={server.port} {keywords}"}).start()
+        if works:
+            assert ask(proxy, "SELECT 1") == 1
+        else:
+            with pytest.raises(psycopg2.OperationalError, match="does not support TLS"):
+                connect(proxy)
+        assert proxy.stop() == 0
+
+
+def test_a_server_that_cannot_be_verified_is_refused(proxy_to, pki):
+    proxy = proxy_to(f"sslmode=verify-ca sslrootcert={pki}/stranger.crt")
+    with pytest.raises(psycopg2.OperationalError, match="certificate verify failed"):
+        connect(proxy)
+
+
+def test_scram_works_for_a_plain_client_although_the_server_offers_channel_binding(proxy_to):
+    proxy = proxy_to("sslmode=require")
+    connection = psycopg2.connect(**proxy.params("postgres", "auth_scram"), password="secret")
+    connection.close()
+
+
+def test_scram_with_tls_on_both_sides_needs_a_client_without_channel_binding(proxy_to, pki):
+    proxy = proxy_to("sslmode=require", client_tls="allow", client_tls_cert=pki / "one.crt",
+                     client_tls_key=pki / "one.key")
+    assert "channel_binding=disable" in proxy.log()
+    who = dict(**proxy.params("postgres", "auth_scram"), password="secret", sslmode="require")
+    psycopg2.connect(**who, channel_binding="disable").close()
+    with pytest.raises(psycopg2.OperationalError, match="channel binding"):
+        psycopg2.connect(**who)
+
+
+def test_a_role_that_the_server_takes_by_tls_only(proxy_to):
+    for keywords, works in (("sslmode=require", True), ("sslmode=disable", False)):
+        proxy = proxy_to(keywords)
+        if works:
+            assert ask(proxy, IS_TLS, user="only_tls") is True
+        else:
+            with pytest.raises(psycopg2.OperationalError, match="rejects connection"):
+                connect(proxy, user="only_tls")
+
+
+def test_large_data_goes_both_ways_to_the_server(proxy_to):
+    text = "x" * 5_000_000
+    with connect(proxy_to("sslmode=require")) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT %s || %s", (text, text))
+        assert cursor.fetchone()[0] == text + text
+        cursor.execute("SELECT repeat('y', 1000) FROM generate_series(1, 50000)")
+        assert sum(len(row[0]) for row in cursor) == 50_000_000
     connection.close()
 
 

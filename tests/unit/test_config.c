@@ -250,10 +250,9 @@ static const struct refusal refusals[] = {
     {"[pgsluice]\nlisten = *:1\nserver = host=a user=x\n",
      "pgsluice.ini:3: server: \"host=a user=x\" has user, which server does not take: users, "
      "databases and session settings are the clients' own"},
-    {"[pgsluice]\nlisten = *:1\nserver = host=a sslmode=verify-full\n",
-     "pgsluice.ini:3: server: \"host=a sslmode=verify-full\" asks for sslmode=verify-full, which "
-     "is "
-     "not available in this version"},
+    {"[pgsluice]\nlisten = *:1\nserver = host=a target_session_attrs=primary\n",
+     "pgsluice.ini:3: server: \"host=a target_session_attrs=primary\" asks for "
+     "target_session_attrs=primary, which is not available in this version"},
     {"[pgsluice]\ncontrol = host=a password='secret\n",
      "pgsluice.ini:2: control: is not a libpq connection string: unterminated quoted string in "
      "connection info string"},
