@@ -8,6 +8,7 @@ import hashlib
 import re
 import select
 import socket
+import ssl
 import struct
 import time
 
@@ -261,6 +262,14 @@ class Connection:
     def to(cls, endpoint, **options):
         """To a Server or Proxy, over TCP."""
         return cls(endpoint.host, endpoint.port, **options)
+
+    def start_tls(self):
+        """Asks for TLS, and goes on through it; whose certificate it is does not matter here."""
+        self.send(SSLRequest())
+        if self.read_byte() != b"S":
+            raise AssertionError("TLS was refused")
+        self.socket = ssl._create_unverified_context().wrap_socket(self.socket)
+        return self
 
     def __enter__(self):
         return self

@@ -99,6 +99,24 @@ def test_a_server_whose_bytes_come_in_pieces_changes_nothing(transcript, answers
     compare(answers(transcript), transcript.replay(over_tcp(behind_chopper)))
 
 
+@pytest.fixture(scope="module")
+def tls_relay(server, pki):
+    instance = Proxy(server, client_tls="allow", client_tls_cert=pki / "one.crt",
+                     client_tls_key=pki / "one.key").start()
+    yield instance
+    instance.stop()
+
+
+@pytest.mark.proxy
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "in_pieces"])
+@pytest.mark.parametrize("transcript", [
+    case for case in transcripts("transcripts") if case.id != "half_close"])  # TLS has none
+def test_replies_over_tls_equal_the_servers(transcript, cut, answers, tls_relay):
+    send = send_cut(SEED) if cut else None
+    compare(answers(transcript),
+            transcript.replay(lambda: Connection.to(tls_relay).start_tls(), send))
+
+
 @pytest.mark.proxy
 @pytest.mark.parametrize("cut", [False, True], ids=["whole", "in_pieces"])
 @pytest.mark.parametrize("transcript", transcripts("strip"))
