@@ -52,6 +52,7 @@ def test_wal_is_received(front, sender, tmp_path):
         [str(sender.bin / "pg_receivewal"), "-h", front.host, "-p", str(front.port),
          "-U", "postgres", "-D", str(tmp_path), "--no-loop"], stderr=subprocess.PIPE)
     try:
+        sender.psql("INSERT INTO chunks (collection_id, chunk_index, content) VALUES ('a', 1, 'x')")
         common.wait_until(lambda: any(tmp_path.iterdir()), 10, "a WAL file")
     finally:
         receiver.terminate()
