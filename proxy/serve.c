@@ -5,6 +5,7 @@
 #include "proxy/serve.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@
 /* Sessions that have not reached a transaction boundary by then are closed. */
 #define DRAIN_MAX_MS 30000
 #define DRAIN_LOOK_MS 50
+#define HEAP_SLACK (1024 * 1024)
 #define SOCKET_MODE 0777 /* as PostgreSQL's own: the server asks who it is */
 
 struct serve {
@@ -312,6 +314,9 @@ enum exit_code serve_run(struct config *config)
     atomic_init(&serve.service.config, config);
     struct failure f = {.code = EXIT_REFUSED};
     signal(SIGPIPE, SIG_IGN);
+    /* a parse takes and gives back some hundred kilobytes: not from and to the kernel each time */
+    mallopt(M_TOP_PAD, HEAP_SLACK);
+    mallopt(M_TRIM_THRESHOLD, 2 * HEAP_SLACK);
     uv_loop_init(&serve.loop);
     watch_signal(&serve, &serve.term, SIGTERM);
     watch_signal(&serve, &serve.interrupt, SIGINT);

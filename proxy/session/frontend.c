@@ -83,18 +83,19 @@ static bool is_judged(const struct session *s, uint8_t type)
     }
 }
 
-/* Refuses what no server would take; false when the session ended. */
-static bool check_header(struct session *s, uint8_t type, uint32_t length)
+/* What no server would take. */
+static bool is_violation(uint8_t type, uint32_t length)
+{
+    return !frame_type_known(FRAME_FRONTEND, type) || !frame_length_valid(length);
+}
+
+static void refuse_violation(struct session *s, uint8_t type)
 {
     if (!frame_type_known(FRAME_FRONTEND, type)) {
         session_fail(s, "08P01", "invalid frontend message type %u", type);
-        return false;
-    }
-    if (!frame_length_valid(length)) {
+    } else {
         session_fail(s, "08P01", "invalid message length");
-        return false;
     }
-    return true;
 }
 
 /* Whether enough of the message is at hand to judge it; if not, asks for all of it. A Bind tells its
@@ -102,9 +103,12 @@ static bool check_header(struct session *s, uint8_t type, uint32_t length)
 static bool is_enough(struct session *s, const uint8_t *message, size_t size, size_t have)
 {
     struct span name;
-    if (have == size || (message[0] == 'B' && !s->discarding &&
-                         message_read_bind(message, have, &name))) {
+    bool streams = message[0] == 'B' && !s->discarding;
+    if (have == size || (streams && message_read_bind(message, have, &name))) {
         return true;
+    }
+    if (streams && have < WORKER_BUFFER) {
+        return false; /* the names are still to come */
     }
     uint64_t limit = service_config(session_service(s))->max_packet_size;
     if (size > limit) {
@@ -153,7 +157,10 @@ size_t frontend_consume(struct session *s, const uint8_t *bytes, size_t len)
         const uint8_t *message = bytes + at;
         uint32_t length = load_u32(message + 1);
         size_t size = 1 + (size_t)length;
-        if (!check_header(s, message[0], length)) {
+        if (is_violation(message[0], length)) {
+            batch_add(batch, bytes + run, at - run);
+            send_batch(s);
+            refuse_violation(s, message[0]);
             return len;
         }
         size_t have = size < len - at ? size : len - at;

@@ -10,35 +10,12 @@
 #include "protocol/frame.h"
 #include "protocol/message.h"
 #include "proxy/service.h"
+#include "proxy/session/mentions.h"
 
 /* Parse messages with more declared types than this take their room from the heap. */
 #define TYPES_ON_STACK 64
 
 /* --- what a session's own settings say --- */
-
-/* Whether `word` (lower case) stands in `text`, in any case. Horspool: looks at about one byte in
- * `word`'s length. */
-static bool mentions(const char *text, size_t len, const char *word)
-{
-    size_t n = strlen(word);
-    for (size_t at = n - 1; at < len;) {
-        size_t k = 0;
-        while (k < n && (text[at - k] | 0x20) == word[n - 1 - k]) {
-            k++;
-        }
-        if (k == n) {
-            return true;
-        }
-        const char *found = memchr(word, text[at] | 0x20, n - 1);
-        const char *last = found;
-        while (found != NULL) {
-            last = found;
-            found = memchr(found + 1, text[at] | 0x20, (size_t)(word + n - 1 - (found + 1)));
-        }
-        at += last == NULL ? n : (size_t)(word + n - 1 - last);
-    }
-    return false;
-}
 
 void judging_session_text(struct session *s, struct span text)
 {

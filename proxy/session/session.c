@@ -190,7 +190,7 @@ static enum stream_result intake_read(struct intake *in, struct stream *from, ui
     enum stream_result result;
     if (in->need > WORKER_BUFFER) {
         /* the stash has room for the whole message: intake_keep() saw to that */
-        result = stream_recv(from, in->stash + in->stash_len, in->need - in->stash_len, &got);
+        result = stream_recv(from, in->stash + in->stash_len, in->stash_room - in->stash_len, &got);
         in->stash_len += got;
         *bytes = in->stash;
         *len = in->stash_len;
@@ -212,13 +212,14 @@ static bool intake_keep(struct intake *in, const uint8_t *bytes, size_t len)
         free(in->stash);
         in->stash = NULL;
         in->stash_len = 0;
+        in->stash_room = 0;
         in->need = 0;
         return true;
     }
-    if (bytes == in->stash && len == in->stash_len) {
+    size_t room = in->need > WORKER_BUFFER && in->need > len ? in->need : len;
+    if (bytes == in->stash && len == in->stash_len && room <= in->stash_room) {
         return true;
     }
-    size_t room = in->need > WORKER_BUFFER && in->need > len ? in->need : len;
     uint8_t *stash = malloc(room);
     if (stash == NULL) {
         return false;
@@ -227,6 +228,7 @@ static bool intake_keep(struct intake *in, const uint8_t *bytes, size_t len)
     free(in->stash);
     in->stash = stash;
     in->stash_len = len;
+    in->stash_room = room;
     return true;
 }
 

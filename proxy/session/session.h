@@ -44,6 +44,7 @@ enum session_wait {
 struct intake {
     uint8_t *stash;   /* heap; NULL when empty, as it is between complete messages */
     size_t stash_len;
+    size_t stash_room; /* bytes that the stash was made for */
     size_t need;      /* bytes of the whole message that the stash begins; 0 when unknown */
     uint32_t body;    /* bytes still to pass of a message that is streamed */
 };

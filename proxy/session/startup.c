@@ -287,6 +287,7 @@ static bool send_packet(struct session *s)
     if (in->stash_len == 0) {
         free(in->stash);
         in->stash = NULL;
+        in->stash_room = 0;
     }
     return true;
 }

@@ -185,6 +185,41 @@ def test_a_held_batch_can_be_cancelled_and_is_skipped_to_its_sync(server, proxy,
     assert rows(server) == "0"
 
 
+def test_a_held_batch_with_a_large_value_can_be_cancelled(server, proxy, gate):
+    """A Bind is held by its name alone; what is behind the name is still to come when it is dropped."""
+    value = "x" * 300_000
+    with wire.connect(proxy, user="app") as session:
+        session.send(wire.Parse("s", INSERT.format(1).replace("'x'", "$1")), wire.Sync())
+        session.read_until()
+        gate.hold()
+        session.send(wire.Bind("", "s", [value])[:70_000])
+        gate.wait_for_held()
+        session.cancel()
+        assert session.read().sqlstate == "57014"
+        session.send(wire.Bind("", "s", [value])[70_000:], wire.Execute(), wire.Sync())
+        assert [m.kind for m in session.read_until()] == ["Z"]
+        gate.release()
+        session.send(wire.Bind("", "s", [value]), wire.Execute(), wire.Sync())
+        assert not wire.errors(session.read_until())
+    assert rows(server) == "1"
+
+
+@pytest.mark.parametrize("cut", [6, 8, 11, 200, 70_000])
+def test_a_long_bind_goes_through_wherever_it_is_cut(server, cut):
+    schema.clear_chunks(server)
+    small = Proxy(server, rules=[strip_rule()], max_packet_size="64kB").start()
+    with wire.connect(small, user="app") as session:
+        session.send(wire.Parse("s", INSERT.format(1).replace("'x'", "$1")), wire.Sync())
+        session.read_until()
+        bind = wire.Bind("", "s", ["x" * 300_000])
+        session.send(bind[:cut])
+        time.sleep(0.05)
+        session.send(bind[cut:], wire.Execute(), wire.Sync())
+        assert not wire.errors(session.read_until())
+    assert small.stop() == 0
+    assert rows(server) == "1"
+
+
 def test_a_repeatable_read_session_waits_also_to_read(proxy, gate):
     """Its snapshot would be older than an in-place rewrite, and see an empty table."""
     with wire.connect(proxy, user="app") as session:

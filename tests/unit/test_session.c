@@ -9,10 +9,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 
 #include "proxy/gate.h"
 #include "proxy/session/ledger.h"
+#include "proxy/session/mentions.h"
 #include "proxy/session/registry.h"
 
 static const size_t identity[] = {0, 1, 2, 3};
@@ -185,6 +187,47 @@ static void counts_are_summed_over_workers(void **state)
     gate_free(gate);
 }
 
+/* The straightforward search that mentions() must agree with. */
+static bool stands_in(const char *text, size_t len, const char *word)
+{
+    for (size_t at = 0; at + strlen(word) <= len; at++) {
+        if (strncasecmp(text + at, word, strlen(word)) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void a_word_is_found_wherever_it_stands(void **state)
+{
+    (void)state;
+    char text[100];
+    for (size_t len = 0; len <= sizeof text; len++) {
+        for (size_t at = 0; at + 9 <= len; at++) {
+            memset(text, 'i', sizeof text);
+            memcpy(text + at, at % 2 == 0 ? "isolation" : "ISOLation", 9);
+            assert_true(mentions(text, len, "isolation"));
+            assert_int_equal(mentions(text, len - 1, "isolation"), at + 9 <= len - 1);
+            text[at + 5] = 'x';
+            assert_false(mentions(text, len, "isolation"));
+        }
+    }
+    assert_false(mentions("", 0, "isolation"));
+    assert_false(mentions("isolatio", 8, "isolation"));
+}
+
+static void what_only_looks_like_a_letter_does_not_match(void **state)
+{
+    (void)state;
+    /* bytes that differ from the letters by 0x20 only where that changes no letter's case */
+    char text[] = "xxxxxxxxISOLATION\x0exxxxxxxxxxxxxxxxxxx";
+    for (int byte = 1; byte < 256; byte++) {
+        text[12] = (char)byte;
+        assert_int_equal(mentions(text, sizeof text - 1, "isolation"),
+                         stands_in(text, sizeof text - 1, "isolation"));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -194,6 +237,8 @@ int main(void)
         cmocka_unit_test(statements_are_found_by_name_until_closed),
         cmocka_unit_test(more_statements_than_the_bound_count_as_writes),
         cmocka_unit_test(registry_forgets_what_was_removed),
+        cmocka_unit_test(a_word_is_found_wherever_it_stands),
+        cmocka_unit_test(what_only_looks_like_a_letter_does_not_match),
         cmocka_unit_test(a_hold_ends_with_its_time_to_live),
         cmocka_unit_test(counts_are_summed_over_workers),
     };
