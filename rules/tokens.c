@@ -53,8 +53,10 @@ size_t tokens_list(const struct token_list *tokens, size_t open, size_t *firsts,
     return count;
 }
 
-void tokens_drop(struct analysis *a, size_t open, const size_t *firsts, const bool *drop,
-                 size_t count)
+/* Takes out runs of list items. The last ones go with the comma in front of them, up to token `end`,
+ * which `behind` keeps apart from what stands before. */
+static void drop_runs(struct analysis *a, const size_t *firsts, const bool *drop, size_t count,
+                      size_t end, const char *behind)
 {
     const struct token *items = analysis_tokens(a)->items;
     for (size_t from = 0; from < count; from++) {
@@ -68,12 +70,16 @@ void tokens_drop(struct analysis *a, size_t open, const size_t *firsts, const bo
         if (to < count) {
             analysis_edit(a, items[firsts[from]].start, items[firsts[to]].start, "");
         } else {
-            /* The last ones go with the comma in front of them. */
-            analysis_edit(a, items[firsts[from] - 1].start, items[(size_t)items[open].match].start,
-                          "");
+            analysis_edit(a, items[firsts[from] - 1].start, items[end].start, behind);
         }
         from = to;
     }
+}
+
+void tokens_drop(struct analysis *a, size_t open, const size_t *firsts, const bool *drop,
+                 size_t count)
+{
+    drop_runs(a, firsts, drop, count, (size_t)analysis_tokens(a)->items[open].match, "");
 }
 
 size_t tokens_item_end(const struct token_list *tokens, size_t at)
@@ -105,24 +111,7 @@ size_t tokens_item_end(const struct token_list *tokens, size_t at)
 void tokens_drop_items(struct analysis *a, const size_t *firsts, const bool *drop, size_t count)
 {
     const struct token_list *tokens = analysis_tokens(a);
-    for (size_t from = 0; from < count; from++) {
-        if (!drop[from]) {
-            continue;
-        }
-        size_t to = from;
-        while (to < count && drop[to]) {
-            to++;
-        }
-        if (to < count) {
-            analysis_edit(a, tokens->items[firsts[from]].start, tokens->items[firsts[to]].start,
-                          "");
-        } else {
-            const size_t end = tokens_item_end(tokens, firsts[count - 1]);
-            /* What follows keeps its distance. */
-            analysis_edit(a, tokens->items[firsts[from] - 1].start, tokens->items[end].start,
-                          end < tokens->count && tokens->items[end].kind == TOKEN_CLAUSE ? " "
-                                                                                         : "");
-        }
-        from = to;
-    }
+    const size_t end = tokens_item_end(tokens, firsts[count - 1]);
+    const bool is_parted = end < tokens->count && tokens->items[end].kind == TOKEN_CLAUSE;
+    drop_runs(a, firsts, drop, count, end, is_parted ? " " : "");
 }
