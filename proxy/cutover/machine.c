@@ -203,13 +203,19 @@ static bool reconnect(struct machine *m, struct failure *f)
     return true;
 }
 
+/* What is reported as done must outlast a crash, also where synchronous_commit is off; any stronger
+ * setting stays. */
+static const char durable_sql[] =
+    "DO $pgsluice$ BEGIN IF current_setting('synchronous_commit') = 'off' THEN "
+    "PERFORM set_config('synchronous_commit', 'local', true); END IF; END $pgsluice$; ";
+
 static bool begin(struct machine *m, struct failure *f)
 {
     struct cutover *c = m->c;
-    char *sql = text_printf("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "
+    char *sql = text_printf("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; %s"
                             "SET LOCAL lock_timeout = %d; "
                             "LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE; %s",
-                            GATE_LOCK_MS, c->relation, state_create_sql);
+                            durable_sql, GATE_LOCK_MS, c->relation, state_create_sql);
     if (sql == NULL) {
         return fail(f, EXIT_REFUSED, "out of memory");
     }

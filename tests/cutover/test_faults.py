@@ -138,6 +138,17 @@ def test_a_server_that_restarts_leaves_the_table_whole(own_server, front, moment
         assert code == 0, text
 
 
+def test_what_is_done_outlasts_a_crash_although_commits_are_asynchronous(own_server, front):
+    """The server of the tests has synchronous_commit = off."""
+    assert own_server.psql("SHOW synchronous_commit") == "off"
+    eras = Eras(front)
+    for command, era in (("cutover", "generated"), ("rollback", "plain")):
+        code, text = end(begin(front, command))
+        assert code == 0, text
+        own_server.restart("immediate")
+        assert eras.now() == era
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_ctrl_c_aborts_without_residue(own_server, front, moment):
     eras = Eras(front)
