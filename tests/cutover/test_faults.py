@@ -139,8 +139,10 @@ def test_a_server_that_restarts_leaves_the_table_whole(own_server, front, moment
 
 
 def test_what_is_done_outlasts_a_crash_although_commits_are_asynchronous(own_server, front):
-    """The server of the tests has synchronous_commit = off."""
+    """The server of the tests has synchronous_commit = off; here nobody else writes its WAL in time."""
     assert own_server.psql("SHOW synchronous_commit") == "off"
+    own_server.psql("ALTER SYSTEM SET wal_writer_delay = '10s'")
+    own_server.reload()
     eras = Eras(front)
     for command, era in (("cutover", "generated"), ("rollback", "plain")):
         code, text = end(begin(front, command))
