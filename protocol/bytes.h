@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define MUST_CHECK __attribute__((warn_unused_result))
+
 /* A view of bytes that somebody else owns. */
 struct span {
     const char *ptr;
