@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "protocol/bytes.h"
+#include "protocol/scram.h"
 
 /* The first word of an 'R'. */
 enum authentication_code {
@@ -44,13 +45,20 @@ struct sasl_initial {
     struct span mechanism;
     struct span data; /* ptr is NULL when the client has sent none (length -1) */
 };
-/* Why a 'p' could not be read: the texts are the server's, all with 08P01. */
+/* Why a 'p' could not be read. */
 enum sasl_read {
-    SASL_READ,
-    SASL_TOO_LONG,      /* more than SCRAM_MESSAGE_MAX: PostgreSQL closes without an answer */
-    SASL_OTHER_MESSAGE, /* "expected SASL response, got message type %d" */
-    SASL_MALFORMED,     /* "invalid message format" and the like */
+    SASL_READ,          /* it was */
+    SASL_TOO_LONG,      /* its length word is more than SCRAM_MESSAGE_MAX */
+    SASL_OTHER_MESSAGE, /* no 'p' */
+    SASL_NO_STRING,     /* no NUL behind the mechanism */
+    SASL_TOO_SHORT,     /* the length or the data is cut off */
+    SASL_TOO_MUCH,      /* more behind the data */
 };
+/* What PostgreSQL sends for it to a client whose message had this type byte. For SASL_TOO_LONG that
+ * is 28P01, whose text names the user: it is left to the caller. */
+void authentication_read_error(enum sasl_read result, uint8_t type, struct scram_error *out);
+
+/* The mechanism is set as soon as it could be read: PostgreSQL judges it before it reads on. */
 MUST_CHECK enum sasl_read authentication_read_initial(const uint8_t *message, size_t size,
                                                       struct sasl_initial *out);
 /* SASLResponse. */

@@ -43,11 +43,6 @@ struct message_error {
 };
 bool message_read_error(const uint8_t *message, size_t size, struct message_error *out);
 
-/* Whether an AuthenticationSASL offers SCRAM-SHA-256-PLUS beside other mechanisms. */
-bool message_offers_plus(const uint8_t *message, size_t size);
-/* The same offer without it. */
-void message_write_sasl_without_plus(struct writer *w, const uint8_t *message, size_t size);
-
 void message_write_error(struct writer *w, const struct message_error *error);
 void message_write_ready(struct writer *w, char status);
 void message_write_query(struct writer *w, const char *text, size_t len);

@@ -25,9 +25,10 @@
 
 #define SCRAM_KEY 32            /* bytes of a SHA-256 */
 #define SCRAM_RANDOM 18         /* bytes behind a nonce, as PostgreSQL takes them */
-#define SCRAM_SALT_MAX 256      /* bytes, decoded; PostgreSQL makes 16 */
+#define SCRAM_SALT_LEN 16       /* bytes of a salt that PostgreSQL makes */
+#define SCRAM_SALT_MAX 256      /* bytes, decoded, that are taken */
 #define SCRAM_BINDING_MAX 64    /* bytes of a certificate's hash: a SHA-512 at most */
-#define SCRAM_MESSAGE_MAX 1024u /* PG_MAX_SASL_MESSAGE_LENGTH of the server */
+#define SCRAM_MESSAGE_MAX 1024u /* bytes; PG_MAX_SASL_MESSAGE_LENGTH of the server */
 #define SCRAM_ITERATIONS 4096u  /* PostgreSQL's default */
 #define SCRAM_TEXT_MAX 3584     /* three messages of the longest kind, joined by commas */
 
@@ -39,7 +40,7 @@
 enum scram_result {
     SCRAM_OK = 0,
     /* Both roles. */
-    SCRAM_TOO_LONG,        /* PostgreSQL closes the connection without an answer */
+    SCRAM_TOO_LONG,        /* than SCRAM_MESSAGE_MAX */
     SCRAM_EMPTY,           /* the message is empty */
     SCRAM_NUL,             /* there is a NUL inside it */
     SCRAM_ATTRIBUTE,       /* another attribute than the one whose turn it is */
@@ -63,11 +64,11 @@ enum scram_result {
     SCRAM_FIRST_ATTRIBUTE,      /* neither "," nor authzid after the binding flag */
     SCRAM_AUTHZID,              /* an authorization identity: not supported */
     SCRAM_EXTENSION,            /* a mandatory extension: not supported */
-    SCRAM_NONCE_UNPRINTABLE,    /* */
+    SCRAM_NONCE_UNPRINTABLE,    /* the client's nonce, by the server's rule: 0x21 to 0x7e */
     SCRAM_PROOF_MALFORMED,      /* not 32 bytes in base64 */
     SCRAM_PROOF_WRONG,          /* the password is wrong, or the user does not exist */
     /* As the client of a server. */
-    SCRAM_SALT,            /* not base64, or longer than SCRAM_SALT_MAX */
+    SCRAM_SALT_MALFORMED,  /* not base64, or longer than SCRAM_SALT_MAX */
     SCRAM_ITERATION_COUNT, /* not a number from 1 to 2^31 - 1 */
     SCRAM_OTHER_SECRET,    /* salt or iterations are not those of the secret given */
     SCRAM_REFUSED,         /* e=: the server says why */
@@ -107,7 +108,7 @@ struct scram_fault {
     char type[31]; /* of a channel binding, made printable */
 };
 
-/* As in an ErrorResponse; "" where absent. An empty sqlstate: PostgreSQL does not answer at all. */
+/* As in an ErrorResponse; "" where absent. */
 struct scram_error {
     char sqlstate[6];
     char message[96];
@@ -165,19 +166,20 @@ enum scram_binding {
 
 struct scram_client {
     enum scram_binding binding;
-    size_t bare; /* where client-first-message-bare begins in the text */
+    /* In the text: where client-first-message-bare begins, our nonce begins, and both end. */
+    size_t bare;
+    size_t nonce;
+    size_t first_end;
     uint8_t server_signature[SCRAM_KEY];
     bool is_signed; /* server_signature is set: the last message may be checked */
     struct scram_text text;
     struct scram_fault fault;
 };
 
-/* Replies with the client-first-message. The user's name stays empty: PostgreSQL has it from the
- * startup packet. */
-MUST_CHECK enum scram_result scram_client_first(struct scram_client *client,
-                                                enum scram_binding binding,
-                                                const uint8_t random[SCRAM_RANDOM],
-                                                struct span *reply);
+/* Begins: makes the client-first-message. The user's name stays empty in it: PostgreSQL has it from
+ * the startup packet. */
+struct span scram_client_first(struct scram_client *client, enum scram_binding binding,
+                               const uint8_t random[SCRAM_RANDOM]);
 
 /* What the server-first-message asks for. */
 struct scram_challenge {

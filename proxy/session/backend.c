@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "protocol/authentication.h"
 #include "protocol/frame.h"
 #include "protocol/message.h"
 #include "proxy/log.h"
@@ -88,12 +89,14 @@ static bool rewrite_error(struct session *s, const uint8_t *message, size_t size
  * without TLS would not even read an offer that it cannot take. True when another offer was made. */
 static bool rewrite_offer(struct session *s, const uint8_t *message, size_t size)
 {
-    if (s->server.tls == NULL || !message_offers_plus(message, size)) {
+    struct sasl_offer offer;
+    if (s->server.tls == NULL || !authentication_read_sasl(message, size, &offer) || !offer.plus ||
+        offer.mechanisms == 1) {
         return false;
     }
     struct writer *w = batch_build(&s->worker->batch, size);
     if (w != NULL) {
-        message_write_sasl_without_plus(w, message, size);
+        authentication_write_sasl_without_plus(w, message, size);
         batch_built(&s->worker->batch);
     }
     return true;
