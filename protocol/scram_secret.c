@@ -47,9 +47,9 @@ bool base64_read(struct span text, uint8_t *out, size_t cap, size_t *len)
         if (whole > cap - *len) {
             return false;
         }
-        for (unsigned byte = 0; byte < whole; byte++) {
-            out[(*len)++] = (uint8_t)(group >> (16 - 8 * byte));
-        }
+        const uint8_t bytes[3] = {(uint8_t)(group >> 16), (uint8_t)(group >> 8), (uint8_t)group};
+        memcpy(out + *len, bytes, whole);
+        *len += whole;
         group = 0;
         digits = 0;
     }

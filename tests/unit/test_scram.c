@@ -75,6 +75,8 @@ static void what_is_no_secret_is_refused(void **state)
         "SCRAM-SHA-256$99999999999999999999:klWz/536Qgkmmo+WLwZxUA==" KEYS,
         "SCRAM-SHA-256$4096:klWz/536Qgkmmo+WLwZxUA=" KEYS,
         "SCRAM-SHA-256$4096:klWz 536Qgkmmo+WLwZxUA==" KEYS,
+        "SCRAM-SHA-256$4096:A===" KEYS,
+        "SCRAM-SHA-256$4096:====" KEYS,
         "SCRAM-SHA-256$4096:klWz/536Qgkmmo+WLwZxUA==" KEYS " ",
         "SCRAM-SHA-256$4096:klWz/536Qgkmmo+WLwZxUA==" KEYS ":",
         "SCRAM-SHA-256$4096:klWz/536Qgkmmo+WLwZxUA==$AAAA:AAAA",
