@@ -306,6 +306,22 @@ static char *on_read(char *out, int room, void *arg)
     return next_piece(l, out, room);
 }
 
+static bool is_auth_complete(struct loader *l)
+{
+    const struct config *config = l->config;
+    if (config->auth_query != NULL && config->control == NULL) {
+        return complain(l, 0, "control: is missing from [pgsluice]; auth_query runs on it");
+    }
+    if (config->auth_type == AUTH_TYPE_SCRAM && !config_has_secrets(config)) {
+        return complain(l, 0, "auth_type: scram-sha-256 needs auth_file or auth_query");
+    }
+    if (config->auth_type == AUTH_TYPE_PASSTHROUGH && config_has_secrets(config)) {
+        return complain(l, 0, "auth_type: with passthrough %s is never looked at: leave one out",
+                        config->auth_file != NULL ? "auth_file" : "auth_query");
+    }
+    return true;
+}
+
 static bool is_complete(struct loader *l)
 {
     const struct config *config = l->config;
@@ -350,7 +366,11 @@ static bool is_complete(struct loader *l)
     if (config->rule_count > 0 && config->control == NULL) {
         return complain(l, 0, "control: is missing from [pgsluice]; rules need it");
     }
-    return true;
+    if (config->server_attrs && config->control == NULL) {
+        return complain(l, 0, "control: is missing from [pgsluice]; target_session_attrs needs it, to "
+                              "ask the servers what they are");
+    }
+    return is_auth_complete(l);
 }
 
 static struct config *with_defaults(const char *file)
@@ -438,6 +458,8 @@ void config_free(struct config *config)
     free(config->file);
     free(config->server);
     free(config->control);
+    free(config->auth_file);
+    free(config->auth_query);
     free(config->audit);
     free(config->client_tls.cert);
     free(config->client_tls.key);

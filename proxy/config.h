@@ -41,6 +41,13 @@ enum client_tls {
     CLIENT_TLS_VERIFY_FULL, /* whose common name is the user's */
 };
 
+/* Who answers a client's SCRAM login. */
+enum auth_type {
+    AUTH_TYPE_DEFAULT,     /* pgsluice where it has auth_file or auth_query, the server elsewhere */
+    AUTH_TYPE_PASSTHROUGH, /* the server */
+    AUTH_TYPE_SCRAM,       /* pgsluice, which then logs in to the server with what it learned */
+};
+
 struct config_client_tls {
     enum client_tls mode;
     char *cert, *key; /* PEM files; given unless mode is disable */
@@ -53,9 +60,14 @@ struct config {
     char *file;
     struct config_address *listen;
     size_t listen_count;
-    char *server;  /* libpq keywords */
+    char *server;  /* libpq keywords, without sslnegotiation */
+    bool server_tls_direct; /* its sslnegotiation=direct, which not every libpq's keywords have */
+    bool server_attrs;      /* its target_session_attrs is not any */
     char *control; /* libpq keywords; NULL without rules */
     struct config_client_tls client_tls;
+    enum auth_type auth_type;
+    char *auth_file;  /* path; NULL: none */
+    char *auth_query; /* SQL; NULL: none */
     unsigned workers;
     struct config_address *admin;
     size_t admin_count;
@@ -83,6 +95,11 @@ struct config {
  * NULL and `f` has one line such as "pgsluice.ini:12: workers: 0 is not between 1 and 64". */
 MUST_CHECK bool config_load(const char *file, struct config **out, struct failure *f);
 void config_free(struct config *config);
+/* pgsluice itself logs clients in. */
+static inline bool config_has_secrets(const struct config *config)
+{
+    return config->auth_file != NULL || config->auth_query != NULL;
+}
 
 /* The rule whose table is `table` ("chunks", "public.chunks" or the rule's name), or NULL with `f`. */
 const struct config_rule *config_find_rule(const struct config *config, const char *table,

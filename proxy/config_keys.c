@@ -146,11 +146,40 @@ static bool server_option(const PQconninfoOption *option, struct value_why *why)
             return because(why, "has an sslmode that %.*s", VALUE_WHY_SIZE / 2, reason.text);
         }
     }
-    if (strcmp(option->keyword, "target_session_attrs") == 0 && strcmp(option->val, "any") != 0) {
-        return because(why,
-                       "asks for target_session_attrs=%s, which is not available in this version",
-                       option->val);
+    return true;
+}
+
+/* libpq 15 does not know sslnegotiation: it is taken out of the keywords before libpq sees them. */
+static bool take_negotiation(char *keywords, struct config *config, struct value_why *why)
+{
+    static const char *const words[] = {"postgres", "direct"};
+    struct value_why reason;
+    char word[32];
+    size_t index = 0;
+    if (!value_take_keyword(keywords, "sslnegotiation", word, sizeof word)) {
+        return true;
     }
+    if (!value_word(word, words, 2, &index, &reason)) {
+        return because(why, "has an sslnegotiation that %.*s", VALUE_WHY_SIZE / 2, reason.text);
+    }
+    config->server_tls_direct = index == 1;
+    return true;
+}
+
+static bool read_attrs(const PQconninfoOption *option, struct config *config, struct value_why *why)
+{
+    static const char *const words[] = {"any",     "read-write", "read-only",
+                                        "primary", "standby",    "prefer-standby"};
+    struct value_why reason;
+    size_t index;
+    if (strcmp(option->keyword, "target_session_attrs") != 0) {
+        return true;
+    }
+    if (!value_word(option->val, words, sizeof words / sizeof words[0], &index, &reason)) {
+        return because(why, "has a target_session_attrs that %.*s", VALUE_WHY_SIZE / 2,
+                       reason.text);
+    }
+    config->server_attrs = index != 0;
     return true;
 }
 
@@ -158,16 +187,16 @@ static bool set_server(const char *value, struct config *config, struct config_r
                        struct value_why *why)
 {
     (void)rule;
-    PQconninfoOption *options = conninfo(value, why);
-    if (options == NULL) {
+    if (!copy(&config->server, value, why) || !take_negotiation(config->server, config, why)) {
         return false;
     }
-    bool ok = true;
+    PQconninfoOption *options = conninfo(config->server, why);
+    bool ok = options != NULL;
     for (const PQconninfoOption *o = options; ok && o->keyword != NULL; o++) {
-        ok = o->val == NULL || server_option(o, why);
+        ok = o->val == NULL || (server_option(o, why) && read_attrs(o, config, why));
     }
     PQconninfoFree(options);
-    return ok && copy(&config->server, value, why);
+    return ok;
 }
 
 static bool set_control(const char *value, struct config *config, struct config_rule *rule,
@@ -411,6 +440,33 @@ static bool set_client_tls_min_version(const char *value, struct config *config,
     return true;
 }
 
+static bool set_auth_type(const char *value, struct config *config, struct config_rule *rule,
+                          struct value_why *why)
+{
+    (void)rule;
+    static const char *const words[] = {"passthrough", "scram-sha-256"};
+    size_t word;
+    if (!value_word(value, words, 2, &word, why)) {
+        return false;
+    }
+    config->auth_type = word == 0 ? AUTH_TYPE_PASSTHROUGH : AUTH_TYPE_SCRAM;
+    return true;
+}
+
+static bool set_auth_file(const char *value, struct config *config, struct config_rule *rule,
+                          struct value_why *why)
+{
+    (void)rule;
+    return copy(&config->auth_file, value, why);
+}
+
+static bool set_auth_query(const char *value, struct config *config, struct config_rule *rule,
+                           struct value_why *why)
+{
+    (void)rule;
+    return copy(&config->auth_query, value, why);
+}
+
 #define SET_CLIENT_TLS_TEXT(member)                                                                \
     static bool set_client_tls_##member(const char *value, struct config *config,                  \
                                         struct config_rule *rule, struct value_why *why)           \
@@ -449,6 +505,9 @@ static const struct config_key main_keys[] = {
     {"client_tls_crl", set_client_tls_crl, NULL},
     {"client_tls_ciphers", set_client_tls_ciphers, NULL},
     {"client_tls_min_version", set_client_tls_min_version, NULL},
+    {"auth_type", set_auth_type, NULL},
+    {"auth_file", set_auth_file, NULL},
+    {"auth_query", set_auth_query, NULL},
     {"client_idle_timeout", set_client_idle_timeout, NULL},
     {"idle_transaction_timeout", set_idle_transaction_timeout, NULL},
     {"query_timeout", set_query_timeout, NULL},

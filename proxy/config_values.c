@@ -283,6 +283,44 @@ bool value_identifier(const char *text, char **schema, char **name, struct value
     return true;
 }
 
+/* Reads a value as libpq does, quoted or not; returns where it ends. */
+static const char *read_keyword_value(const char *c, char *value, size_t size)
+{
+    size_t len = 0;
+    bool quoted = *c == '\'';
+    for (c += quoted ? 1 : 0; *c != '\0'; c++) {
+        if (quoted ? *c == '\'' : isspace((unsigned char)*c) != 0) {
+            break;
+        }
+        c += *c == '\\' && c[1] != '\0' ? 1 : 0;
+        if (len + 1 < size) {
+            value[len++] = *c;
+        }
+    }
+    value[len] = '\0';
+    return quoted && *c == '\'' ? c + 1 : c;
+}
+
+bool value_take_keyword(char *keywords, const char *keyword, char *value, size_t size)
+{
+    char *c = keywords;
+    for (;;) {
+        c += strspn(c, " \t\r\n");
+        size_t len = strcspn(c, "= \t\r\n");
+        const char *equals = c + len + strspn(c + len, " \t\r\n");
+        if (len == 0 || *equals != '=') {
+            return false;
+        }
+        const char *begin = equals + 1 + strspn(equals + 1, " \t\r\n");
+        const char *end = read_keyword_value(begin, value, size);
+        if (len == strlen(keyword) && strncmp(c, keyword, len) == 0) {
+            memmove(c, end, strlen(end) + 1);
+            return true;
+        }
+        c += end - c;
+    }
+}
+
 /* Levenshtein's distance between words of at most SUGGESTION_MAX bytes. */
 static size_t distance(const char *a, const char *b)
 {

@@ -45,5 +45,9 @@ MUST_CHECK bool value_address(const char *text, struct config_address *address,
 MUST_CHECK bool value_identifier(const char *text, char **schema, char **name,
                                  struct value_why *why);
 
+/* Takes `keyword` and its value out of libpq keywords ("host=a sslmode = 'require'"), which it shortens; the
+ * value, unquoted, is cut to `size`. False, and nothing changed, when the keyword is not there. */
+bool value_take_keyword(char *keywords, const char *keyword, char *value, size_t size);
+
 /* The word that `text` was perhaps meant to be, or NULL when none is near. */
 const char *value_nearest(const char *text, const char *const *words, size_t count);

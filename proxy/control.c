@@ -203,6 +203,12 @@ bool control_open(const struct control_target *target, struct control **out, str
     if (target->database != NULL) {
         set_keyword(&k, "dbname", target->database, true);
     }
+    if (target->host != NULL) {
+        set_keyword(&k, "host", target->host, true);
+        set_keyword(&k, "hostaddr", "", true);
+        set_keyword(&k, "port", target->port, true);
+        set_keyword(&k, "target_session_attrs", "any", true);
+    }
     set_keyword(&k, "client_encoding", "UTF8", true);
     set_keyword(&k, "fallback_application_name", "pgsluice", true);
     /* A silent host ends within this time, and libpq goes on to the next of the list. */

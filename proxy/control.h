@@ -19,6 +19,7 @@ struct control;
 struct control_target {
     const char *conninfo;               /* libpq keywords */
     const char *database;               /* NULL: the one that conninfo names */
+    const char *host, *port;            /* this host of all that conninfo may name; NULL: libpq chooses */
     bool (*abort_requested)(void *arg); /* NULL: nobody ever asks */
     void *abort_arg;
 };

@@ -37,11 +37,14 @@ static const char *fixed_difference(const struct config *a, const struct config 
     if (!same_addresses(a->admin, a->admin_count, b->admin, b->admin_count)) {
         return "admin";
     }
-    if (!same_text(a->server, b->server)) {
+    if (!same_text(a->server, b->server) || a->server_tls_direct != b->server_tls_direct) {
         return "server";
     }
     if (!same_text(a->control, b->control)) {
         return "control";
+    }
+    if (a->auth_type != b->auth_type || config_has_secrets(a) != config_has_secrets(b)) {
+        return "who answers logins (auth_type, auth_file, auth_query)";
     }
     if (!same_text(a->audit, b->audit) || a->audit_fsync != b->audit_fsync) {
         return "audit";
@@ -70,6 +73,11 @@ bool reload_config(struct service *service, struct failure *f)
     }
     SSL_CTX *client_tls;
     if (!tls_accept_context(&next->client_tls, &client_tls, f)) {
+        config_free(next);
+        return false;
+    }
+    if (service->secrets != NULL && !secrets_reload(service->secrets, next, f)) {
+        SSL_CTX_free(client_tls);
         config_free(next);
         return false;
     }

@@ -196,7 +196,9 @@ static bool open_listeners(struct serve *serve, struct failure *f)
 static bool make_nonce(struct service *service, struct failure *f)
 {
     uint64_t random;
-    if (getrandom(&random, sizeof random, 0) != sizeof random) {
+    if (getrandom(&random, sizeof random, 0) != sizeof random ||
+        getrandom(service->mock_nonce, sizeof service->mock_nonce, 0) !=
+            sizeof service->mock_nonce) {
         return fail(f, EXIT_REFUSED, "no random bytes: %s", strerror(errno));
     }
     snprintf(service->nonce, sizeof service->nonce, "%016llx", (unsigned long long)random);
@@ -233,27 +235,15 @@ static bool open_tls(struct service *service, struct failure *f)
     return tls_accept_context(&service_config(service)->client_tls, &service->client_tls, f);
 }
 
-static bool open_upstream(struct service *service, struct failure *f)
-{
-    const struct config *config = service_config(service);
-    bool client_tls = config->client_tls.mode != CLIENT_TLS_DISABLE;
-    if (!upstream_new(config->server, client_tls, &service->upstream, f)) {
-        return false;
-    }
-    if (client_tls && service->upstream->tls != UPSTREAM_TLS_DISABLE) {
-        log_warning("TLS on both sides: clients that log in by SCRAM need channel_binding=disable, "
-                    "because what they sign names the certificate they see");
-    }
-    return true;
-}
-
 static bool open_service(struct service *service, struct failure *f)
 {
     const struct config *config = service_config(service);
     int timeout = (int)config->server_connect_timeout_ms;
     service->registry = registry_new();
-    return make_nonce(service, f) && open_tls(service, f) && open_upstream(service, f) &&
+    return make_nonce(service, f) && open_tls(service, f) && upstream_new(config, &service->upstream, f) &&
            upstream_reachable(service->upstream, timeout > 0 ? timeout : -1, f) &&
+           hosts_open(config, service->upstream, &service->hosts, f) &&
+           secrets_open(config, &service->secrets, f) &&
            catalog_open(config, &service->catalog, f) && open_gates(service, f) &&
            audit_open(config->audit, config->audit_fsync, &service->audit, f);
 }
@@ -289,6 +279,7 @@ static void free_reloaded(struct service *service)
 
 static void close_service(struct service *service)
 {
+    secrets_stop(service->secrets);
     post_all(service, MAIL_STOP);
     for (unsigned i = 0; i < service->worker_count; i++) {
         worker_join(service->workers[i]);
@@ -304,6 +295,8 @@ static void close_service(struct service *service)
     free(service->gates);
     free_reloaded(service);
     SSL_CTX_free(service->client_tls);
+    secrets_close(service->secrets);
+    hosts_close(service->hosts);
     upstream_free(service->upstream);
     registry_free(service->registry);
 }

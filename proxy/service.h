@@ -9,9 +9,11 @@
 #include <uv.h>
 
 #include "proxy/audit/audit.h"
+#include "proxy/auth/secrets.h"
 #include "proxy/catalog.h"
 #include "proxy/config.h"
 #include "proxy/gate.h"
+#include "proxy/hosts.h"
 #include "proxy/net/tls.h"
 #include "proxy/net/upstream.h"
 #include "proxy/session/registry.h"
@@ -21,6 +23,8 @@ struct worker;
 struct service {
     _Atomic(struct config *) config; /* SIGHUP puts a newer one in its place */
     struct upstream *upstream;
+    struct hosts *hosts;     /* NULL: no need to know what they are */
+    struct secrets *secrets; /* NULL: the server answers every login */
     struct catalog *catalog;
     struct audit *audit;
     struct gate **gates; /* one for each configuration rule */
@@ -30,6 +34,7 @@ struct service {
     struct worker **workers;
     unsigned worker_count;
     char nonce[17];               /* marks the proxy's own failing statements; hex, random */
+    uint8_t mock_nonce[32];       /* makes up secrets of users that do not exist; random */
     _Atomic uint32_t clients;     /* client connections open now */
     _Atomic uint64_t next_id;     /* of the next session */
     _Atomic bool draining;        /* SIGTERM: sessions end at their next transaction boundary */

@@ -185,7 +185,7 @@ static void on_second(uv_timer_t *timer)
         } else if (atomic_load_explicit(&worker->service->draining, memory_order_relaxed)) {
             session_drain(s);
         } else {
-            startup_look(s, now);
+            connect_look(s, now);
             session_look(s, uv_now(&worker->loop));
         }
     }

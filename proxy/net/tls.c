@@ -20,15 +20,16 @@ void tls_error(char *room, size_t size)
     ERR_clear_error();
 }
 
-/* A client that offers protocols must offer ours (as PostgreSQL 17); one that offers none may pass. */
+/* A client that offers protocols must offer ours (as PostgreSQL 17); one that offers none may pass.
+ */
 static int on_alpn(SSL *tls, const unsigned char **out, unsigned char *out_len,
                    const unsigned char *in, unsigned in_len, void *arg)
 {
     (void)tls;
     (void)arg;
     unsigned char *selected = NULL;
-    int rc = SSL_select_next_proto(&selected, out_len, alpn_postgresql,
-                                   sizeof alpn_postgresql - 1, in, in_len);
+    int rc = SSL_select_next_proto(&selected, out_len, alpn_postgresql, sizeof alpn_postgresql - 1,
+                                   in, in_len);
     *out = selected;
     return rc == OPENSSL_NPN_NEGOTIATED ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_ALERT_FATAL;
 }
@@ -40,8 +41,7 @@ static bool fail_tls(struct failure *f, const char *key, const char *value)
     return fail(f, EXIT_USAGE, "%s: %s: %s", key, value, why);
 }
 
-static bool load_keys(SSL_CTX *context, const struct config_client_tls *settings,
-                      struct failure *f)
+static bool load_keys(SSL_CTX *context, const struct config_client_tls *settings, struct failure *f)
 {
     if (SSL_CTX_use_certificate_chain_file(context, settings->cert) != 1) {
         return fail_tls(f, "client_tls_cert", settings->cert);
@@ -67,8 +67,8 @@ static bool load_trust(SSL_CTX *context, const struct config_client_tls *setting
     }
     SSL_CTX_set_client_CA_list(context, names);
     bool demanded = settings->mode >= CLIENT_TLS_VERIFY_CA;
-    SSL_CTX_set_verify(context,
-                       SSL_VERIFY_PEER | (demanded ? SSL_VERIFY_FAIL_IF_NO_PEER_CERT : 0), NULL);
+    SSL_CTX_set_verify(context, SSL_VERIFY_PEER | (demanded ? SSL_VERIFY_FAIL_IF_NO_PEER_CERT : 0),
+                       NULL);
     if (settings->crl != NULL) {
         X509_STORE *store = SSL_CTX_get_cert_store(context);
         if (X509_STORE_load_locations(store, settings->crl, NULL) != 1) {
@@ -102,8 +102,7 @@ static bool set_up(SSL_CTX *context, const struct config_client_tls *settings, s
     return load_keys(context, settings, f) && load_trust(context, settings, f);
 }
 
-bool tls_accept_context(const struct config_client_tls *settings, SSL_CTX **out,
-                        struct failure *f)
+bool tls_accept_context(const struct config_client_tls *settings, SSL_CTX **out, struct failure *f)
 {
     *out = NULL;
     if (settings->mode == CLIENT_TLS_DISABLE) {
@@ -259,8 +258,7 @@ bool tls_has_alpn(const SSL *tls)
     const unsigned char *name;
     unsigned len;
     SSL_get0_alpn_selected(tls, &name, &len);
-    return len == sizeof alpn_postgresql - 2 &&
-           memcmp(name, alpn_postgresql + 1, len) == 0;
+    return len == sizeof alpn_postgresql - 2 && memcmp(name, alpn_postgresql + 1, len) == 0;
 }
 
 void tls_peer(const SSL *tls, char *subject, size_t subject_size, char *name, size_t name_size)
@@ -280,4 +278,34 @@ void tls_peer(const SSL *tls, char *subject, size_t subject_size, char *name, si
     if (X509_NAME_get_text_by_NID(of, NID_commonName, name, (int)name_size) < 0) {
         name[0] = '\0';
     }
+}
+
+/* By the hash of the certificate's own signature, but never by a weaker one than SHA-256. */
+static size_t hash_of(X509 *certificate, uint8_t hash[64])
+{
+    int digest;
+    unsigned len = 0;
+    if (certificate == NULL ||
+        X509_get_signature_info(certificate, &digest, NULL, NULL, NULL) != 1 ||
+        digest == NID_undef) {
+        ERR_clear_error();
+        return 0;
+    }
+    const EVP_MD *by =
+        digest == NID_md5 || digest == NID_sha1 ? EVP_sha256() : EVP_get_digestbynid(digest);
+    if (by == NULL || EVP_MD_get_size(by) > 64 || X509_digest(certificate, by, hash, &len) != 1) {
+        ERR_clear_error();
+        return 0;
+    }
+    return len;
+}
+
+size_t tls_peer_hash(const SSL *tls, uint8_t hash[64])
+{
+    return hash_of(SSL_get0_peer_certificate(tls), hash);
+}
+
+size_t tls_own_hash(const SSL *tls, uint8_t hash[64])
+{
+    return hash_of(SSL_get_certificate(tls), hash);
 }

@@ -49,5 +49,9 @@ enum tls_result tls_send(SSL *tls, const uint8_t *bytes, size_t len, size_t *sen
 bool tls_has_alpn(const SSL *tls);
 /* The client certificate's subject and common name into `room`s, "" when it showed none. */
 void tls_peer(const SSL *tls, char *subject, size_t subject_size, char *name, size_t name_size);
+/* A certificate's hash as tls-server-end-point binds to it (RFC 5929): of the peer's, or of the one shown to
+ * the peer. Returns its bytes, at most 64; 0 where there is none, or none that it says how to hash. */
+size_t tls_peer_hash(const SSL *tls, uint8_t hash[64]);
+size_t tls_own_hash(const SSL *tls, uint8_t hash[64]);
 /* Why the last call on this thread failed, in OpenSSL's words. */
 void tls_error(char *room, size_t size);

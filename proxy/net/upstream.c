@@ -96,13 +96,61 @@ static const char *option(const PQconninfoOption *options, const char *keyword)
     return NULL;
 }
 
+static const char *const tls_words[] = {"disable", "allow", "prefer", "require"};
+
+/* verify-ca and verify-full are require, with more to check. */
+static enum upstream_tls tls_mode(const char *word)
+{
+    size_t mode = 0;
+    while (mode < UPSTREAM_TLS_REQUIRE && strcmp(word, tls_words[mode]) != 0) {
+        mode++;
+    }
+    return (enum upstream_tls)mode;
+}
+
+/* Without an sslmode it is libpq's own, prefer, unless that could keep clients from logging in. */
+static const char *default_mode(const struct config *config)
+{
+    return config->client_tls.mode != CLIENT_TLS_DISABLE && !config_has_secrets(config) ? "disable"
+                                                                                        : "prefer";
+}
+
+/* What a client signs when it logs in by SCRAM over TLS names the certificate that it sees. */
+static bool check_both_sides(const struct upstream *upstream, const struct config *config,
+                             struct failure *f)
+{
+    bool server_tls = false;
+    for (size_t i = 0; i < upstream->count; i++) {
+        server_tls = server_tls || !upstream->hosts[i].is_unix;
+    }
+    server_tls = server_tls && upstream->tls != UPSTREAM_TLS_DISABLE;
+    if (!server_tls || config->client_tls.mode == CLIENT_TLS_DISABLE ||
+        config_has_secrets(config) || config->auth_type == AUTH_TYPE_PASSTHROUGH) {
+        return true;
+    }
+    return fail(
+        f, EXIT_USAGE,
+        "client_tls with TLS towards the server too: clients could not log in by SCRAM, because "
+        "what they sign names the certificate that they see, not the server's. Give auth_file or "
+        "auth_query, so that pgsluice logs them in; or sslmode=disable in server; or "
+        "auth_type = passthrough if no client uses SCRAM with channel binding");
+}
+
 /* As libpq: require with a root certificate verifies like verify-ca. */
-static bool read_tls(struct upstream *upstream, const PQconninfoOption *options, bool client_tls,
-                     struct failure *f)
+static bool read_tls(struct upstream *upstream, const PQconninfoOption *options,
+                     const struct config *config, struct failure *f)
 {
     const char *mode = option(options, "sslmode");
-    mode = mode != NULL ? mode : client_tls ? "disable" : "prefer";
-    if (strcmp(mode, "disable") == 0 || strcmp(mode, "allow") == 0) {
+    mode = mode != NULL ? mode : default_mode(config);
+    upstream->tls = tls_mode(mode);
+    upstream->tls_direct = config->server_tls_direct;
+    if (upstream->tls_direct && upstream->tls != UPSTREAM_TLS_REQUIRE) {
+        return fail(f, EXIT_USAGE,
+                    "server: weak sslmode \"%s\" may not be used with sslnegotiation=direct (use "
+                    "\"require\", \"verify-ca\", or \"verify-full\")",
+                    mode);
+    }
+    if (upstream->tls == UPSTREAM_TLS_DISABLE) {
         return true;
     }
     struct tls_connect_settings settings = {
@@ -112,43 +160,109 @@ static bool read_tls(struct upstream *upstream, const PQconninfoOption *options,
         .crl = option(options, "sslcrl"),
         .min_version = option(options, "ssl_min_protocol_version"),
     };
-    bool prefer = strcmp(mode, "prefer") == 0;
-    upstream->tls = prefer ? UPSTREAM_TLS_PREFER : UPSTREAM_TLS_REQUIRE;
     upstream->verify_host = strcmp(mode, "verify-full") == 0;
-    settings.verify = !prefer && (settings.root_cert != NULL || strncmp(mode, "verify", 6) == 0);
+    settings.verify = upstream->tls == UPSTREAM_TLS_REQUIRE &&
+                      (settings.root_cert != NULL || strncmp(mode, "verify", 6) == 0);
     if (settings.verify && settings.root_cert == NULL) {
         return fail(f, EXIT_USAGE, "server: sslmode=%s needs sslrootcert", mode);
     }
     return tls_connect_context(&settings, &upstream->tls_context, f);
 }
 
-bool upstream_new(const char *conninfo, bool client_tls, struct upstream **out, struct failure *f)
+static const char *const attrs_words[] = {"any",     "read-write", "read-only",
+                                          "primary", "standby",    "prefer-standby"};
+
+bool upstream_attrs_read(const char *word, enum upstream_attrs *out)
 {
-    *out = NULL;
-    char *error = NULL;
-    PQconninfoOption *options = PQconninfoParse(conninfo, &error);
-    if (options == NULL) {
-        fail(f, EXIT_USAGE, "server: %s", error != NULL ? error : "out of memory");
-        PQfreemem(error);
-        return false;
+    for (size_t i = 0; i < sizeof attrs_words / sizeof attrs_words[0]; i++) {
+        if (strcmp(word, attrs_words[i]) == 0) {
+            *out = (enum upstream_attrs)i;
+            return true;
+        }
     }
+    return false;
+}
+
+const char *upstream_attrs_name(enum upstream_attrs attrs)
+{
+    return attrs_words[attrs];
+}
+
+static bool suits(enum upstream_attrs attrs, enum upstream_role role, unsigned round)
+{
+    switch (attrs) {
+    case UPSTREAM_ATTRS_ANY:
+        return true;
+    case UPSTREAM_ATTRS_READ_WRITE:
+        return role == UPSTREAM_ROLE_READ_WRITE;
+    case UPSTREAM_ATTRS_READ_ONLY:
+        return role == UPSTREAM_ROLE_READ_ONLY || role == UPSTREAM_ROLE_STANDBY;
+    case UPSTREAM_ATTRS_PRIMARY:
+        return role == UPSTREAM_ROLE_READ_WRITE || role == UPSTREAM_ROLE_READ_ONLY;
+    case UPSTREAM_ATTRS_STANDBY:
+        return role == UPSTREAM_ROLE_STANDBY;
+    case UPSTREAM_ATTRS_PREFER_STANDBY:
+        return (role == UPSTREAM_ROLE_STANDBY) == (round == 0);
+    }
+    return false;
+}
+
+size_t upstream_choose(const struct upstream *upstream, size_t from, unsigned round)
+{
+    while (from < upstream->count &&
+           !suits(upstream->attrs,
+                  atomic_load_explicit(&upstream->hosts[from].role, memory_order_relaxed), round)) {
+        from++;
+    }
+    return from < upstream->count ? from : upstream->count;
+}
+
+unsigned upstream_rounds(const struct upstream *upstream)
+{
+    return upstream->attrs == UPSTREAM_ATTRS_PREFER_STANDBY ? 2 : 1;
+}
+
+static bool read_hosts(struct upstream *upstream, const PQconninfoOption *options,
+                       struct failure *f)
+{
     const char *names = option(options, "hostaddr");
     names = names != NULL ? names : option(options, "host");
     names = names != NULL ? names : "/var/run/postgresql";
     const char *ports = option(options, "port");
     ports = ports != NULL ? ports : DEFAULT_PORT;
-
-    bool ok = false;
-    struct upstream *upstream = calloc(1, sizeof *upstream);
-    if (upstream != NULL) {
-        upstream->count = list_count(names);
-        upstream->hosts = calloc(upstream->count, sizeof *upstream->hosts);
-        ok = upstream->hosts != NULL;
-    }
+    upstream->count = list_count(names);
+    upstream->hosts = calloc(upstream->count, sizeof *upstream->hosts);
+    bool ok = upstream->hosts != NULL || fail(f, EXIT_REFUSED, "out of memory");
     for (size_t i = 0; ok && i < upstream->count; i++) {
         ok = host_init(&upstream->hosts[i], names, ports, i, f);
     }
-    ok = ok && read_tls(upstream, options, client_tls, f);
+    return ok;
+}
+
+static bool read_attrs(struct upstream *upstream, const PQconninfoOption *options,
+                       struct failure *f)
+{
+    const char *attrs = option(options, "target_session_attrs");
+    return attrs == NULL || upstream_attrs_read(attrs, &upstream->attrs) ||
+           fail(f, EXIT_USAGE, "server: invalid target_session_attrs value: \"%s\"", attrs);
+}
+
+bool upstream_new(const struct config *config, struct upstream **out, struct failure *f)
+{
+    *out = NULL;
+    char *error = NULL;
+    PQconninfoOption *options = PQconninfoParse(config->server, &error);
+    if (options == NULL) {
+        fail(f, EXIT_USAGE, "server: %s", error != NULL ? error : "out of memory");
+        PQfreemem(error);
+        return false;
+    }
+    struct upstream *upstream = calloc(1, sizeof *upstream);
+    bool ok = upstream != NULL
+                  ? read_hosts(upstream, options, f) && read_attrs(upstream, options, f) &&
+                        read_tls(upstream, options, config, f) &&
+                        check_both_sides(upstream, config, f)
+                  : fail(f, EXIT_REFUSED, "out of memory");
     PQconninfoFree(options);
     if (!ok) {
         upstream_free(upstream);

@@ -1,6 +1,7 @@
 /*
- * From the server to the client: walks the headers, notes the few messages that tell of the session's
- * state, rewrites the answer to a refusal, and forwards everything else from where it was received.
+ * From the server to the client: walks the headers, notes the few messages that tell of the
+ * session's state, rewrites the answer to a refusal, and forwards everything else from where it was
+ * received.
  */
 #include "proxy/session/session.h"
 
@@ -26,7 +27,7 @@ static void note_key(struct session *s, const uint8_t *message, size_t size)
     s->cancel_key->len = (uint16_t)len;
     memcpy(s->cancel_key->bytes, message + FRAME_HEADER, len);
     s->backend_pid = load_u32(message + FRAME_HEADER);
-    struct registry_entry entry = {.worker = s->worker->index, .session = s->id};
+    struct registry_entry entry = {.worker = s->worker->index, .session = s->id, .host = s->host};
     if (!registry_put(session_service(s)->registry, s->cancel_key, &entry)) {
         free(s->cancel_key);
         s->cancel_key = NULL;
@@ -64,8 +65,8 @@ static bool rewrite_error(struct session *s, const uint8_t *message, size_t size
     if (s->ledger.refusal_count == 0 || error.message == NULL) {
         return false;
     }
-    const struct ledger_refusal *refusal = ledger_answers(
-        &s->ledger, session_service(s)->nonce, error.message, s->syncs_done + 1);
+    const struct ledger_refusal *refusal =
+        ledger_answers(&s->ledger, session_service(s)->nonce, error.message, s->syncs_done + 1);
     if (refusal == NULL) {
         return false;
     }
@@ -86,7 +87,8 @@ static bool rewrite_error(struct session *s, const uint8_t *message, size_t size
 }
 
 /* What binds a login to TLS names the certificate that one sees: on two connections, two. A client
- * without TLS would not even read an offer that it cannot take. True when another offer was made. */
+ * without TLS would not even read an offer that it cannot take. True when another offer was made.
+ */
 static bool rewrite_offer(struct session *s, const uint8_t *message, size_t size)
 {
     struct sasl_offer offer;

@@ -18,6 +18,7 @@ struct registry_key {
 struct registry_entry {
     unsigned worker;
     uint64_t session; /* its id */
+    size_t host;      /* of the upstream, where its server is */
     bool held;        /* parked at a gate when it was looked up */
 };
 

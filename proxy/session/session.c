@@ -35,7 +35,8 @@ static void count_gone(struct worker *worker)
 
 static void session_free(struct session *s)
 {
-    startup_fini(s);
+    connect_fini(s);
+    login_fini(s);
     ledger_fini(&s->ledger);
     free(s->front.stash);
     free(s->back.stash);
@@ -63,12 +64,15 @@ static void on_closed(uv_handle_t *handle)
     bool retry = s->state == SESSION_CONNECTING;
     session_release(s);
     if (retry) {
-        startup_retry(s);
+        connect_dropped(s);
     }
 }
 
+static bool intake_keep(struct intake *in, const uint8_t *bytes, size_t len);
+
 void session_drop_server(struct session *s)
 {
+    intake_keep(&s->back, NULL, 0);
     stream_close(&s->server, on_closed);
 }
 
@@ -102,7 +106,8 @@ bool session_reply(struct session *s, const struct writer *w)
     return true;
 }
 
-static void reply_fatal(struct session *s, const char *sqlstate, const char *text)
+static void reply_fatal(struct session *s, const char *sqlstate, const char *text,
+                        const char *detail)
 {
     /* within a message of the server's an error would be read as its body */
     if (s->back.body > 0 || s->is_cancel || !stream_is_open(&s->client)) {
@@ -113,7 +118,8 @@ static void reply_fatal(struct session *s, const char *sqlstate, const char *tex
     message_write_error(&w, &(struct message_error){.severity = "FATAL",
                                                     .severity_code = "FATAL",
                                                     .sqlstate = sqlstate,
-                                                    .message = text});
+                                                    .message = text,
+                                                    .detail = detail[0] != '\0' ? detail : NULL});
     session_reply(s, &w);
     writer_fini(&w);
 }
@@ -126,6 +132,21 @@ static void swallow_input(struct session *s)
     }
 }
 
+void session_fail_detail(struct session *s, const char *sqlstate, const char *message,
+                         const char *detail)
+{
+    if (s->state == SESSION_CLOSING) {
+        return;
+    }
+    log_info("client %s: %s: %s%s%s", s->client_name != NULL ? s->client_name : "?", sqlstate,
+             message, detail[0] != '\0' ? ": " : "", detail);
+    reply_fatal(s, sqlstate, message, detail);
+    if (s->state != SESSION_CLOSING) {
+        swallow_input(s);
+    }
+    session_close(s);
+}
+
 void session_fail(struct session *s, const char *sqlstate, const char *fmt, ...)
 {
     char text[512];
@@ -133,14 +154,7 @@ void session_fail(struct session *s, const char *sqlstate, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    if (s->state != SESSION_CLOSING) {
-        log_info("client %s: %s: %s", s->client_name != NULL ? s->client_name : "?", sqlstate, text);
-        reply_fatal(s, sqlstate, text);
-        if (s->state != SESSION_CLOSING) {
-            swallow_input(s);
-        }
-        session_close(s);
-    }
+    session_fail_detail(s, sqlstate, text, "");
 }
 
 bool session_is_idle(const struct session *s)
@@ -172,8 +186,7 @@ void session_look(struct session *s, uint64_t now_ms)
     } else if (answered && !s->batch_open) {
         if (config->idle_transaction_timeout_ms > 0 &&
             since > config->idle_transaction_timeout_ms) {
-            session_fail(s, "25P03",
-                         "terminating connection due to idle-in-transaction timeout");
+            session_fail(s, "25P03", "terminating connection due to idle-in-transaction timeout");
         }
     } else if (config->query_timeout_ms > 0 && since > config->query_timeout_ms) {
         session_fail(s, "57014", "terminating connection due to query_timeout");
@@ -236,8 +249,9 @@ static bool intake_keep(struct intake *in, const uint8_t *bytes, size_t len)
 static bool client_consume(struct session *s, uint8_t *bytes, size_t len)
 {
     s->front.need = 0;
-    size_t used = s->state == SESSION_RELAY ? frontend_consume(s, bytes, len)
-                                            : startup_consume(s, bytes, len);
+    size_t used = s->state == SESSION_RELAY   ? frontend_consume(s, bytes, len)
+                  : s->state == SESSION_LOGIN ? login_consume_client(s, bytes, len)
+                                              : startup_consume(s, bytes, len);
     if (s->state == SESSION_CLOSING) {
         return false;
     }
@@ -272,8 +286,7 @@ static bool client_readable(struct session *s)
 {
     uint8_t *bytes;
     size_t len;
-    enum stream_result result =
-        intake_read(&s->front, &s->client, s->worker->buffer, &bytes, &len);
+    enum stream_result result = intake_read(&s->front, &s->client, s->worker->buffer, &bytes, &len);
     if (result == STREAM_BROKEN) {
         session_close(s);
     } else if (result == STREAM_EOF) {
@@ -287,7 +300,8 @@ static bool client_readable(struct session *s)
 
 static bool may_read_client(const struct session *s)
 {
-    bool receives = s->state == SESSION_STARTUP || s->state == SESSION_RELAY;
+    bool receives = s->state == SESSION_STARTUP || s->state == SESSION_RELAY ||
+                    (s->state == SESSION_LOGIN && login_reads_client(s));
     return receives && s->wait == SESSION_WAIT_NONE && !s->client_eof && !s->server_gone &&
            !stream_is_full(&s->server);
 }
@@ -299,7 +313,7 @@ static void read_pending(struct session *s)
 {
     while (may_read_client(s) && stream_has_pending(&s->client) && client_readable(s)) {
     }
-    while (s->state == SESSION_RELAY && !stream_is_full(&s->client) &&
+    while (s->state >= SESSION_LOGIN && s->state <= SESSION_RELAY && !stream_is_full(&s->client) &&
            stream_has_pending(&s->server) && server_readable(s)) {
     }
 }
@@ -341,15 +355,18 @@ static bool server_readable(struct session *s)
         return false;
     }
     s->back.need = 0;
-    size_t used = backend_consume(s, bytes, len);
-    if (s->state == SESSION_CLOSING) {
+    bool login = s->state == SESSION_LOGIN;
+    size_t used = login ? login_consume_server(s, bytes, len) : backend_consume(s, bytes, len);
+    if (s->state == SESSION_CLOSING || s->state == SESSION_CONNECTING) {
         return false;
     }
     if (!intake_keep(&s->back, bytes + used, len - used)) {
         session_fail(s, "53200", "out of memory");
         return false;
     }
-    if (s->wait == SESSION_WAIT_BOUNDARY && s->syncs_sent == s->syncs_done) {
+    if (login) {
+        session_resume(s);
+    } else if (s->wait == SESSION_WAIT_BOUNDARY && s->syncs_sent == s->syncs_done) {
         s->wait = SESSION_WAIT_NONE;
         session_resume(s);
     }
@@ -369,6 +386,13 @@ static bool flush(struct session *s, struct stream *stream)
     }
     session_close(s);
     return false;
+}
+
+/* Between its startup packet and what it is asked next, the client has nothing to say. */
+static bool is_arriving(const struct session *s)
+{
+    return s->state == SESSION_CONNECTING || s->state == SESSION_NEGOTIATING ||
+           (s->state == SESSION_LOGIN && !login_reads_client(s));
 }
 
 static void on_client(uv_poll_t *poll, int status, int events)
@@ -399,8 +423,7 @@ static void on_client(uv_poll_t *poll, int status, int events)
     if ((events & (UV_READABLE | UV_DISCONNECT)) != 0) {
         if (may_read_client(s)) {
             client_readable(s);
-        } else if (status < 0 || s->state == SESSION_CONNECTING ||
-                   s->state == SESSION_NEGOTIATING) {
+        } else if (status < 0 || is_arriving(s)) {
             session_close(s);
         }
     }
@@ -418,12 +441,12 @@ static void on_server(uv_poll_t *poll, int status, int events)
         events = UV_READABLE;
     }
     if (s->state == SESSION_CONNECTING) {
-        startup_connected(s);
+        connect_writable(s);
     } else if (s->state == SESSION_NEGOTIATING) {
         if (flush(s, &s->server)) {
-            startup_negotiate(s);
+            connect_negotiate(s);
         }
-    } else if (s->state == SESSION_RELAY && flush(s, &s->server)) {
+    } else if ((s->state == SESSION_LOGIN || s->state == SESSION_RELAY) && flush(s, &s->server)) {
         shutdown_server(s);
         bool readable = (events & UV_READABLE) != 0 || s->server.tls_writes;
         if (readable && (status < 0 || !stream_is_full(&s->client))) {
@@ -439,8 +462,7 @@ static void on_server(uv_poll_t *poll, int status, int events)
 void session_watch(struct session *s)
 {
     int client = 0;
-    bool connecting = s->state == SESSION_CONNECTING || s->state == SESSION_NEGOTIATING;
-    if (connecting || s->wait != SESSION_WAIT_NONE) {
+    if (is_arriving(s) || s->wait != SESSION_WAIT_NONE) {
         client = UV_DISCONNECT;
     } else if (!s->client_eof && !s->server_gone && !stream_is_full(&s->server)) {
         client = UV_READABLE;

@@ -1,15 +1,15 @@
 /*
  * A session: one client connection and its one server connection, from accept to close.
  *
- *     STARTUP --startup packet--> CONNECTING --connected--> RELAY --either side ends--> CLOSING
- *      |   ^   \                     |    NEGOTIATING ^                                 /
- *      v   |    \                    \____ TLS ______/                                 /
- *     HANDSHAKE  \____________ error, timeout, disconnect ____________________________/
- *     after an SSLRequest, or at once when the first byte is TLS's
+ *     STARTUP --startup packet--> CONNECTING --connected--> LOGIN --> RELAY --either side ends--> CLOSING
+ *      |   ^   \                   ^ |    NEGOTIATING ^     /                                   /
+ *      v   |    \                  | \____ TLS ______/     /                                   /
+ *     HANDSHAKE  \                 \_ another way, host __/                                    /
+ *     TLS         \__________________ error, timeout, disconnect ____________________________/
  *
- * Everything here runs on the session's worker. session.c owns the life cycle and the sockets'
- * events; startup.c what comes before the relay; frontend.c and backend.c the two directions;
- * judging.c the rules; hold.c the gate.
+ * Everything here runs on the session's worker. session.c owns the life cycle and the sockets' events;
+ * startup.c the client's first packets and handshake.c its TLS; connect.c the way to a server and login.c
+ * the login there; frontend.c and backend.c the two directions; judging.c the rules; hold.c the gate.
  */
 #pragma once
 
@@ -28,6 +28,7 @@ enum session_state {
     SESSION_HANDSHAKE,  /* TLS with the client is being set up */
     SESSION_CONNECTING, /* the server connection is under way */
     SESSION_NEGOTIATING, /* TLS with the server is being asked for and set up */
+    SESSION_LOGIN,      /* the startup packet is sent; what the server answers decides how to go on */
     SESSION_RELAY,      /* both sides are open */
     SESSION_CLOSING,    /* the loop is letting go of the handles */
 };
@@ -39,6 +40,15 @@ enum session_wait {
                               whether a transaction is open */
     SESSION_WAIT_GATE,     /* held at a gate */
 };
+
+/* What follows when a server connection that did not come to a login is closed. */
+enum connect_after {
+    CONNECT_NEXT_ADDRESS, /* of the host, or else the next host */
+    CONNECT_OTHERWISE,    /* the same address, with TLS if it was without, or without */
+    CONNECT_NEXT_HOST,
+};
+
+struct login;
 
 /* One direction's input that was received and not yet consumed. */
 struct intake {
@@ -93,6 +103,12 @@ struct session {
     uint32_t backend_pid;
     /* connecting */
     size_t host;                 /* index in the upstream */
+    unsigned round;              /* of upstream_choose() */
+    bool host_fixed;             /* only that one: a cancel request goes where its session is */
+    bool settled;                /* the server goes on with the login: no other will be tried */
+    bool tls_otherwise;          /* the address is tried the second time, the other way */
+    enum connect_after after_drop;
+    struct login *login;         /* while pgsluice answers the login itself */
     struct addrinfo *addresses;  /* of a host that had to be resolved */
     struct addrinfo *address;    /* being tried */
     uv_getaddrinfo_t *resolving;
@@ -104,12 +120,15 @@ struct session {
 void session_accept(struct worker *worker, int fd); /* takes fd */
 /* The loop let go of one of s->handles. */
 void session_release(struct session *s);
-/* Closes a server connection that failed to come up; startup_retry() follows. */
+/* Closes a server connection that did not come to a login; connect_dropped() follows. */
 void session_drop_server(struct session *s);
 /* Closes both sides now. Safe to call again. */
 void session_close(struct session *s);
 /* Tells the client (FATAL, where the stream's position allows) and closes. */
 void session_fail(struct session *s, const char *sqlstate, const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* The same, with a DETAIL ("" for none). */
+void session_fail_detail(struct session *s, const char *sqlstate, const char *message,
+                         const char *detail);
 /* Asks the loop for the events that the session's state wants. */
 void session_watch(struct session *s);
 /* Every second: client_idle_timeout, idle_transaction_timeout, query_timeout. */
@@ -133,13 +152,27 @@ bool handshake_check(struct session *s);
 
 /* startup.c: the next step with what arrived; consumes from `bytes`, returns how many. */
 size_t startup_consume(struct session *s, const uint8_t *bytes, size_t len);
-void startup_connect(struct session *s);   /* begins with the current host */
-void startup_connected(struct session *s); /* the server's socket became writable */
-void startup_negotiate(struct session *s); /* the server answered about TLS */
-void startup_retry(struct session *s);     /* the failed socket is closed: the next address */
-/* Every second: gives up an attempt to connect that takes longer than server_connect_timeout. */
-void startup_look(struct session *s, uint64_t now_ns);
-void startup_fini(struct session *s);
+
+/* connect.c */
+void connect_begin(struct session *s);     /* with the first host that suits, or with s->host */
+void connect_writable(struct session *s);  /* the server's socket is connected, or is not */
+void connect_negotiate(struct session *s); /* the server answered about TLS */
+void connect_dropped(struct session *s);   /* the socket that failed is closed: the next attempt */
+/* The server refused the login with `sqlstate` before it asked for anything: true when it is being tried
+ * on another connection. */
+bool connect_otherwise(struct session *s, const char *sqlstate);
+/* Every second: gives up a server that has not answered the startup packet within
+ * server_connect_timeout. */
+void connect_look(struct session *s, uint64_t now_ns);
+void connect_fini(struct session *s); /* addresses are no more needed */
+
+/* login.c */
+void login_begin(struct session *s); /* the server is there: the startup packet goes out */
+/* In SESSION_LOGIN: what the server, what the client sent; return the bytes consumed. */
+size_t login_consume_server(struct session *s, uint8_t *bytes, size_t len);
+size_t login_consume_client(struct session *s, const uint8_t *bytes, size_t len);
+bool login_reads_client(const struct session *s);
+void login_fini(struct session *s);
 
 /* frontend.c, backend.c: return the bytes consumed; what is left is kept by the caller. A message
  * that must be whole before it is looked at sets intake.need. */

@@ -206,11 +206,14 @@ def tls_server(pki):
     instance = Server(auth=["host all auth_scram 127.0.0.1/32 scram-sha-256",
                             "hostssl all only_tls 127.0.0.1/32 trust",
                             "hostnossl all only_tls 127.0.0.1/32 reject",
+                            "hostssl all only_plain 127.0.0.1/32 reject",
+                            "host all never 127.0.0.1/32 reject",
                             "local all all trust", "host all all 127.0.0.1/32 trust"])
     instance.start()
     configure_server(instance, pki)
     instance.restart()
-    instance.psql("CREATE ROLE auth_scram LOGIN PASSWORD 'secret'; CREATE ROLE only_tls LOGIN",
+    instance.psql("CREATE ROLE auth_scram LOGIN PASSWORD 'secret'; CREATE ROLE only_tls LOGIN;"
+                  "CREATE ROLE only_plain LOGIN; CREATE ROLE never LOGIN",
                   "postgres")
     yield instance
     instance.stop()
@@ -266,24 +269,49 @@ def test_scram_works_for_a_plain_client_although_the_server_offers_channel_bindi
     connection.close()
 
 
-def test_scram_with_tls_on_both_sides_needs_a_client_without_channel_binding(proxy_to, pki):
-    proxy = proxy_to("sslmode=require", client_tls="allow", client_tls_cert=pki / "one.crt",
-                     client_tls_key=pki / "one.key")
-    assert "channel_binding=disable" in proxy.log()
-    who = dict(**proxy.params("postgres", "auth_scram"), password="secret", sslmode="require")
-    psycopg2.connect(**who, channel_binding="disable").close()
-    with pytest.raises(psycopg2.OperationalError, match="channel binding"):
-        psycopg2.connect(**who)
+@pytest.mark.parametrize("role, keywords, works", [
+    ("only_tls", "sslmode=require", True), ("only_tls", "sslmode=disable", False),
+    ("only_tls", "sslmode=allow", True), ("only_tls", "sslmode=prefer", True),
+    ("only_plain", "sslmode=require", False), ("only_plain", "sslmode=disable", True),
+    ("only_plain", "sslmode=allow", True), ("only_plain", "sslmode=prefer", True),
+])
+def test_a_role_that_the_server_takes_one_way_only(proxy_to, role, keywords, works):
+    """As libpq: what allow and prefer begin with is tried the other way when the server refuses it."""
+    proxy = proxy_to(keywords)
+    if works:
+        assert ask(proxy, IS_TLS, user=role) is (role == "only_tls")
+    else:
+        with pytest.raises(psycopg2.OperationalError, match="rejects connection"):
+            connect(proxy, user=role)
 
 
-def test_a_role_that_the_server_takes_by_tls_only(proxy_to):
-    for keywords, works in (("sslmode=require", True), ("sslmode=disable", False)):
-        proxy = proxy_to(keywords)
-        if works:
-            assert ask(proxy, IS_TLS, user="only_tls") is True
-        else:
-            with pytest.raises(psycopg2.OperationalError, match="rejects connection"):
-                connect(proxy, user="only_tls")
+def test_a_role_that_the_server_takes_in_no_way_is_told_once(proxy_to):
+    for keywords in ("sslmode=allow", "sslmode=prefer"):
+        with pytest.raises(psycopg2.OperationalError, match="rejects connection") as refused:
+            connect(proxy_to(keywords), user="never")
+        assert str(refused.value).count("FATAL") == 1
+
+
+@pytest.mark.parametrize("major, works", [(15, False), (17, True), (18, True)])
+def test_direct_tls_towards_the_server(pki, major, works):
+    """sslnegotiation=direct: PostgreSQL 17 and later take the handshake unasked."""
+    server = Server(major=major)
+    configure_server(server, pki)
+    server.start()
+    proxy = Proxy(server, server=f"host=127.0.0.1 port={server.port} sslmode=verify-full "
+                                 f"sslrootcert={pki}/ca.crt sslnegotiation=direct").start()
+    if works:
+        assert ask(proxy, IS_TLS) is True
+    else:
+        with pytest.raises(psycopg2.OperationalError, match='server "127.0.0.1"'):
+            connect(proxy)
+    assert proxy.stop() == 0
+    server.stop()
+
+
+def test_direct_tls_towards_the_server_needs_tls(server):
+    with pytest.raises(RuntimeError, match='weak sslmode "prefer"'):
+        Proxy(server, server=f"host=127.0.0.1 port={server.port} sslnegotiation=direct").start()
 
 
 def test_large_data_goes_both_ways_to_the_server(proxy_to):

@@ -185,6 +185,7 @@ struct peer {
 struct play {
     struct peer client, server;
     size_t piece;  /* sends are cut into pieces of so many bytes; 0: not cut */
+    bool answers;  /* the server grants every login at once */
     bool is_slow;  /* the peers read nothing before the end, and what the sockets hold is little */
     bool was_full; /* a peer could not send all it had to say: a held session does not read */
 };
@@ -233,12 +234,18 @@ static void narrow(int fd)
 
 static void accept_server(struct play *play)
 {
+    static const uint8_t granted[] = "R\0\0\0\10\0\0\0";
+
     if (play->server.fd >= 0 || session_of() == NULL || session_of()->state == SESSION_STARTUP) {
         return;
     }
     play->server.fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (play->server.fd >= 0 && play->is_slow) {
         narrow(session_of()->server.fd);
+    }
+    if (play->server.fd >= 0 && play->answers &&
+        send(play->server.fd, granted, sizeof granted, MSG_NOSIGNAL) > 0) {
+        bytes_add(&play->server.sent, granted, sizeof granted);
     }
 }
 
@@ -465,7 +472,7 @@ static void check_plain(const struct play *play, bool is_alive)
 }
 
 struct head {
-    bool has_startup, has_rules, is_slow, may_snapshot;
+    bool has_startup, has_rules, is_slow, answers;
     uint8_t setting;
     size_t piece;
 };
@@ -477,6 +484,7 @@ static struct head read_head(struct fuzz_input *in)
         .has_startup = (bits & 1) == 0,
         .has_rules = (bits & 2) == 0,
         .is_slow = (bits & 12) == 12,
+        .answers = bits >> 4 != 15,
     };
     head.setting = fuzz_u8(in);
     head.piece = 1 + (size_t)(bits >> 4);
@@ -496,6 +504,7 @@ static bool run(struct play *play, const struct head *head, struct fuzz_input in
 {
     catalog_publish(head->setting);
     begin(play, head->is_slow);
+    play->answers = head->answers;
     play->piece = piece;
     if (head->has_startup) {
         send_startup(play, head->has_rules);

@@ -81,9 +81,10 @@ class Server:
 
     auth: a method for every connection ("trust", "scram-sha-256", ...), or a list of pg_hba.conf
     lines, in front of which the superuser `postgres` is always trusted.
+    standby_of: a started server; this one is made from its base backup and follows it.
     """
 
-    def __init__(self, major=None, settings=None, auth="trust", initdb_args=()):
+    def __init__(self, major=None, settings=None, auth="trust", initdb_args=(), standby_of=None):
         self.major = major or common.pg_major()
         self.settings = dict(SETTINGS, **(settings or {}))
         self.auth = auth
@@ -102,7 +103,10 @@ class Server:
             self.bin = self._enterable(npm_server_bin(self.major))
         if self.user:
             shutil.chown(self.dir, self.user)
-        self._initdb()
+        if standby_of:
+            self._base_backup(standby_of)
+        else:
+            self._initdb()
         atexit.register(self.stop, "immediate")
 
     def _enterable(self, bin_dir):
@@ -121,6 +125,18 @@ class Server:
             check=True, stdout=subprocess.DEVNULL, user=self.user, cwd="/")
         self.configure()
 
+    def _base_backup(self, primary):
+        subprocess.run(
+            [str(self.bin / "pg_basebackup"), "-D", str(self.data), "-R", "-X", "stream",
+             "-c", "fast", "-d", f"host={primary.host} port={primary.port} user=postgres"],
+            check=True, stdout=subprocess.DEVNULL, user=self.user, cwd="/")
+        self.configure(primary_conninfo=f"'host={primary.host} port={primary.port} user=postgres'")
+
+    def promote(self):
+        """Ends recovery: the standby becomes a primary."""
+        subprocess.run([str(self.bin / "pg_ctl"), "-D", str(self.data), "-w", "promote"],
+                       check=True, stdout=subprocess.DEVNULL, user=self.user, cwd="/")
+
     def configure(self, **more):
         """Writes the settings (after a change, with `more`); in force after restart()."""
         self.settings.update(more)
@@ -136,10 +152,12 @@ class Server:
         self.auth = auth
         lines = auth if isinstance(auth, list) else [
             f"local all all {auth}", f"host all all 127.0.0.1/32 {auth}"]
-        superuser = ["local all postgres trust", "host all postgres 127.0.0.1/32 trust"]
+        superuser = ["local all postgres trust", "host all postgres 127.0.0.1/32 trust",
+                     "host replication postgres 127.0.0.1/32 trust"]
         (self.data / "pg_hba.conf").write_text("\n".join(superuser + lines) + "\n")
 
-    def start(self):
+    def start(self, status="ready"):
+        """status: what to wait for; a standby without hot_standby never gets beyond "standby"."""
         environment = {key: value for key, value in os.environ.items()
                        if not key.startswith("PG")}
         with open(self.log_file, "ab") as log:
@@ -147,18 +165,18 @@ class Server:
                 [str(self.bin / "postgres"), "-D", str(self.data)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, user=self.user, cwd="/",
                 env=environment, start_new_session=True)
-        common.wait_until(self._is_ready, 60, f"PostgreSQL on port {self.port}")
+        common.wait_until(lambda: self._status() == status, 60, f"PostgreSQL on port {self.port}")
         return self
 
-    def _is_ready(self):
+    def _status(self):
         if self.process.poll() is not None:
             raise RuntimeError(f"PostgreSQL did not start:\n{self.log()[-2000:]}")
         # The last line of the pid file tells the state.
         try:
             lines = (self.data / "postmaster.pid").read_text().split("\n")
         except OSError:
-            return False
-        return len(lines) > 7 and lines[7].strip() == "ready"
+            return None
+        return lines[7].strip() if len(lines) > 7 else None
 
     def stop(self, mode="fast"):
         """mode: smart (SIGTERM), fast (SIGINT), immediate (SIGQUIT)."""

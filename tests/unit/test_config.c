@@ -251,8 +251,20 @@ static const struct refusal refusals[] = {
      "pgsluice.ini:3: server: \"host=a user=x\" has user, which server does not take: users, "
      "databases and session settings are the clients' own"},
     {"[pgsluice]\nlisten = *:1\nserver = host=a target_session_attrs=primary\n",
-     "pgsluice.ini:3: server: \"host=a target_session_attrs=primary\" asks for "
-     "target_session_attrs=primary, which is not available in this version"},
+     "pgsluice.ini: control: is missing from [pgsluice]; target_session_attrs needs it, to ask the "
+     "servers what they are"},
+    {"[pgsluice]\nlisten = *:1\nserver = host=a target_session_attrs=writer\n",
+     "pgsluice.ini:3: server: \"host=a target_session_attrs=writer\" has a target_session_attrs "
+     "that is not one of any, read-write, read-only, primary, standby, prefer-standby"},
+    {"[pgsluice]\nlisten = *:1\nserver = host=a sslnegotiation=tls\n",
+     "pgsluice.ini:3: server: \"host=a sslnegotiation=tls\" has an sslnegotiation that is not one "
+     "of postgres, direct"},
+    {MAIN_SECTION "auth_query = SELECT 1\n",
+     "pgsluice.ini: control: is missing from [pgsluice]; auth_query runs on it"},
+    {MAIN_SECTION "auth_type = scram-sha-256\n",
+     "pgsluice.ini: auth_type: scram-sha-256 needs auth_file or auth_query"},
+    {MAIN_SECTION "auth_type = passthrough\nauth_file = /users\n",
+     "pgsluice.ini: auth_type: with passthrough auth_file is never looked at: leave one out"},
     {"[pgsluice]\ncontrol = host=a password='secret\n",
      "pgsluice.ini:2: control: is not a libpq connection string: unterminated quoted string in "
      "connection info string"},
@@ -276,6 +288,33 @@ static void every_error_names_file_line_and_key(void **state)
         assert_null(config);
         assert_string_equal(f.msg, refusals[i].message);
         assert_int_equal(f.code, EXIT_USAGE);
+    }
+}
+
+static void sslnegotiation_is_taken_out_of_the_server_keywords(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *given, *left, *value;
+    } cases[] = {
+        {"host=a sslnegotiation=direct port=1", "host=a  port=1", "direct"},
+        {"sslnegotiation = 'direct'", "", "direct"},
+        {"host='a sslnegotiation=no' port=1", "host='a sslnegotiation=no' port=1", NULL},
+        {"host=sslnegotiation", "host=sslnegotiation", NULL},
+        {"host=a\\ b sslnegotiation='po\\'s'", "host=a\\ b ", "po's"},
+        {"host", "host", NULL},
+        {"", "", NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char keywords[64];
+        char value[16];
+        snprintf(keywords, sizeof keywords, "%s", cases[i].given);
+        bool found = value_take_keyword(keywords, "sslnegotiation", value, sizeof value);
+        assert_string_equal(keywords, cases[i].left);
+        assert_int_equal(found, cases[i].value != NULL);
+        if (found) {
+            assert_string_equal(value, cases[i].value);
+        }
     }
 }
 
@@ -386,6 +425,7 @@ int main(void)
         cmocka_unit_test(a_relay_needs_neither_rule_nor_control),
         cmocka_unit_test(a_long_line_is_read_whole),
         cmocka_unit_test(every_error_names_file_line_and_key),
+        cmocka_unit_test(sslnegotiation_is_taken_out_of_the_server_keywords),
         cmocka_unit_test(a_file_that_is_none_is_refused),
         cmocka_unit_test(a_rule_is_found_by_table_or_name),
         cmocka_unit_test(durations_have_units),

@@ -1,0 +1,446 @@
+/*
+ * A SCRAM login that pgsluice answers itself, where it has the users' secrets (auth/secrets.h): the
+ * server of its client, and with the ClientKey that the client's proof gives away, the client of
+ * the server. Each side is bound to the TLS connection that it has, which no login that passes
+ * through can be.
+ *
+ *     server's offer --> CHALLENGE --salt--> SECRET --looked up--> CLIENT_FIRST --> CLIENT_FINAL
+ *         --proof is right--> VERDICT --server's signature--> GRANT --AuthenticationOk--> the relay
+ *
+ * The client is told that it is in only when the server has said so. What goes wrong at the server
+ * goes to the client in the server's words.
+ */
+#include "proxy/session/login_scram.h"
+
+#include <openssl/crypto.h>
+#include <openssl/rand.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "protocol/authentication.h"
+#include "protocol/frame.h"
+#include "protocol/message.h"
+#include "protocol/scram.h"
+#include "proxy/log.h"
+#include "proxy/service.h"
+
+/* A message of the client: its largest data, the mechanism's name, the header. */
+#define CLIENT_MESSAGE_MAX (SCRAM_MESSAGE_MAX + 64 + FRAME_HEADER)
+
+enum step {
+    STEP_CHALLENGE,    /* the server's first message is awaited */
+    STEP_SECRET,       /* the user's secret is being looked up */
+    STEP_CLIENT_FIRST, /* the client's choice of a mechanism */
+    STEP_CLIENT_DATA,  /* its first message, which did not come with the choice */
+    STEP_CLIENT_FINAL, /* its proof */
+    STEP_VERDICT,      /* the server's last message */
+    STEP_GRANT,        /* the server's AuthenticationOk */
+};
+
+struct login {
+    struct session *session;
+    enum step step;
+    struct scram_client at_server; /* our role there */
+    struct scram_server at_client;
+    uint8_t challenge[SCRAM_MESSAGE_MAX];
+    size_t challenge_len;
+    struct scram_secret secret;
+    struct span final; /* for the client, when the server has granted the login; in at_client */
+    uv_work_t work;
+    bool looking_up; /* another thread has it */
+    bool abandoned;  /* freed when the look-up ends */
+    enum secrets_result found;
+    struct failure failure;
+};
+
+void login_scram_free(struct login *login)
+{
+    if (login != NULL && login->looking_up) {
+        login->abandoned = true;
+    } else if (login != NULL) {
+        scram_client_fini(&login->at_server);
+        scram_server_fini(&login->at_client);
+        scram_secret_wipe(&login->secret);
+        free(login);
+    }
+}
+
+static void malformed(struct session *s, const char *detail)
+{
+    session_fail_detail(s, "08P01", "malformed answer of the server to a SCRAM login", detail);
+}
+
+static void out_of_memory(struct session *s)
+{
+    session_fail(s, "53200", "out of memory");
+}
+
+static bool random_bytes(uint8_t *room, int len)
+{
+    return RAND_bytes(room, len) == 1;
+}
+
+/* --- towards the server --- */
+
+static bool send_server(struct session *s, struct writer *w)
+{
+    struct iovec iov = {.iov_base = w->bytes, .iov_len = w->len};
+    bool sent = w->ok && stream_send(&s->server, &iov, 1) == STREAM_OK;
+    writer_fini(w);
+    if (!sent) {
+        session_fail(s, "08006", "server closed the connection unexpectedly");
+    }
+    return sent;
+}
+
+static void fail_at_server(struct session *s, enum scram_result result)
+{
+    struct scram_error error;
+    scram_client_error(&s->login->at_server, result, &error);
+    session_fail_detail(s, error.sqlstate[0] != '\0' ? error.sqlstate : "08P01", error.message,
+                        error.detail);
+}
+
+/* As libpq chooses; a certificate that has no hash to bind to leaves no choice. */
+static enum scram_binding binding_at(const struct session *s, const struct sasl_offer *offer)
+{
+    uint8_t hash[SCRAM_BINDING_MAX];
+    if (s->server.tls == NULL) {
+        return SCRAM_BINDING_NONE;
+    }
+    if (!offer->plus) {
+        return SCRAM_BINDING_UNUSED;
+    }
+    return tls_peer_hash(s->server.tls, hash) > 0 ? SCRAM_BINDING_TLS : SCRAM_BINDING_NONE;
+}
+
+bool login_scram_begin(struct session *s, const uint8_t *message, size_t size)
+{
+    struct sasl_offer offer;
+    uint8_t random[SCRAM_RANDOM];
+    if (session_service(s)->secrets == NULL || !authentication_read_sasl(message, size, &offer) ||
+        !offer.scram) {
+        return false;
+    }
+    struct login *login = calloc(1, sizeof *login);
+    if (login == NULL || !random_bytes(random, sizeof random)) {
+        free(login);
+        out_of_memory(s);
+        return true;
+    }
+    login->session = s;
+    s->login = login;
+    enum scram_binding binding = binding_at(s, &offer);
+    struct span first = scram_client_first(&login->at_server, binding, random);
+    struct writer w;
+    writer_init(&w, CLIENT_MESSAGE_MAX);
+    authentication_write_initial(
+        &w, binding == SCRAM_BINDING_TLS ? SCRAM_SHA_256_PLUS : SCRAM_SHA_256, first);
+    send_server(s, &w);
+    return true;
+}
+
+/* --- the secret --- */
+
+static void look_up(uv_work_t *work)
+{
+    struct login *login = work->data;
+    struct session *s = login->session;
+    struct scram_secret like = login->secret;
+    login->found =
+        secrets_find(session_service(s)->secrets, s->user, &like, &login->secret, &login->failure);
+    scram_secret_wipe(&like);
+}
+
+/* Somebody without a secret goes through the same motions, and fails at the end. */
+static bool settle_secret(struct session *s)
+{
+    struct login *login = s->login;
+    if (login->found == SECRETS_FAILED) {
+        log_error("the secret of user \"%s\" cannot be looked up: %s", s->user, login->failure.msg);
+        session_fail(s, "58000", "the secret of user \"%s\" cannot be looked up now", s->user);
+        return false;
+    }
+    if (login->found == SECRETS_NONE) {
+        log_info("client %s: %s", s->client_name, login->failure.msg);
+        struct span user = {s->user, strlen(s->user)};
+        if (!scram_secret_mock(user, session_service(s)->mock_nonce, &login->secret)) {
+            out_of_memory(s);
+            return false;
+        }
+    }
+    return true;
+}
+
+static void offer_to_client(struct session *s)
+{
+    struct login *login = s->login;
+    uint8_t random[SCRAM_RANDOM];
+    uint8_t hash[SCRAM_BINDING_MAX];
+    bool plus = s->client.tls != NULL && tls_own_hash(s->client.tls, hash) > 0;
+    if (!settle_secret(s)) {
+        return;
+    }
+    if (!random_bytes(random, sizeof random)) {
+        out_of_memory(s);
+        return;
+    }
+    scram_server_init(&login->at_client, &login->secret, plus, random);
+    struct writer w;
+    writer_init(&w, 128);
+    authentication_write_sasl(&w, plus);
+    login->step = STEP_CLIENT_FIRST;
+    if (session_reply(s, &w)) {
+        session_resume(s);
+    }
+    writer_fini(&w);
+}
+
+static void on_looked_up(uv_work_t *work, int status)
+{
+    struct login *login = work->data;
+    struct session *s = login->session;
+    (void)status;
+    login->looking_up = false;
+    if (login->abandoned) {
+        login_scram_free(login);
+    } else if (s->state == SESSION_LOGIN) {
+        offer_to_client(s);
+    }
+    session_release(s);
+}
+
+static void take_challenge(struct session *s, struct span data)
+{
+    struct login *login = s->login;
+    struct scram_challenge challenge;
+    enum scram_result result = scram_client_challenge(&login->at_server, data, &challenge);
+    if (result != SCRAM_OK || data.len > sizeof login->challenge) {
+        fail_at_server(s, result != SCRAM_OK ? result : SCRAM_TOO_LONG);
+        return;
+    }
+    memcpy(login->challenge, data.ptr, data.len);
+    login->challenge_len = data.len;
+    login->secret.iterations = challenge.iterations;
+    login->secret.salt_len = challenge.salt_len;
+    memcpy(login->secret.salt, challenge.salt, challenge.salt_len);
+    login->step = STEP_SECRET;
+    login->work.data = login;
+    s->handles++;
+    if (uv_queue_work(&s->worker->loop, &login->work, look_up, on_looked_up) != 0) {
+        s->handles--;
+        out_of_memory(s);
+        return;
+    }
+    login->looking_up = true;
+}
+
+/* --- towards the client --- */
+
+/* Some failures are told as a wrong password, which names the user. */
+static void fail_with(struct session *s, const struct scram_error *error)
+{
+    if (error->message[0] == '\0') {
+        session_fail(s, "28P01", "password authentication failed for user \"%s\"", s->user);
+    } else {
+        session_fail_detail(s, error->sqlstate, error->message, error->detail);
+    }
+}
+
+static void fail_client(struct session *s, enum scram_result result)
+{
+    struct scram_error error;
+    scram_server_error(&s->login->at_client, result, &error);
+    fail_with(s, &error);
+}
+
+static void send_challenge(struct session *s, struct span data)
+{
+    struct writer w;
+    writer_init(&w, SCRAM_MESSAGE_MAX * 2);
+    authentication_write_continue(&w, data);
+    session_reply(s, &w);
+    writer_fini(&w);
+}
+
+static void take_first(struct session *s, struct span data)
+{
+    struct span reply;
+    enum scram_result result = scram_server_first(&s->login->at_client, data, &reply);
+    if (result != SCRAM_OK) {
+        fail_client(s, result);
+        return;
+    }
+    s->login->step = STEP_CLIENT_FINAL;
+    send_challenge(s, reply);
+}
+
+static void fail_read(struct session *s, enum sasl_read read, uint8_t type)
+{
+    struct scram_error error;
+    authentication_read_error(read, type, &error);
+    fail_with(s, &error);
+}
+
+/* The mechanism is judged before what follows it is read, as in the server. */
+static void take_choice(struct session *s, const uint8_t *message, size_t size)
+{
+    struct login *login = s->login;
+    struct sasl_initial initial;
+    enum sasl_read read = authentication_read_initial(message, size, &initial);
+    bool has_mechanism = read == SASL_READ || read == SASL_TOO_SHORT || read == SASL_TOO_MUCH;
+    enum scram_result result = SCRAM_OK;
+    if (has_mechanism) {
+        result = scram_server_mechanism(&login->at_client, initial.mechanism);
+    }
+    if (result != SCRAM_OK) {
+        fail_client(s, result);
+    } else if (read != SASL_READ) {
+        fail_read(s, read, message[0]);
+    } else if (initial.data.ptr == NULL) {
+        login->step = STEP_CLIENT_DATA;
+        send_challenge(s, (struct span){"", 0});
+    } else {
+        take_first(s, initial.data);
+    }
+}
+
+/* The client has proved itself; with the key that it gave away, so do we. */
+static void log_in(struct session *s, const uint8_t client_key[SCRAM_KEY])
+{
+    struct login *login = s->login;
+    uint8_t hash[SCRAM_BINDING_MAX];
+    struct span proof;
+    size_t hash_len = s->server.tls != NULL ? tls_peer_hash(s->server.tls, hash) : 0;
+    enum scram_result result = scram_client_final(
+        &login->at_server, (struct span){(const char *)login->challenge, login->challenge_len},
+        &login->secret, client_key, (struct span){(const char *)hash, hash_len}, &proof);
+    if (result == SCRAM_OTHER_SECRET) {
+        /* also what a server says of a role that is expired: it goes through the motions */
+        log_warning(
+            "user \"%s\": the server has another SCRAM secret than auth_file or auth_query, or the "
+            "role is expired",
+            s->user);
+        session_fail(s, "28P01", "password authentication failed for user \"%s\"", s->user);
+        return;
+    }
+    if (result != SCRAM_OK) {
+        fail_at_server(s, result);
+        return;
+    }
+    struct writer w;
+    writer_init(&w, SCRAM_MESSAGE_MAX * 2);
+    authentication_write_response(&w, proof);
+    login->step = STEP_VERDICT;
+    send_server(s, &w);
+}
+
+static void take_proof(struct session *s, struct span data)
+{
+    struct login *login = s->login;
+    uint8_t hash[SCRAM_BINDING_MAX];
+    uint8_t client_key[SCRAM_KEY];
+    size_t hash_len = s->client.tls != NULL ? tls_own_hash(s->client.tls, hash) : 0;
+    enum scram_result result =
+        scram_server_final(&login->at_client, data, (struct span){(const char *)hash, hash_len},
+                           client_key, &login->final);
+    if (result != SCRAM_OK) {
+        fail_client(s, result);
+        return;
+    }
+    log_in(s, client_key);
+    OPENSSL_cleanse(client_key, sizeof client_key);
+}
+
+static void take_client(struct session *s, const uint8_t *message, size_t size)
+{
+    struct span data;
+    if (s->login->step == STEP_CLIENT_FIRST) {
+        take_choice(s, message, size);
+        return;
+    }
+    enum sasl_read read = authentication_read_response(message, size, &data);
+    if (read != SASL_READ) {
+        fail_read(s, read, message[0]);
+    } else if (s->login->step == STEP_CLIENT_DATA) {
+        take_first(s, data);
+    } else {
+        take_proof(s, data);
+    }
+}
+
+bool login_scram_reads_client(const struct login *login)
+{
+    return login->step == STEP_CLIENT_FIRST || login->step == STEP_CLIENT_DATA ||
+           login->step == STEP_CLIENT_FINAL;
+}
+
+/* What is too long to be read tells so in its header. */
+static bool is_whole(const uint8_t *message, size_t have, size_t *size)
+{
+    *size = 1 + (size_t)load_u32(message + 1);
+    if (message[0] != 'p' || *size < FRAME_HEADER || *size > CLIENT_MESSAGE_MAX) {
+        *size = have;
+    }
+    return have >= *size;
+}
+
+size_t login_scram_client(struct session *s, const uint8_t *bytes, size_t len)
+{
+    size_t at = 0;
+    size_t size;
+    while (s->state == SESSION_LOGIN && login_scram_reads_client(s->login) &&
+           len - at >= FRAME_HEADER) {
+        if (!is_whole(bytes + at, len - at, &size)) {
+            s->front.need = size;
+            break;
+        }
+        take_client(s, bytes + at, size);
+        at += size;
+    }
+    return at;
+}
+
+/* --- what the server says --- */
+
+static void take_verdict(struct session *s, struct span data)
+{
+    enum scram_result result = scram_client_verify(&s->login->at_server, data, NULL);
+    if (result != SCRAM_OK) {
+        fail_at_server(s, result);
+        return;
+    }
+    s->login->step = STEP_GRANT;
+}
+
+static void grant(struct session *s)
+{
+    struct writer w;
+    writer_init(&w, SCRAM_MESSAGE_MAX);
+    authentication_write_final(&w, s->login->final);
+    authentication_write_ok(&w);
+    session_reply(s, &w);
+    writer_fini(&w);
+}
+
+bool login_scram_server(struct session *s, const uint8_t *message, size_t size)
+{
+    struct authentication authentication;
+    if (!authentication_read(message, size, &authentication)) {
+        malformed(s, "It is cut off.");
+        return false;
+    }
+    enum step step = s->login->step;
+    uint32_t code = authentication.code;
+    if (step == STEP_CHALLENGE && code == AUTHENTICATION_SASL_CONTINUE) {
+        take_challenge(s, authentication.data);
+    } else if (step == STEP_VERDICT && code == AUTHENTICATION_SASL_FINAL) {
+        take_verdict(s, authentication.data);
+    } else if (step == STEP_GRANT && code == AUTHENTICATION_OK) {
+        grant(s);
+        return true;
+    } else {
+        malformed(s, "It comes out of turn.");
+    }
+    return false;
+}
