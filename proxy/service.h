@@ -14,6 +14,7 @@
 #include "proxy/gate.h"
 #include "proxy/net/tls.h"
 #include "proxy/net/upstream.h"
+#include "proxy/session/limits.h"
 #include "proxy/session/registry.h"
 
 struct worker;
@@ -25,6 +26,7 @@ struct service {
     struct audit *audit;
     struct gate **gates; /* one for each configuration rule */
     struct registry *registry;
+    struct limits *limits;
     uv_mutex_t tls_lock;
     SSL_CTX *client_tls; /* NULL: client_tls = disable; SIGHUP puts a newer one in its place */
     struct worker **workers;

@@ -46,12 +46,9 @@ static void accept_session(struct session *s, const struct startup *packet)
     if (packet->client_encoding.len > 0) {
         judging_parameter(s, (struct span){"client_encoding", 15}, packet->client_encoding);
     }
-    uint32_t limit = service_config(session_service(s))->max_client_conn;
-    if (atomic_load(&session_service(s)->clients) > limit) {
-        session_fail(s, "53300", "sorry, too many clients already (max_client_conn = %u)", limit);
-        return;
+    if (session_enter_limits(s)) {
+        startup_connect(s);
     }
-    startup_connect(s);
 }
 
 /* A cancel request for a session that is held here is answered here: the server knows nothing of the
@@ -182,8 +179,8 @@ static void try_address(struct session *s)
         startup_retry(s);
         return;
     }
-    bool keepalive = service_config(session_service(s))->tcp_keepalive && !host->is_unix;
-    if (!stream_open(&s->server, &s->worker->loop, fd, keepalive, s)) {
+    const struct config_tcp *tcp = host->is_unix ? NULL : &service_config(session_service(s))->tcp;
+    if (!stream_open(&s->server, &s->worker->loop, fd, tcp, s)) {
         close(fd);
         session_fail(s, "53200", "out of memory");
         return;
@@ -220,10 +217,19 @@ void startup_retry(struct session *s)
 void startup_look(struct session *s, uint64_t now_ns)
 {
     uint64_t limit = service_config(session_service(s))->server_connect_timeout_ms * 1000000u;
-    if (s->state == SESSION_CONNECTING && limit > 0 && stream_is_open(&s->server) &&
-        now_ns - s->connect_ns > limit) {
+    if (limit == 0 || s->connect_ns == 0 || !stream_is_open(&s->server) ||
+        now_ns - s->connect_ns <= limit) {
+        return;
+    }
+    if (s->state == SESSION_CONNECTING || s->state == SESSION_NEGOTIATING) {
+        s->state = SESSION_CONNECTING;
         s->connect_error = ETIMEDOUT;
         session_drop_server(s);
+    } else if (s->state == SESSION_RELAY) {
+        session_fail(s, "08001",
+                     "server \"%s\", port %s: did not answer the startup packet in time "
+                     "(server_connect_timeout)",
+                     host_of(s)->name, host_of(s)->port);
     }
 }
 
@@ -279,7 +285,14 @@ static bool send_packet(struct session *s)
     struct intake *in = &s->front;
     size_t size = startup_read(in->stash, in->stash_len).size;
     struct iovec iov = {.iov_base = in->stash, .iov_len = size};
-    if (stream_send(&s->server, &iov, 1) != STREAM_OK) {
+    struct writer renamed;
+    writer_init(&renamed, STARTUP_LENGTH_MAX);
+    if (application_name_packet(s, in->stash, size, &renamed)) {
+        iov = (struct iovec){.iov_base = renamed.bytes, .iov_len = renamed.len};
+    }
+    enum stream_result sent = stream_send(&s->server, &iov, 1);
+    writer_fini(&renamed);
+    if (sent != STREAM_OK) {
         return false;
     }
     in->stash_len -= size;
