@@ -71,6 +71,14 @@ void session_drop_server(struct session *s)
     stream_close(&s->server, on_closed);
 }
 
+static void leave_limits(struct session *s)
+{
+    if (s->counted) {
+        s->counted = false;
+        limits_leave(session_service(s)->limits, s->user, s->database);
+    }
+}
+
 void session_close(struct session *s)
 {
     if (s->state == SESSION_CLOSING) {
@@ -81,9 +89,7 @@ void session_close(struct session *s)
     DL_DELETE(s->worker->sessions, s);
     worker_add(&s->worker->counters.sessions, (uint64_t)-1);
     count_gone(s->worker);
-    if (s->counted) {
-        limits_leave(session_service(s)->limits, s->user, s->database);
-    }
+    leave_limits(s);
     if (s->cancel_key != NULL) {
         registry_remove(session_service(s)->registry, s->cancel_key);
     }
@@ -137,6 +143,7 @@ void session_fail(struct session *s, const char *sqlstate, const char *fmt, ...)
     va_end(args);
     if (s->state != SESSION_CLOSING) {
         log_info("client %s: %s: %s", s->client_name != NULL ? s->client_name : "?", sqlstate, text);
+        leave_limits(s); /* a client that reads its error may connect again at once */
         reply_fatal(s, sqlstate, text);
         if (s->state != SESSION_CLOSING) {
             swallow_input(s);
