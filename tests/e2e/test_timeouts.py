@@ -82,7 +82,7 @@ def test_a_login_that_stops_half_way_is_ended(proxy_with, auth_roles):
             if sent == wire.SSLRequest():
                 assert half.read_byte() == b"N"
             codes, waited = last_words(half)
-            assert codes == ["57014"] and 0.4 < waited < 0.8 * common.slowness()
+            assert codes == ["57014"] and 0.4 < waited < 1 * common.slowness()
 
 
 @pytest.mark.parametrize("key,begin,code", [
@@ -97,7 +97,7 @@ def test_short_timeouts_are_met_in_time(proxy_with, key, begin, code):
             for statement in begin.split(";"):
                 session.query(statement)
         codes, waited = last_words(session)
-    assert codes == [code] and 0.25 < waited < 0.45 * common.slowness()
+    assert codes == [code] and 0.25 < waited < 0.8 * common.slowness()
 
 
 def test_a_statement_is_timed_from_its_start_whatever_the_client_sends(proxy_with):
@@ -203,7 +203,7 @@ def test_a_server_that_says_nothing_is_given_up(proxy_with, sslmode):
         with wire.Connection.to(proxy) as connection:
             connection.send(wire.StartupMessage())
             codes, waited = last_words(connection)
-        assert codes == ["08001"] and 0.4 < waited < 0.8 * common.slowness()
+        assert codes == ["08001"] and 0.4 < waited < 1 * common.slowness()
 
 
 @pytest.mark.parametrize("full", [True, False], ids=["connect", "tls_request"])
