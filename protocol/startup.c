@@ -82,3 +82,35 @@ struct startup startup_read(const uint8_t *bytes, size_t len)
     }
     return s;
 }
+
+/* The end of the parameters: the empty name, which must be the packet's last byte. */
+static bool has_terminator(const uint8_t *packet, size_t size)
+{
+    struct reader r = reader_of(packet + STARTUP_LENGTH_MIN, size - STARTUP_LENGTH_MIN);
+    while (reader_cstr(&r).len > 0) {
+        reader_cstr(&r);
+    }
+    return reader_done(&r);
+}
+
+bool startup_write_application_name(struct writer *w, const uint8_t *packet, size_t size,
+                                    const char *name)
+{
+    static const char key[] = "application_name";
+    struct startup s = startup_read(packet, size);
+    if (s.kind != STARTUP_PROTOCOL_3 || s.size != size || !has_terminator(packet, size)) {
+        return false;
+    }
+    const uint8_t *old = (const uint8_t *)s.application_name.ptr;
+    size_t before = old != NULL ? (size_t)(old - packet) : size - 1;
+    size_t behind = old != NULL ? before + s.application_name.len + 1 : before;
+    writer_begin(w, 0);
+    writer_bytes(w, packet + 4, before - 4);
+    if (old == NULL) {
+        writer_cstr(w, key);
+    }
+    writer_cstr(w, name);
+    writer_bytes(w, packet + behind, size - behind);
+    writer_end(w);
+    return w->ok && w->len <= STARTUP_LENGTH_MAX;
+}

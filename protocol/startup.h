@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -37,6 +38,13 @@ struct startup {
 
 /* The eight bytes of an SSLRequest. */
 void startup_write_ssl_request(uint8_t out[8]);
+
+/* Writes the STARTUP_PROTOCOL_3 packet anew with `name` as its application_name: in the place of the
+ * one it has, or as its last parameter; every other byte stays. False, with nothing to be sent, when the
+ * packet's parameters are malformed, which is the server's to refuse, or the new one would be longer
+ * than STARTUP_LENGTH_MAX. `w` is the caller's to begin and to end. */
+bool startup_write_application_name(struct writer *w, const uint8_t *packet, size_t size,
+                                    const char *name);
 
 /* Reads the packet at the start of `bytes`; the result borrows them. */
 struct startup startup_read(const uint8_t *bytes, size_t len);

@@ -373,6 +373,14 @@ static bool is_complete(struct loader *l)
     return is_auth_complete(l);
 }
 
+/* Only what runs on the proxy's own machine is believed without being named. */
+static bool trust_loopback(struct config *config)
+{
+    struct value_why why;
+    int key = config_key_find(CONFIG_SECTION_MAIN, "proxy_protocol_from", &why);
+    return config_key_set(CONFIG_SECTION_MAIN, key, "127.0.0.0/8, ::1", config, NULL, &why);
+}
+
 static struct config *with_defaults(const char *file)
 {
     struct config *config = calloc(1, sizeof *config);
@@ -381,18 +389,19 @@ static struct config *with_defaults(const char *file)
     }
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     config->workers = cores < 1 ? 1 : cores > 64 ? 64 : (unsigned)cores;
+    config->unix_socket_mode = 0777; /* as the server's own: it asks who it is */
     config->audit_fsync = AUDIT_FSYNC_BATCH;
     config->log_level = LOG_LEVEL_INFO;
     config->max_client_conn = 5000;
-    config->tcp_keepalive = true;
+    config->tcp.keepalive = true;
     config->client_tls.min_version = TLS1_2_VERSION;
     config->max_packet_size = UINT64_C(64) * 1024 * 1024;
     config->client_login_timeout_ms = 60 * 1000;
     config->server_connect_timeout_ms = 15 * 1000;
     config->hold_ttl_ms = 2000;
     config->file = strdup(file);
-    if (config->file == NULL) {
-        free(config);
+    if (config->file == NULL || !trust_loopback(config)) {
+        config_free(config);
         return NULL;
     }
     return config;
@@ -453,6 +462,7 @@ void config_free(struct config *config)
     }
     free(config->rules);
     free_addresses(config->listen, config->listen_count);
+    free(config->proxy_from);
     free_addresses(config->admin, config->admin_count);
     free_addresses(config->http, config->http != NULL ? 1 : 0);
     free(config->file);

@@ -14,8 +14,23 @@
 
 struct config_address {
     bool is_unix;
-    char *host; /* a numeric address or name, or the socket's path */
+    char *host; /* a numeric address or name, or the socket's path, or @name */
     uint16_t port;
+};
+
+/* One that may send PROXY protocol headers. */
+struct config_network {
+    int family;          /* AF_INET, AF_INET6, or AF_UNIX: every unix peer */
+    uint8_t address[16]; /* network byte order; of AF_INET the first four */
+    unsigned bits;       /* of the address that count */
+};
+
+/* 0: the system's own */
+struct config_tcp {
+    bool keepalive; /* default on */
+    int keepidle_s, keepintvl_s;
+    int keepcnt;
+    int user_timeout_ms;
 };
 
 struct config_rule {
@@ -60,6 +75,7 @@ struct config {
     char *file;
     struct config_address *listen;
     size_t listen_count;
+    unsigned unix_socket_mode; /* of the sockets among them; default 0777 */
     char *server;  /* libpq keywords, without sslnegotiation */
     bool server_tls_direct; /* its sslnegotiation=direct, which not every libpq's keywords have */
     bool server_attrs;      /* its target_session_attrs is not any */
@@ -78,13 +94,19 @@ struct config {
     bool log_json;
     enum log_level log_level;    /* least level that is logged; default info */
     uint32_t max_client_conn;          /* default 5000 */
+    uint32_t max_user_client_connections; /* default 0, any number, as the next one */
+    uint32_t max_db_client_connections;
     uint64_t max_packet_size;          /* bytes of one judged message; default 64 MiB */
     uint64_t client_login_timeout_ms;  /* default 60 s; 0 = off. Seconds in the file */
     uint64_t server_connect_timeout_ms; /* default 15 s */
     uint64_t client_idle_timeout_ms;      /* outside a transaction; default 0, off, as the next two */
     uint64_t idle_transaction_timeout_ms; /* waiting for the client inside one */
     uint64_t query_timeout_ms;            /* waiting for the server */
-    bool tcp_keepalive;                   /* default on */
+    struct config_tcp tcp;                /* of both legs */
+    bool proxy_protocol;                  /* proxy_protocol = require */
+    struct config_network *proxy_from;    /* default: this machine, over TCP */
+    size_t proxy_from_count;
+    bool application_name_add_host;
     uint64_t hold_ttl_ms;              /* longest time a statement may be held; default 2 s */
     struct config_rule *rules;
     size_t rule_count;

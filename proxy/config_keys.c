@@ -15,7 +15,11 @@
 
 #define TIMEOUT_MAX_MS ((uint64_t)24 * 3600 * 1000)
 
-#define LISTEN_MAX 64
+/* What Linux takes (MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL, MAX_TCP_KEEPCNT). */
+#define TCP_KEEP_MAX_S 32767
+#define TCP_KEEPCNT_MAX 127
+
+#define LIST_MAX 64
 
 typedef bool (*config_set)(const char *value, struct config *config, struct config_rule *rule,
                            struct value_why *why);
@@ -43,11 +47,13 @@ static bool copy(char **out, const char *value, struct value_why *why)
     return *out != NULL || because(why, "does not fit: out of memory");
 }
 
+typedef bool (*take_member)(const char *member, void *arg, struct value_why *why);
+
 /* A comma-separated list; spaces around its members do not count. */
-static bool addresses(const char *value, struct config_address **out, size_t *count,
-                      struct value_why *why)
+static bool each_member(const char *value, take_member take, void *arg, struct value_why *why)
 {
     char member[512];
+    size_t count = 0;
     for (const char *from = value; from != NULL;) {
         const char *comma = strchr(from, ',');
         from += strspn(from, " \t");
@@ -58,31 +64,51 @@ static bool addresses(const char *value, struct config_address **out, size_t *co
         if (len == 0) {
             return because(why, "has an empty address");
         }
-        if (len >= sizeof member || *count == LISTEN_MAX) {
+        if (len >= sizeof member || count == LIST_MAX) {
             return because(why, "is too long");
         }
         memcpy(member, from, len);
         member[len] = '\0';
-
-        struct config_address *grown = realloc(*out, (*count + 1) * sizeof **out);
-        if (grown == NULL) {
-            return because(why, "does not fit: out of memory");
-        }
-        *out = grown;
-        if (!value_address(member, &grown[*count], why)) {
+        if (!take(member, arg, why)) {
             return false;
         }
-        for (size_t i = 0; i < *count; i++) {
-            if (grown[i].port == grown[*count].port &&
-                strcmp(grown[i].host, grown[*count].host) == 0) {
-                free(grown[*count].host);
-                return because(why, "names %s twice", member);
-            }
-        }
-        ++*count;
+        count++;
         from = comma != NULL ? comma + 1 : NULL;
     }
     return true;
+}
+
+struct address_list {
+    struct config_address **at;
+    size_t *count;
+};
+
+static bool add_address(const char *member, void *arg, struct value_why *why)
+{
+    struct address_list *list = arg;
+    size_t count = *list->count;
+    struct config_address *grown = realloc(*list->at, (count + 1) * sizeof *grown);
+    if (grown == NULL) {
+        return because(why, "does not fit: out of memory");
+    }
+    *list->at = grown;
+    if (!value_address(member, &grown[count], why)) {
+        return false;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (grown[i].port == grown[count].port && strcmp(grown[i].host, grown[count].host) == 0) {
+            free(grown[count].host);
+            return because(why, "names %s twice", member);
+        }
+    }
+    ++*list->count;
+    return true;
+}
+
+static bool addresses(const char *value, struct config_address **out, size_t *count,
+                      struct value_why *why)
+{
+    return each_member(value, add_address, &(struct address_list){out, count}, why);
 }
 
 static bool set_listen(const char *value, struct config *config, struct config_rule *rule,
@@ -90,6 +116,13 @@ static bool set_listen(const char *value, struct config *config, struct config_r
 {
     (void)rule;
     return addresses(value, &config->listen, &config->listen_count, why);
+}
+
+static bool set_unix_socket_mode(const char *value, struct config *config, struct config_rule *rule,
+                                 struct value_why *why)
+{
+    (void)rule;
+    return value_mode(value, &config->unix_socket_mode, why);
 }
 
 static bool set_admin(const char *value, struct config *config, struct config_rule *rule,
@@ -103,6 +136,9 @@ static bool set_admin(const char *value, struct config *config, struct config_ru
         if (!config->admin[i].is_unix) {
             return because(why,
                            "is not available in this version: admin listens on unix:/path only");
+        }
+        if (config->admin[i].host[0] == '@') {
+            return because(why, "has no file whose mode says who may use it: admin needs one");
         }
     }
     return true;
@@ -291,6 +327,31 @@ static bool set_max_client_conn(const char *value, struct config *config, struct
     return true;
 }
 
+/* 0: any number. */
+static bool connections(const char *value, uint32_t *out, struct value_why *why)
+{
+    uint64_t number;
+    if (!value_number(value, 0, 1000000, &number, why)) {
+        return false;
+    }
+    *out = (uint32_t)number;
+    return true;
+}
+
+static bool set_max_user_client_connections(const char *value, struct config *config,
+                                            struct config_rule *rule, struct value_why *why)
+{
+    (void)rule;
+    return connections(value, &config->max_user_client_connections, why);
+}
+
+static bool set_max_db_client_connections(const char *value, struct config *config,
+                                          struct config_rule *rule, struct value_why *why)
+{
+    (void)rule;
+    return connections(value, &config->max_db_client_connections, why);
+}
+
 static bool set_max_packet_size(const char *value, struct config *config, struct config_rule *rule,
                                 struct value_why *why)
 {
@@ -342,7 +403,111 @@ static bool set_tcp_keepalive(const char *value, struct config *config, struct c
     if (!value_word(value, words, 2, &word, why)) {
         return false;
     }
-    config->tcp_keepalive = word == 1;
+    config->tcp.keepalive = word == 1;
+    return true;
+}
+
+/* Whole seconds, as the system counts; what is given between two is not made shorter. */
+static bool tcp_seconds(const char *value, int *out, struct value_why *why)
+{
+    uint64_t ms;
+    if (!value_duration(value, 0, TCP_KEEP_MAX_S * 1000, &ms, why)) {
+        return false;
+    }
+    *out = (int)((ms + 999) / 1000);
+    return true;
+}
+
+static bool set_tcp_keepidle(const char *value, struct config *config, struct config_rule *rule,
+                             struct value_why *why)
+{
+    (void)rule;
+    return tcp_seconds(value, &config->tcp.keepidle_s, why);
+}
+
+static bool set_tcp_keepintvl(const char *value, struct config *config, struct config_rule *rule,
+                              struct value_why *why)
+{
+    (void)rule;
+    return tcp_seconds(value, &config->tcp.keepintvl_s, why);
+}
+
+static bool set_tcp_keepcnt(const char *value, struct config *config, struct config_rule *rule,
+                            struct value_why *why)
+{
+    (void)rule;
+    uint64_t number;
+    if (!value_number(value, 0, TCP_KEEPCNT_MAX, &number, why)) {
+        return false;
+    }
+    config->tcp.keepcnt = (int)number;
+    return true;
+}
+
+/* Plain milliseconds, as in PgBouncer, unlike every other duration here; or with a unit. */
+static bool set_tcp_user_timeout(const char *value, struct config *config, struct config_rule *rule,
+                                 struct value_why *why)
+{
+    (void)rule;
+    uint64_t ms;
+    bool plain = value[strspn(value, "0123456789")] == '\0';
+    bool ok = plain ? value_number(value, 0, TIMEOUT_MAX_MS, &ms, why)
+                    : value_duration(value, 0, TIMEOUT_MAX_MS, &ms, why);
+    if (!ok) {
+        return because(why, "is not a duration up to 1d (units: ms, s, min, h, d; plain: "
+                            "milliseconds)");
+    }
+    config->tcp.user_timeout_ms = (int)ms;
+    return true;
+}
+
+static bool set_proxy_protocol(const char *value, struct config *config, struct config_rule *rule,
+                               struct value_why *why)
+{
+    (void)rule;
+    static const char *const words[] = {"off", "require"};
+    size_t word;
+    if (!value_word(value, words, 2, &word, why)) {
+        return false;
+    }
+    config->proxy_protocol = word == 1;
+    return true;
+}
+
+static bool add_network(const char *member, void *arg, struct value_why *why)
+{
+    struct config *config = arg;
+    struct config_network *grown =
+        realloc(config->proxy_from, (config->proxy_from_count + 1) * sizeof *grown);
+    if (grown == NULL) {
+        return because(why, "does not fit: out of memory");
+    }
+    config->proxy_from = grown;
+    if (!value_network(member, &grown[config->proxy_from_count], why)) {
+        return false;
+    }
+    config->proxy_from_count++;
+    return true;
+}
+
+static bool set_proxy_protocol_from(const char *value, struct config *config,
+                                    struct config_rule *rule, struct value_why *why)
+{
+    (void)rule;
+    config->proxy_from_count = 0; /* in the place of the default */
+    return each_member(value, add_network, config, why);
+}
+
+static bool set_application_name_add_host(const char *value, struct config *config,
+                                          struct config_rule *rule, struct value_why *why)
+{
+    (void)rule;
+    static const char *const words[] = {"0", "1"};
+    size_t word;
+    if (!value_word(value, words, 2, &word, why)) {
+        return false;
+    }
+    config->application_name_add_host = word == 1;
     return true;
 }
 
@@ -482,6 +647,7 @@ SET_CLIENT_TLS_TEXT(ciphers)
 
 static const struct config_key main_keys[] = {
     {"listen", set_listen, NULL},
+    {"unix_socket_mode", set_unix_socket_mode, NULL},
     {"server", set_server, NULL},
     {"control", set_control, NULL},
     {"workers", set_workers, NULL},
@@ -493,6 +659,8 @@ static const struct config_key main_keys[] = {
     {"log_format", set_log_format, NULL},
     {"log_level", set_log_level, NULL},
     {"max_client_conn", set_max_client_conn, NULL},
+    {"max_user_client_connections", set_max_user_client_connections, NULL},
+    {"max_db_client_connections", set_max_db_client_connections, NULL},
     {"max_packet_size", set_max_packet_size, NULL},
     {"client_login_timeout", set_client_login_timeout, NULL},
     {"server_connect_timeout", set_server_connect_timeout, NULL},
@@ -512,6 +680,13 @@ static const struct config_key main_keys[] = {
     {"idle_transaction_timeout", set_idle_transaction_timeout, NULL},
     {"query_timeout", set_query_timeout, NULL},
     {"tcp_keepalive", set_tcp_keepalive, NULL},
+    {"tcp_keepidle", set_tcp_keepidle, NULL},
+    {"tcp_keepintvl", set_tcp_keepintvl, NULL},
+    {"tcp_keepcnt", set_tcp_keepcnt, NULL},
+    {"tcp_user_timeout", set_tcp_user_timeout, NULL},
+    {"proxy_protocol", set_proxy_protocol, NULL},
+    {"proxy_protocol_from", set_proxy_protocol_from, NULL},
+    {"application_name_add_host", set_application_name_add_host, NULL},
 };
 
 static const struct config_key rule_keys[] = {

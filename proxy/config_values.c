@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 #include <sys/un.h>
 
 #define IDENTIFIER_MAX 63 /* NAMEDATALEN - 1 */
@@ -152,8 +153,8 @@ bool value_word(const char *text, const char *const *words, size_t count, size_t
 static bool unix_address(const char *path, struct config_address *address, struct value_why *why)
 {
     size_t longest = sizeof((struct sockaddr_un *)NULL)->sun_path - 1;
-    if (path[0] != '/') {
-        return because(why, "is not an absolute path");
+    if ((path[0] != '/' && path[0] != '@') || path[1] == '\0') {
+        return because(why, "is neither an absolute path nor @name");
     }
     if (strlen(path) > longest) {
         return because(why, "is longer than the %zu bytes that a socket's path may have", longest);
@@ -205,6 +206,58 @@ bool value_address(const char *text, struct config_address *address, struct valu
     address->host = host;
     address->port = (uint16_t)port;
     return true;
+}
+
+/* Whether every bit behind the network's own is zero. */
+static bool is_network(const struct config_network *network, unsigned width)
+{
+    for (unsigned bit = network->bits; bit < width; bit++) {
+        if ((network->address[bit / 8] & 0x80u >> bit % 8) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool value_mode(const char *text, unsigned *out, struct value_why *why)
+{
+    size_t digits = strspn(text, "01234567");
+    unsigned long mode = strtoul(text, NULL, 8);
+    if (digits == 0 || digits > 4 || text[digits] != '\0' || mode > 0777) {
+        return because(why, "is not a file mode from 0000 to 0777");
+    }
+    *out = (unsigned)mode;
+    return true;
+}
+
+bool value_network(const char *text, struct config_network *out, struct value_why *why)
+{
+    char address[64];
+    *out = (struct config_network){.family = AF_UNIX};
+    if (strcmp(text, "unix") == 0) {
+        return true;
+    }
+    size_t len = strcspn(text, "/");
+    bool ok = len < sizeof address;
+    if (ok) {
+        memcpy(address, text, len);
+        address[len] = '\0';
+        out->family = strchr(address, ':') != NULL ? AF_INET6 : AF_INET;
+        ok = inet_pton(out->family, address, out->address) == 1;
+    }
+    if (!ok) {
+        return because(why, "names %s, which is no network: 10.0.0.0/8, fd00::/8, an address, or unix",
+                       text);
+    }
+    unsigned width = out->family == AF_INET6 ? 128 : 32;
+    uint64_t bits = width;
+    if (text[len] == '/' && !value_number(text + len + 1, 0, width, &bits, why)) {
+        return because(why, "names %s, which has no number of bits from 0 to %u behind its /", text,
+                       width);
+    }
+    out->bits = (unsigned)bits;
+    return is_network(out, width) ||
+           because(why, "names %s, which has bits set behind the first %u", text, out->bits);
 }
 
 static bool is_identifier_start(unsigned char c)

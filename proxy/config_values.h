@@ -35,9 +35,15 @@ MUST_CHECK bool value_size(const char *text, uint64_t least, uint64_t most, uint
 MUST_CHECK bool value_word(const char *text, const char *const *words, size_t count, size_t *out,
                            struct value_why *why);
 
-/* "host:port", "[::1]:port", "*:port", "unix:/path". The caller owns address->host. */
+/* "host:port", "[::1]:port", "*:port", "unix:/path", "unix:@name". The caller owns address->host. */
 MUST_CHECK bool value_address(const char *text, struct config_address *address,
                               struct value_why *why);
+
+/* Octal, as chmod has it. */
+MUST_CHECK bool value_mode(const char *text, unsigned *out, struct value_why *why);
+
+/* "10.0.0.0/8", "fd00::/8", an address alone, or "unix". */
+MUST_CHECK bool value_network(const char *text, struct config_network *out, struct value_why *why);
 
 /* "name" or "schema.name" as PostgreSQL's lexer reads it: an unquoted name is folded to lower case,
  * a quoted one is kept ("" stands for a quote). `schema` NULL: a qualified name is refused;

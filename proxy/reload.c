@@ -34,6 +34,9 @@ static const char *fixed_difference(const struct config *a, const struct config 
     if (!same_addresses(a->listen, a->listen_count, b->listen, b->listen_count)) {
         return "listen";
     }
+    if (a->unix_socket_mode != b->unix_socket_mode) {
+        return "unix_socket_mode";
+    }
     if (!same_addresses(a->admin, a->admin_count, b->admin, b->admin_count)) {
         return "admin";
     }

@@ -25,7 +25,6 @@
 #define DRAIN_MAX_MS 30000
 #define DRAIN_LOOK_MS 50
 #define HEAP_SLACK (1024 * 1024)
-#define SOCKET_MODE 0777 /* as PostgreSQL's own: the server asks who it is */
 
 struct serve {
     struct service service;
@@ -184,8 +183,8 @@ static bool open_listeners(struct serve *serve, struct failure *f)
         return fail(f, EXIT_REFUSED, "out of memory");
     }
     for (size_t i = 0; i < config->listen_count; i++) {
-        if (!listener_open(&serve->loop, &config->listen[i], SOCKET_MODE, on_client,
-                           &serve->service, &serve->listeners[i], f)) {
+        if (!listener_open(&serve->loop, &config->listen[i], config->unix_socket_mode,
+                           on_client, &serve->service, &serve->listeners[i], f)) {
             return false;
         }
         serve->listener_count++;
@@ -240,7 +239,12 @@ static bool open_service(struct service *service, struct failure *f)
     const struct config *config = service_config(service);
     int timeout = (int)config->server_connect_timeout_ms;
     service->registry = registry_new();
-    return make_nonce(service, f) && open_tls(service, f) && upstream_new(config, &service->upstream, f) &&
+    service->limits = limits_new();
+    if (service->registry == NULL || service->limits == NULL) {
+        return fail(f, EXIT_REFUSED, "out of memory");
+    }
+    return make_nonce(service, f) && open_tls(service, f) &&
+           upstream_new(config, &service->upstream, f) &&
            upstream_reachable(service->upstream, timeout > 0 ? timeout : -1, f) &&
            hosts_open(config, service->upstream, &service->hosts, f) &&
            secrets_open(config, &service->secrets, f) &&
@@ -299,6 +303,7 @@ static void close_service(struct service *service)
     hosts_close(service->hosts);
     upstream_free(service->upstream);
     registry_free(service->registry);
+    limits_free(service->limits);
 }
 
 enum exit_code serve_run(struct config *config)

@@ -16,6 +16,7 @@
 #include "proxy/hosts.h"
 #include "proxy/net/tls.h"
 #include "proxy/net/upstream.h"
+#include "proxy/session/limits.h"
 #include "proxy/session/registry.h"
 
 struct worker;
@@ -29,6 +30,7 @@ struct service {
     struct audit *audit;
     struct gate **gates; /* one for each configuration rule */
     struct registry *registry;
+    struct limits *limits;
     uv_mutex_t tls_lock;
     SSL_CTX *client_tls; /* NULL: client_tls = disable; SIGHUP puts a newer one in its place */
     struct worker **workers;

@@ -15,6 +15,9 @@
 /* What a batch keeps of its building room between uses. */
 #define BUILT_KEEP ((size_t)64 * 1024)
 #define JUDGE_CACHE_BYTES ((size_t)8 * 1024 * 1024)
+/* Between two looks at the sessions' timeouts. */
+#define LOOK_MAX_MS 1000
+#define LOOK_MIN_MS 10
 #define STACK_SIZE ((size_t)8 * 1024 * 1024)
 
 void batch_start(struct batch *batch, struct stream *to)
@@ -171,11 +174,26 @@ static void cancel_held(struct worker *worker, const struct registry_key *key)
     }
 }
 
+/* How often the sessions are looked at: no timeout is exceeded by more than a tenth, or 10 ms. */
+static uint64_t look_every(const struct config *config)
+{
+    const uint64_t timeouts[] = {config->client_login_timeout_ms, config->server_connect_timeout_ms,
+                                 config->client_idle_timeout_ms,
+                                 config->idle_transaction_timeout_ms, config->query_timeout_ms};
+    uint64_t every = LOOK_MAX_MS;
+    for (size_t i = 0; i < sizeof timeouts / sizeof timeouts[0]; i++) {
+        if (timeouts[i] > 0 && timeouts[i] / 10 < every) {
+            every = timeouts[i] / 10;
+        }
+    }
+    return every < LOOK_MIN_MS ? LOOK_MIN_MS : every;
+}
 
-static void on_second(uv_timer_t *timer)
+static void on_look(uv_timer_t *timer)
 {
     struct worker *worker = timer->data;
-    uint64_t limit = service_config(worker->service)->client_login_timeout_ms * 1000000u;
+    const struct config *config = service_config(worker->service);
+    uint64_t limit = config->client_login_timeout_ms * 1000000u;
     uint64_t now = gate_now();
     struct session *s, *next;
     DL_FOREACH_SAFE(worker->sessions, s, next)
@@ -189,12 +207,16 @@ static void on_second(uv_timer_t *timer)
             session_look(s, uv_now(&worker->loop));
         }
     }
+    uint64_t every = look_every(config);
+    if (uv_timer_get_repeat(timer) != every) {
+        uv_timer_start(timer, on_look, every, every);
+    }
 }
 
 static void close_handles(struct worker *worker)
 {
     uv_close((uv_handle_t *)&worker->mail_ready, NULL);
-    uv_close((uv_handle_t *)&worker->second, NULL);
+    uv_close((uv_handle_t *)&worker->look, NULL);
     uv_close((uv_handle_t *)&worker->release, NULL);
 }
 
@@ -255,9 +277,10 @@ static bool worker_init(struct worker *worker)
     uv_mutex_init(&worker->mail_lock);
     uv_async_init(&worker->loop, &worker->mail_ready, on_mail);
     worker->mail_ready.data = worker;
-    uv_timer_init(&worker->loop, &worker->second);
-    worker->second.data = worker;
-    uv_timer_start(&worker->second, on_second, 1000, 1000);
+    uv_timer_init(&worker->loop, &worker->look);
+    worker->look.data = worker;
+    uint64_t every = look_every(service_config(worker->service));
+    uv_timer_start(&worker->look, on_look, every, every);
     uv_timer_init(&worker->loop, &worker->release);
     worker->release.data = worker;
     writer_init(&worker->batch.built, BUILT_MAX);

@@ -49,7 +49,7 @@ struct worker {
     uv_thread_t thread;
     uv_loop_t loop;
     uv_async_t mail_ready;
-    uv_timer_t second;  /* login timeouts, drain */
+    uv_timer_t look;    /* timeouts, drain */
     uv_timer_t release; /* runs while sessions are held */
     uv_mutex_t mail_lock;
     struct mail *mail;

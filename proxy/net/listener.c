@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <netdb.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +23,7 @@ struct listener {
     uv_timer_t pause; /* out of descriptors: accepting stops for a moment */
     int fd;
     int open_handles;
-    char *path; /* of a unix socket */
+    char *path; /* of a unix socket that has a file */
     listener_cb on_accept;
     void *arg;
 };
@@ -74,7 +75,8 @@ static void remove_stale(const struct sockaddr_un *un)
     if (stat(un->sun_path, &st) != 0 || !S_ISSOCK(st.st_mode)) {
         return;
     }
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    /* does not wait: a listener whose queue is full is there */
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd >= 0 && connect(fd, (const struct sockaddr *)un, sizeof *un) != 0 &&
         errno == ECONNREFUSED) {
         unlink(un->sun_path);
@@ -84,18 +86,30 @@ static void remove_stale(const struct sockaddr_un *un)
     }
 }
 
+/* Of a socket in the abstract namespace, which has no file. */
+static bool is_abstract(const char *path)
+{
+    return path[0] == '@';
+}
+
 static int listen_unix(const char *path, unsigned mode)
 {
     struct sockaddr_un un = {.sun_family = AF_UNIX};
+    socklen_t size = sizeof un;
     if (strlen(path) >= sizeof un.sun_path) {
         errno = ENAMETOOLONG;
         return -1;
     }
     memcpy(un.sun_path, path, strlen(path));
-    remove_stale(&un);
+    if (is_abstract(path)) {
+        un.sun_path[0] = '\0';
+        size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
+    } else {
+        remove_stale(&un);
+    }
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd >= 0 && (bind(fd, (const struct sockaddr *)&un, sizeof un) != 0 ||
-                    chmod(path, mode) != 0 || listen(fd, BACKLOG) != 0)) {
+    if (fd >= 0 && (bind(fd, (const struct sockaddr *)&un, size) != 0 ||
+                    (!is_abstract(path) && chmod(path, mode) != 0) || listen(fd, BACKLOG) != 0)) {
         int error = errno;
         close(fd);
         errno = error;
@@ -152,7 +166,7 @@ bool listener_open(uv_loop_t *loop, const struct config_address *address, unsign
     if (address->is_unix) {
         listener->fd = listen_unix(address->host, mode);
         why = strerror(errno);
-        listener->path = strdup(address->host);
+        listener->path = is_abstract(address->host) ? NULL : strdup(address->host);
     } else {
         listener->fd = listen_tcp(address, &why);
     }

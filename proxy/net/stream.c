@@ -10,16 +10,41 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-bool stream_open(struct stream *s, uv_loop_t *loop, int fd, bool keepalive, void *data)
+#include "proxy/config.h"
+
+static void set_option(int fd, int level, int name, int value)
+{
+    /* what the system does not know it does without */
+    setsockopt(fd, level, name, &value, sizeof value);
+}
+
+static void tune_tcp(int fd, const struct config_tcp *tcp)
+{
+    set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    set_option(fd, SOL_SOCKET, SO_KEEPALIVE, tcp->keepalive ? 1 : 0);
+    if (tcp->keepalive && tcp->keepidle_s > 0) {
+        set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, tcp->keepidle_s);
+    }
+    if (tcp->keepalive && tcp->keepintvl_s > 0) {
+        set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, tcp->keepintvl_s);
+    }
+    if (tcp->keepalive && tcp->keepcnt > 0) {
+        set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, tcp->keepcnt);
+    }
+    if (tcp->user_timeout_ms > 0) {
+        set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, tcp->user_timeout_ms);
+    }
+}
+
+bool stream_open(struct stream *s, uv_loop_t *loop, int fd, const struct config_tcp *tcp,
+                 void *data)
 {
     if (uv_poll_init(loop, &s->poll, fd) != 0) {
         s->fd = -1;
         return false;
     }
-    /* fails on a unix socket, which has no Nagle */
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-    if (keepalive) {
-        setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &(int){1}, sizeof(int));
+    if (tcp != NULL) {
+        tune_tcp(fd, tcp);
     }
     s->poll.data = data;
     s->fd = fd;

@@ -14,6 +14,8 @@
 
 #include "proxy/net/tls.h"
 
+struct config_tcp;
+
 enum stream_result {
     STREAM_OK,
     STREAM_AGAIN,
@@ -32,8 +34,10 @@ struct stream {
     size_t rest_at, rest_len;
 };
 
-/* Takes `fd` (non-blocking, close-on-exec). False leaves it to the caller. */
-bool stream_open(struct stream *s, uv_loop_t *loop, int fd, bool keepalive, void *data);
+/* Takes `fd` (non-blocking, close-on-exec). `tcp` says how its TCP is tuned; NULL: a unix socket. False
+ * leaves it to the caller. */
+bool stream_open(struct stream *s, uv_loop_t *loop, int fd, const struct config_tcp *tcp,
+                 void *data);
 /* From now on through `tls`, which it takes. */
 void stream_use_tls(struct stream *s, SSL *tls);
 /* Decrypted input waits inside: the loop will not tell of it. */

@@ -38,7 +38,7 @@ static void note_ready(struct session *s, char status)
 {
     s->transaction = status;
     s->active_ms = uv_now(&s->worker->loop);
-    s->copying = false;
+    s->copying = s->streaming = false;
     if (s->syncs_done < s->syncs_sent) {
         s->syncs_done++;
     }
@@ -106,7 +106,8 @@ static bool rewrite_offer(struct session *s, const uint8_t *message, size_t size
 
 static bool is_noted(uint8_t type)
 {
-    return type == 'R' || type == 'Z' || type == 'E' || type == 'S' || type == 'K' || type == 'G';
+    return type == 'R' || type == 'Z' || type == 'E' || type == 'S' || type == 'K' || type == 'G' ||
+           type == 'W';
 }
 
 /* Notes a whole message; true when another one was put in its place. */
@@ -132,6 +133,9 @@ static bool note_message(struct session *s, const uint8_t *message, size_t size)
         return false;
     case 'G':
         s->copying = true;
+        return false;
+    case 'W':
+        s->streaming = true;
         return false;
     default:
         return false;

@@ -50,14 +50,15 @@ static void try_address(struct session *s)
         connect_dropped(s);
         return;
     }
-    bool keepalive = service_config(session_service(s))->tcp_keepalive && !host->is_unix;
-    if (!stream_open(&s->server, &s->worker->loop, fd, keepalive, s)) {
+    const struct config_tcp *tcp = host->is_unix ? NULL : &service_config(session_service(s))->tcp;
+    if (!stream_open(&s->server, &s->worker->loop, fd, tcp, s)) {
         close(fd);
         session_fail(s, "53200", "out of memory");
         return;
     }
     s->handles++;
     s->connect_ns = gate_now();
+    s->connect_why = NULL;
     session_watch(s);
 }
 
@@ -160,7 +161,7 @@ void connect_dropped(struct session *s)
         return;
     case CONNECT_NEXT_HOST:
         s->after_drop = CONNECT_NEXT_ADDRESS;
-        host_failed(s, "it does not accept logins now");
+        host_failed(s, "does not accept logins now");
         return;
     case CONNECT_NEXT_ADDRESS:
         break;
@@ -171,7 +172,7 @@ void connect_dropped(struct session *s)
         try_address(s);
         return;
     }
-    host_failed(s, strerror(s->connect_error));
+    host_failed(s, s->connect_why != NULL ? s->connect_why : strerror(s->connect_error));
 }
 
 /* --- other ways to the same server --- */
@@ -193,11 +194,13 @@ static void drop(struct session *s, enum connect_after after)
 
 void connect_look(struct session *s, uint64_t now_ns)
 {
+    static const char silent[] = "did not answer in time (server_connect_timeout)";
     uint64_t limit = service_config(session_service(s))->server_connect_timeout_ms * 1000000u;
     bool arriving = s->state == SESSION_CONNECTING || s->state == SESSION_NEGOTIATING ||
                     (s->state == SESSION_LOGIN && !s->settled);
     if (arriving && limit > 0 && stream_is_open(&s->server) && now_ns - s->connect_ns > limit) {
         s->connect_error = ETIMEDOUT;
+        s->connect_why = s->state == SESSION_CONNECTING ? NULL : silent;
         drop(s, CONNECT_NEXT_ADDRESS);
     }
 }

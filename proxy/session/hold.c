@@ -145,6 +145,7 @@ void hold_end(struct session *s, bool dropped)
     struct worker *worker = s->worker;
     uint64_t waited = gate_now() - s->since_ns;
     s->wait = SESSION_WAIT_NONE;
+    s->active_ms = uv_now(&worker->loop); /* its statement begins now */
     DL_DELETE2(worker->held, s, held_prev, held_next);
     count(s, s->held_for, GATE_COUNT_HELD, -1);
     EACH_BIT(rule, s->held_for)

@@ -19,7 +19,14 @@ static bool send_packet(struct session *s)
 {
     size_t size = startup_read(s->front.stash, s->front.stash_len).size;
     struct iovec iov = {.iov_base = s->front.stash, .iov_len = size};
-    return stream_send(&s->server, &iov, 1) == STREAM_OK;
+    struct writer renamed;
+    writer_init(&renamed, STARTUP_LENGTH_MAX);
+    if (application_name_packet(s, s->front.stash, size, &renamed)) {
+        iov = (struct iovec){.iov_base = renamed.bytes, .iov_len = renamed.len};
+    }
+    enum stream_result sent = stream_send(&s->server, &iov, 1);
+    writer_fini(&renamed);
+    return sent == STREAM_OK;
 }
 
 /* The server goes on with this login: no other connection will be tried. */

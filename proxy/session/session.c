@@ -5,9 +5,7 @@
  */
 #include "proxy/session/session.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +15,7 @@
 
 #include "protocol/message.h"
 #include "proxy/log.h"
+#include "proxy/net/address.h"
 #include "proxy/service.h"
 #include <utlist.h>
 
@@ -76,6 +75,14 @@ void session_drop_server(struct session *s)
     stream_close(&s->server, on_closed);
 }
 
+static void leave_limits(struct session *s)
+{
+    if (s->counted) {
+        s->counted = false;
+        limits_leave(session_service(s)->limits, s->user, s->database);
+    }
+}
+
 void session_close(struct session *s)
 {
     if (s->state == SESSION_CLOSING) {
@@ -86,6 +93,7 @@ void session_close(struct session *s)
     DL_DELETE(s->worker->sessions, s);
     worker_add(&s->worker->counters.sessions, (uint64_t)-1);
     count_gone(s->worker);
+    leave_limits(s);
     if (s->cancel_key != NULL) {
         registry_remove(session_service(s)->registry, s->cancel_key);
     }
@@ -140,6 +148,7 @@ void session_fail_detail(struct session *s, const char *sqlstate, const char *me
     }
     log_info("client %s: %s: %s%s%s", s->client_name != NULL ? s->client_name : "?", sqlstate,
              message, detail[0] != '\0' ? ": " : "", detail);
+    leave_limits(s); /* a client that reads its error may connect again at once */
     reply_fatal(s, sqlstate, message, detail);
     if (s->state != SESSION_CLOSING) {
         swallow_input(s);
@@ -157,10 +166,16 @@ void session_fail(struct session *s, const char *sqlstate, const char *fmt, ...)
     session_fail_detail(s, sqlstate, text, "");
 }
 
+/* Nothing that was sent to the server is unanswered, and nothing is being gathered for it. */
+static bool is_answered(const struct session *s)
+{
+    return s->syncs_sent == s->syncs_done && !s->batch_open;
+}
+
 bool session_is_idle(const struct session *s)
 {
-    return s->state == SESSION_RELAY && s->transaction == 'I' && s->syncs_sent == s->syncs_done &&
-           !s->batch_open && s->wait == SESSION_WAIT_NONE && s->front.body == 0;
+    return s->state == SESSION_RELAY && s->transaction == 'I' && is_answered(s) &&
+           s->wait == SESSION_WAIT_NONE && s->front.body == 0;
 }
 
 void session_drain(struct session *s)
@@ -174,23 +189,58 @@ void session_look(struct session *s, uint64_t now_ms)
 {
     const struct config *config = service_config(session_service(s));
     uint64_t since = now_ms - s->active_ms;
-    bool answered = s->syncs_sent == s->syncs_done;
     if (s->state != SESSION_RELAY || s->wait != SESSION_WAIT_NONE || s->transaction == 0 ||
-        stream_is_full(&s->client)) {
+        s->streaming) {
         return;
     }
-    if (session_is_idle(s)) {
+    if (!is_answered(s)) {
+        if (config->query_timeout_ms > 0 && since > config->query_timeout_ms) {
+            session_fail(s, "57014", "terminating connection due to query_timeout");
+        }
+    } else if (stream_is_full(&s->client)) {
+        s->active_ms = now_ms; /* it has not taken its answer yet: it cannot be idle */
+    } else if (s->transaction == 'I') {
         if (config->client_idle_timeout_ms > 0 && since > config->client_idle_timeout_ms) {
             session_fail(s, "57P05", "terminating connection due to idle-session timeout");
         }
-    } else if (answered && !s->batch_open) {
-        if (config->idle_transaction_timeout_ms > 0 &&
-            since > config->idle_transaction_timeout_ms) {
-            session_fail(s, "25P03", "terminating connection due to idle-in-transaction timeout");
-        }
-    } else if (config->query_timeout_ms > 0 && since > config->query_timeout_ms) {
-        session_fail(s, "57014", "terminating connection due to query_timeout");
+    } else if (config->idle_transaction_timeout_ms > 0 &&
+               since > config->idle_transaction_timeout_ms) {
+        session_fail(s, "25P03", "terminating connection due to idle-in-transaction timeout");
     }
+}
+
+bool session_enter_limits(struct session *s)
+{
+    struct service *service = session_service(s);
+    const struct config *config = service_config(service);
+    uint32_t user_max = config->max_user_client_connections;
+    uint32_t database_max = config->max_db_client_connections;
+    if (atomic_load(&service->clients) > config->max_client_conn) {
+        session_fail(s, "53300", "sorry, too many clients already (max_client_conn = %u)",
+                     config->max_client_conn);
+        return false;
+    }
+    switch (limits_enter(service->limits, s->user, s->database, user_max, database_max)) {
+    case LIMITS_ENTERED:
+        s->counted = true;
+        break;
+    case LIMITS_USER_FULL:
+        session_fail(s, "53300",
+                     "too many connections for role \"%.63s\" (max_user_client_connections = "
+                     "%u): close some of them, or raise the limit",
+                     s->user, user_max);
+        break;
+    case LIMITS_DATABASE_FULL:
+        session_fail(s, "53300",
+                     "too many connections for database \"%.63s\" (max_db_client_connections = "
+                     "%u): close some of them, or raise the limit",
+                     s->database, database_max);
+        break;
+    case LIMITS_NO_MEMORY:
+        session_fail(s, "53200", "out of memory");
+        break;
+    }
+    return s->counted;
 }
 
 /* --- input --- */
@@ -292,7 +342,9 @@ static bool client_readable(struct session *s)
     } else if (result == STREAM_EOF) {
         client_ended(s);
     } else if (result == STREAM_OK) {
-        s->active_ms = uv_now(&s->worker->loop);
+        if (is_answered(s)) {
+            s->active_ms = uv_now(&s->worker->loop);
+        }
         client_consume(s, bytes, len);
     }
     return result == STREAM_OK;
@@ -406,7 +458,12 @@ static void on_client(uv_poll_t *poll, int status, int events)
     if (s->state == SESSION_CLOSING || !flush(s, &s->client)) {
         return;
     }
-    if (s->state == SESSION_HANDSHAKE) {
+    if (s->state == SESSION_PROXIED) {
+        proxied_step(s);
+    }
+    if (s->state == SESSION_PROXIED || s->state == SESSION_CLOSING) {
+        events = 0;
+    } else if (s->state == SESSION_HANDSHAKE) {
         handshake_step(s);
         events = 0;
     } else if (s->state == SESSION_STARTUP) {
@@ -478,30 +535,20 @@ void session_watch(struct session *s)
 
 /* --- start of life --- */
 
-static char *name_client(int fd)
+static char *name_client(const struct sockaddr_storage *peer)
 {
-    struct sockaddr_storage address = {0};
-    socklen_t len = sizeof address;
-    char host[INET6_ADDRSTRLEN] = "";
-    char name[INET6_ADDRSTRLEN + 16] = "unix";
-    getpeername(fd, (struct sockaddr *)&address, &len);
-    if (address.ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)&address;
-        inet_ntop(AF_INET, &in->sin_addr, host, sizeof host);
-        snprintf(name, sizeof name, "%s:%d", host, ntohs(in->sin_port));
-    } else if (address.ss_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&address;
-        inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof host);
-        snprintf(name, sizeof name, "[%s]:%d", host, ntohs(in6->sin6_port));
-    }
+    char name[ADDRESS_NAME_MAX];
+    address_name(peer, name, sizeof name);
     return strdup(name);
 }
 
 void session_accept(struct worker *worker, int fd)
 {
     struct session *s = calloc(1, sizeof *s);
-    bool keepalive = service_config(worker->service)->tcp_keepalive;
-    if (s == NULL || !stream_open(&s->client, &worker->loop, fd, keepalive, s)) {
+    struct sockaddr_storage peer = address_of_peer(fd);
+    const struct config_tcp *tcp =
+        peer.ss_family != AF_UNIX ? &service_config(worker->service)->tcp : NULL;
+    if (s == NULL || !stream_open(&s->client, &worker->loop, fd, tcp, s)) {
         free(s);
         close(fd);
         count_gone(worker);
@@ -510,13 +557,13 @@ void session_accept(struct worker *worker, int fd)
     s->worker = worker;
     s->server.fd = -1;
     s->handles = 1;
-    s->state = SESSION_STARTUP;
+    s->state = proxied_is_due(s, &peer) ? SESSION_PROXIED : SESSION_STARTUP;
     s->id = atomic_fetch_add(&worker->service->next_id, 1) + 1;
     s->since_ns = gate_now();
     s->strings_standard = true;
     s->active_ms = uv_now(&worker->loop);
     s->syncs_sent = 1; /* the startup packet is answered by a ReadyForQuery */
-    s->client_name = name_client(fd);
+    s->client_name = name_client(&peer);
     DL_APPEND(worker->sessions, s);
     worker_add(&worker->counters.sessions, 1);
     worker_add(&worker->counters.sessions_total, 1);

@@ -1,15 +1,18 @@
 /*
  * A session: one client connection and its one server connection, from accept to close.
  *
- *     STARTUP --startup packet--> CONNECTING --connected--> LOGIN --> RELAY --either side ends--> CLOSING
- *      |   ^   \                   ^ |    NEGOTIATING ^     /                                   /
- *      v   |    \                  | \____ TLS ______/     /                                   /
- *     HANDSHAKE  \                 \_ another way, host __/                                    /
- *     TLS         \__________________ error, timeout, disconnect ____________________________/
+ *   (PROXIED)
+ *      |
+ *   STARTUP --startup packet--> CONNECTING --connected--> LOGIN --> RELAY --either side ends--> CLOSING
+ *    |   ^   \                   ^ |    NEGOTIATING ^     /                                   /
+ *    v   |    \                  | \____ TLS ______/     /                                   /
+ *   HANDSHAKE  \                 \_ another way, host __/                                    /
+ *   TLS         \__________________ error, timeout, disconnect ____________________________/
  *
- * Everything here runs on the session's worker. session.c owns the life cycle and the sockets' events;
- * startup.c the client's first packets and handshake.c its TLS; connect.c the way to a server and login.c
- * the login there; frontend.c and backend.c the two directions; judging.c the rules; hold.c the gate.
+ * Everything here runs on the session's worker. session.c owns the life cycle and the sockets'
+ * events; proxied.c, startup.c and handshake.c what the client begins with; limits.c how many there may
+ * be; connect.c the way to a server and login.c the login there; frontend.c and backend.c the two
+ * directions; judging.c the rules; hold.c the gate.
  */
 #pragma once
 
@@ -24,6 +27,7 @@
 #include "proxy/worker.h"
 
 enum session_state {
+    SESSION_PROXIED,    /* a PROXY protocol header is awaited */
     SESSION_STARTUP,    /* the client's startup packet is awaited */
     SESSION_HANDSHAKE,  /* TLS with the client is being set up */
     SESSION_CONNECTING, /* the server connection is under way */
@@ -84,10 +88,14 @@ struct session {
     bool schema_changed;   /* DDL went through: the catalog is read again at the next boundary */
     bool asked_ssl, asked_gssenc; /* each may be asked for once */
     bool direct_tls;              /* TLS without being asked for: ALPN is demanded */
+    bool client_proxied;          /* client_name is what a PROXY protocol header said */
+    bool streaming;               /* CopyBoth: replication, which no timeout ends */
+    bool counted;                 /* in the service's limits, under its user and database */
     bool is_cancel;        /* carries a CancelRequest, not a session */
     uint64_t syncs_sent;   /* messages that a ReadyForQuery will answer */
     uint64_t syncs_done;
-    uint64_t active_ms;    /* the loop's time when the client sent, or a statement's answer ended */
+    uint64_t active_ms;    /* the loop's time when what is being waited for began: a statement, or,
+                              with everything answered, the client's next word */
     uint64_t since_ns;     /* when it began, or when its hold did */
     uint64_t rules_epoch;
     const struct catalog_database *rules; /* of the worker's snapshot */
@@ -113,7 +121,8 @@ struct session {
     struct addrinfo *address;    /* being tried */
     uv_getaddrinfo_t *resolving;
     int connect_error;   /* errno of the last attempt */
-    uint64_t connect_ns; /* when it began */
+    const char *connect_why; /* in place of its text; a static string or NULL */
+    uint64_t connect_ns;     /* when it began */
 };
 
 /* session.c */
@@ -133,6 +142,9 @@ void session_fail_detail(struct session *s, const char *sqlstate, const char *me
 void session_watch(struct session *s);
 /* Every second: client_idle_timeout, idle_transaction_timeout, query_timeout. */
 void session_look(struct session *s, uint64_t now_ms);
+/* The client has said who it is: one more connection of its user and of its database, within
+ * max_client_conn and the limits of both. False when the session ended. */
+bool session_enter_limits(struct session *s);
 /* At a transaction boundary with nothing sent and unanswered. */
 bool session_is_idle(const struct session *s);
 /* The process drains: ends the session if it is at a transaction boundary or not yet logged in. */
@@ -142,6 +154,16 @@ struct service *session_service(const struct session *s);
 bool session_reply(struct session *s, const struct writer *w);
 /* The client's bytes at hand are consumed again from the stash. */
 void session_resume(struct session *s);
+
+/* proxied.c: whether a connection from `peer` must begin with a PROXY protocol header, and its next
+ * step when bytes arrived */
+bool proxied_is_due(const struct session *s, const struct sockaddr_storage *peer);
+void proxied_step(struct session *s);
+
+/* application_name.c: writes the startup packet with the client's address in its application_name.
+ * False: it goes as it is. `w` is the caller's to begin and to end. */
+bool application_name_packet(const struct session *s, const uint8_t *packet, size_t size,
+                             struct writer *w);
 
 /* handshake.c: TLS with the client */
 void handshake_look(struct session *s);  /* begins it when the first byte is TLS's */

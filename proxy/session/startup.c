@@ -43,12 +43,9 @@ static void accept_session(struct session *s, const struct startup *packet)
     if (packet->client_encoding.len > 0) {
         judging_parameter(s, (struct span){"client_encoding", 15}, packet->client_encoding);
     }
-    uint32_t limit = service_config(session_service(s))->max_client_conn;
-    if (atomic_load(&session_service(s)->clients) > limit) {
-        session_fail(s, "53300", "sorry, too many clients already (max_client_conn = %u)", limit);
-        return;
+    if (session_enter_limits(s)) {
+        connect_begin(s);
     }
-    connect_begin(s);
 }
 
 /* A cancel request for a session that is held here is answered here: the server knows nothing of

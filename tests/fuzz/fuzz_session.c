@@ -160,6 +160,7 @@ static void start(void)
     service.upstream = &upstream;
     service.catalog = &catalog;
     service.gates = gates;
+    service.limits = limits_new();
     service.registry = registry_new();
     service.workers = workers;
     service.worker_count = 1;

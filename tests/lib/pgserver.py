@@ -229,6 +229,11 @@ class Server:
             raise RuntimeError(f"psql: {done.stderr.strip()}\n{sql}")
         return done.stdout.rstrip("\n")
 
+    def wait_until_active(self, pid):
+        """Until that backend runs a statement: what is cancelled before would not be."""
+        common.wait_until(lambda: self.psql(
+            f"SELECT state FROM pg_stat_activity WHERE pid = {pid}") == "active", 10, "a statement")
+
     def log(self):
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 

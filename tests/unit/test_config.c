@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 /* behind the project's headers: cmocka has a macro fail() */
@@ -65,6 +66,17 @@ static void every_key_is_read(void **state)
                "log_level = debug\n"
                "max_client_conn = 20\n"
                "max_packet_size = 2MB\n"
+               "max_user_client_connections = 7\n"
+               "max_db_client_connections = 9\n"
+               "unix_socket_mode = 0770\n"
+               "tcp_keepalive = 0\n"
+               "tcp_keepidle = 30\n"
+               "tcp_keepintvl = 1500ms\n"
+               "tcp_keepcnt = 4\n"
+               "tcp_user_timeout = 30000\n"
+               "proxy_protocol = require\n"
+               "proxy_protocol_from = 10.0.0.0/8, fd00::/8, 192.0.2.7, unix\n"
+               "application_name_add_host = 1\n"
                "client_login_timeout = 0\n"
                "server_connect_timeout = 1.5\n"
                "hold_ttl = 750ms\n"
@@ -101,6 +113,22 @@ static void every_key_is_read(void **state)
     assert_int_equal(config->log_level, LOG_LEVEL_DEBUG);
     assert_int_equal(config->max_client_conn, 20);
     assert_int_equal(config->max_packet_size, 2 * 1024 * 1024);
+    assert_int_equal(config->max_user_client_connections, 7);
+    assert_int_equal(config->max_db_client_connections, 9);
+    assert_int_equal(config->unix_socket_mode, 0770);
+    assert_false(config->tcp.keepalive);
+    assert_int_equal(config->tcp.keepidle_s, 30);
+    assert_int_equal(config->tcp.keepintvl_s, 2);
+    assert_int_equal(config->tcp.keepcnt, 4);
+    assert_int_equal(config->tcp.user_timeout_ms, 30000);
+    assert_true(config->proxy_protocol);
+    assert_int_equal(config->proxy_from_count, 4);
+    assert_int_equal(config->proxy_from[0].family, AF_INET);
+    assert_int_equal(config->proxy_from[0].bits, 8);
+    assert_int_equal(config->proxy_from[1].family, AF_INET6);
+    assert_int_equal(config->proxy_from[2].bits, 32);
+    assert_int_equal(config->proxy_from[3].family, AF_UNIX);
+    assert_true(config->application_name_add_host);
     assert_int_equal(config->client_login_timeout_ms, 0);
     assert_int_equal(config->server_connect_timeout_ms, 1500);
     assert_int_equal(config->hold_ttl_ms, 750);
@@ -114,7 +142,7 @@ static void every_key_is_read(void **state)
     assert_string_equal(rule->expression, "mod(hashtext(collection_id::text), 100)");
     assert_int_equal(rule->mode, RULE_MODE_STRIP);
     assert_false(rule->unqualified_guarded);
-    assert_int_equal(rule->line, 22);
+    assert_int_equal(rule->line, 33);
     assert_string_equal(config->rules[1].schema, "public");
     assert_null(config->rules[1].database);
     config_free(config);
@@ -131,6 +159,18 @@ static void what_is_left_out_has_its_default(void **state)
     assert_int_equal(config->server_connect_timeout_ms, 15000);
     assert_int_equal(config->hold_ttl_ms, 2000);
     assert_int_equal(config->audit_fsync, AUDIT_FSYNC_BATCH);
+    assert_int_equal(config->max_user_client_connections, 0);
+    assert_int_equal(config->max_db_client_connections, 0);
+    assert_int_equal(config->unix_socket_mode, 0777);
+    assert_true(config->tcp.keepalive);
+    assert_int_equal(config->tcp.keepidle_s, 0);
+    assert_int_equal(config->tcp.user_timeout_ms, 0);
+    assert_false(config->proxy_protocol);
+    assert_int_equal(config->proxy_from_count, 2); /* this machine, over TCP */
+    assert_int_equal(config->proxy_from[0].address[0], 127);
+    assert_int_equal(config->proxy_from[1].family, AF_INET6);
+    assert_int_equal(config->proxy_from[1].bits, 128);
+    assert_false(config->application_name_add_host);
     assert_int_equal(config->log_level, LOG_LEVEL_INFO);
     assert_null(config->audit);
     assert_null(config->http);
@@ -243,7 +283,36 @@ static const struct refusal refusals[] = {
      "pgsluice.ini:2: listen: \"*:1,, *:2\" has an empty address"},
     {"[pgsluice]\nlisten = *:1, *:1\n", "pgsluice.ini:2: listen: \"*:1, *:1\" names *:1 twice"},
     {"[pgsluice]\nlisten = unix:run/s\n",
-     "pgsluice.ini:2: listen: \"unix:run/s\" is not an absolute path"},
+     "pgsluice.ini:2: listen: \"unix:run/s\" is neither an absolute path nor @name"},
+    {"[pgsluice]\nlisten = unix:@\n",
+     "pgsluice.ini:2: listen: \"unix:@\" is neither an absolute path nor @name"},
+    {MAIN_SECTION "admin = unix:@pgsluice\n",
+     "pgsluice.ini:4: admin: \"unix:@pgsluice\" has no file whose mode says who may use it: admin "
+     "needs one"},
+    {MAIN_SECTION "unix_socket_mode = 1777\n",
+     "pgsluice.ini:4: unix_socket_mode: \"1777\" is not a file mode from 0000 to 0777"},
+    {MAIN_SECTION "max_user_client_connections = -1\n",
+     "pgsluice.ini:4: max_user_client_connections: \"-1\" is not a whole number from 0 to 1000000"},
+    {MAIN_SECTION "max_db_client_connections = all\n",
+     "pgsluice.ini:4: max_db_client_connections: \"all\" is not a whole number from 0 to 1000000"},
+    {MAIN_SECTION "tcp_keepcnt = 128\n",
+     "pgsluice.ini:4: tcp_keepcnt: \"128\" is not a whole number from 0 to 127"},
+    {MAIN_SECTION "tcp_user_timeout = soon\n",
+     "pgsluice.ini:4: tcp_user_timeout: \"soon\" is not a duration up to 1d (units: ms, s, min, h, "
+     "d; plain: milliseconds)"},
+    {MAIN_SECTION "proxy_protocol = v2\n",
+     "pgsluice.ini:4: proxy_protocol: \"v2\" is not one of off, require"},
+    {MAIN_SECTION "proxy_protocol_from = 10.0.0.0/8, example\n",
+     "pgsluice.ini:4: proxy_protocol_from: \"10.0.0.0/8, example\" names example, which is no network: "
+     "10.0.0.0/8, fd00::/8, an address, or unix"},
+    {MAIN_SECTION "proxy_protocol_from = 10.0.0.1/8\n",
+     "pgsluice.ini:4: proxy_protocol_from: \"10.0.0.1/8\" names 10.0.0.1/8, which has bits set "
+     "behind the first 8"},
+    {MAIN_SECTION "proxy_protocol_from = ::1/129\n",
+     "pgsluice.ini:4: proxy_protocol_from: \"::1/129\" names ::1/129, which has no number of bits "
+     "from 0 to 128 behind its /"},
+    {MAIN_SECTION "application_name_add_host = yes\n",
+     "pgsluice.ini:4: application_name_add_host: \"yes\" is not one of 0, 1"},
     {"[pgsluice]\nlisten = *:1\nserver = host\n", "pgsluice.ini:3: server: \"host\" is not a libpq "
                                                   "connection string: missing \"=\" after \"host\" "
                                                   "in connection info string"},

@@ -158,6 +158,66 @@ static void cancel_keys_of_any_permitted_length_are_read(void **state)
     }
 }
 
+#define NAMED_AHEAD "user\0me\0application_name\0"
+#define NAMED_BEHIND "\0options\0-c a=b\0\0"
+
+static void check_named(const uint8_t *packet, size_t size, const uint8_t *expected, size_t len)
+{
+    struct writer w;
+    writer_init(&w, STARTUP_LENGTH_MAX);
+    assert_true(startup_write_application_name(&w, packet, size, "psql - 192.0.2.7:1"));
+    assert_int_equal(w.len, len);
+    assert_memory_equal(w.bytes, expected, len);
+    writer_fini(&w);
+}
+
+static void startup_is_given_another_application_name(void **state)
+{
+    (void)state;
+    check_named(BYTES("\0\0\0\x36\0\3\0\0" NAMED_AHEAD "psql" NAMED_BEHIND),
+                BYTES("\0\0\0\x44\0\3\0\0" NAMED_AHEAD "psql - 192.0.2.7:1" NAMED_BEHIND));
+    /* an empty one is one */
+    check_named(BYTES("\0\0\0\x32\0\3\0\0" NAMED_AHEAD "" NAMED_BEHIND),
+                BYTES("\0\0\0\x44\0\3\0\0" NAMED_AHEAD "psql - 192.0.2.7:1" NAMED_BEHIND));
+    /* of two the server takes the last */
+    check_named(BYTES("\0\0\0\x49\0\3\0\0application_name\0first\0" NAMED_AHEAD "" NAMED_BEHIND),
+                BYTES("\0\0\0\x5b\0\3\0\0application_name\0first\0" NAMED_AHEAD "psql - 192.0.2.7:1"
+                      NAMED_BEHIND));
+}
+
+static void startup_without_a_name_is_given_one(void **state)
+{
+    (void)state;
+    check_named(BYTES("\0\0\0\x11\0\3\0\2user\0me\0\0"),
+                BYTES("\0\0\0\x35\0\3\0\2user\0me\0application_name\0psql - 192.0.2.7:1\0\0"));
+}
+
+static void check_not_named(const uint8_t *packet, size_t size, const char *name)
+{
+    struct writer w;
+    writer_init(&w, STARTUP_LENGTH_MAX);
+    assert_false(startup_write_application_name(&w, packet, size, name));
+    writer_fini(&w);
+}
+
+static void startup_that_is_malformed_or_would_be_too_long_stays(void **state)
+{
+    (void)state;
+    check_not_named(BYTES("\0\0\0\x10\0\3\0\0user\0me\0"), "x");       /* no end */
+    check_not_named(BYTES("\0\0\0\x12\0\3\0\0user\0me\0\0\0"), "x");   /* something behind it */
+    check_not_named(BYTES("\0\0\0\x10\0\3\0\0user\0me\0\0"), "x");     /* more than the packet */
+    check_not_named(BYTES("\0\0\0\x08\x04\xd2\x16\x2f"), "x");         /* an SSLRequest */
+    char name[STARTUP_LENGTH_MAX] = "";
+    memset(name, 'x', STARTUP_LENGTH_MAX - 34);
+    check_not_named(BYTES("\0\0\0\x11\0\3\0\0user\0me\0\0"), name);
+    name[STARTUP_LENGTH_MAX - 35] = '\0'; /* one byte less, and it just fits */
+    struct writer w;
+    writer_init(&w, STARTUP_LENGTH_MAX);
+    assert_true(startup_write_application_name(&w, BYTES("\0\0\0\x11\0\3\0\0user\0me\0\0"), name));
+    assert_int_equal(w.len, STARTUP_LENGTH_MAX);
+    writer_fini(&w);
+}
+
 static void query_with_a_nul_inside_is_malformed(void **state)
 {
     (void)state;
@@ -239,6 +299,9 @@ int main(void)
         cmocka_unit_test(startup_refuses_impossible_lengths),
         cmocka_unit_test(startup_tells_the_requests_apart),
         cmocka_unit_test(cancel_keys_of_any_permitted_length_are_read),
+        cmocka_unit_test(startup_is_given_another_application_name),
+        cmocka_unit_test(startup_without_a_name_is_given_one),
+        cmocka_unit_test(startup_that_is_malformed_or_would_be_too_long_stays),
         cmocka_unit_test(query_with_a_nul_inside_is_malformed),
         cmocka_unit_test(parse_reads_back_what_was_written),
         cmocka_unit_test(error_reads_back_what_was_written),
