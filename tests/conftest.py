@@ -1,7 +1,6 @@
 """What the Python suites share: the server, the proxies in front of it, and clean tables."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from lib import common, schema  # noqa: E402
+from lib import pki as certificates  # noqa: E402
 from lib.pgserver import Server  # noqa: E402
 from lib.proxy import Proxy, relay, strip_rule  # noqa: E402
 
@@ -111,26 +111,7 @@ def observe_proxy(server):
     instance.stop()
 
 
-def openssl(*arguments, cwd):
-    subprocess.run(["openssl", *arguments], cwd=cwd, check=True, capture_output=True)
-
-
 @pytest.fixture(scope="session")
 def pki(tmp_path_factory):
-    """A folder with a CA, the proxy's two certificates, and clients' certificates (one revoked)."""
-    where = tmp_path_factory.mktemp("pki")
-
-    def key_and_request(name, subject):
-        openssl("req", "-new", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-                "-subj", subject, "-keyout", f"{name}.key", "-out", f"{name}.csr", cwd=where)
-
-    openssl("req", "-new", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt",
-            "ec_paramgen_curve:prime256v1", "-days", "3", "-subj", "/CN=test CA",
-            "-keyout", "ca.key", "-out", "ca.crt", cwd=where)
-    (where / "san").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
-    for name, subject in (("one", "/CN=one"), ("two", "/CN=two"), ("postgres", "/CN=postgres"),
-                          ("stranger", "/CN=stranger")):
-        key_and_request(name, subject)
-        openssl("x509", "-req", "-days", "3", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey",
-                "ca.key", "-CAcreateserial", "-extfile", "san", "-out", f"{name}.crt", cwd=where)
-    return where
+    """A folder with a CA, the proxy's two certificates, and clients' certificates."""
+    return certificates.create(tmp_path_factory.mktemp("pki"))
