@@ -229,6 +229,8 @@ def system_call_works():
                 rows=10000),
         Pgbench("system calls: INSERT, stripped", as_floor, INSERT_BOUND_KEY, INSERT,
                 mode="prepared", clients=1),
+        Pgbench("system calls: SELECT, TLS", as_floor, SELECT, mode="prepared", clients=1, rows=10000,
+                tls=True),
     ]
 
 
