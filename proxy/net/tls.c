@@ -236,14 +236,17 @@ enum tls_result tls_handshake(SSL *tls)
 
 enum tls_result tls_recv(SSL *tls, uint8_t *room, size_t len, size_t *received)
 {
-    enum tls_result result = TLS_OK;
+    enum tls_result result;
+    size_t n;
     *received = 0;
     ERR_clear_error();
-    while (*received < len && result == TLS_OK) {
-        size_t n = 0;
+    /* after a short record with nothing behind it, one more call would ask the socket in vain */
+    do {
+        n = 0;
         result = result_of(tls, SSL_read_ex(tls, room + *received, len - *received, &n));
         *received += n;
-    }
+    } while (result == TLS_OK && *received < len &&
+             (n == SSL3_RT_MAX_PLAIN_LENGTH || SSL_has_pending(tls) == 1));
     return *received > 0 ? TLS_OK : result;
 }
 
