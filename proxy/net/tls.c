@@ -7,8 +7,9 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Several records a read(2): OpenSSL reads ahead into a buffer of this size. */
-#define READ_AHEAD ((size_t)64 * 1024)
+/* OpenSSL reads ahead into a buffer of this size: with one read(2) the four largest records, which are
+ * as much as the worker's buffer takes. */
+#define READ_AHEAD ((size_t)4 * SSL3_RT_MAX_ENCRYPTED_LENGTH)
 
 static const unsigned char alpn_postgresql[] = "\012postgresql";
 
