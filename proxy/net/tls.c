@@ -7,8 +7,9 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Several records a read(2): OpenSSL reads ahead into a buffer of this size. */
-#define READ_AHEAD ((size_t)64 * 1024)
+/* OpenSSL reads ahead into a buffer of this size: with one read(2) the four largest records, which are
+ * as much as the worker's buffer takes. */
+#define READ_AHEAD ((size_t)4 * SSL3_RT_MAX_ENCRYPTED_LENGTH)
 
 static const unsigned char alpn_postgresql[] = "\012postgresql";
 
@@ -235,14 +236,17 @@ enum tls_result tls_handshake(SSL *tls)
 
 enum tls_result tls_recv(SSL *tls, uint8_t *room, size_t len, size_t *received)
 {
-    enum tls_result result = TLS_OK;
+    enum tls_result result;
+    size_t n;
     *received = 0;
     ERR_clear_error();
-    while (*received < len && result == TLS_OK) {
-        size_t n = 0;
+    /* after a short record with nothing behind it, one more call would ask the socket in vain */
+    do {
+        n = 0;
         result = result_of(tls, SSL_read_ex(tls, room + *received, len - *received, &n));
         *received += n;
-    }
+    } while (result == TLS_OK && *received < len &&
+             (n == SSL3_RT_MAX_PLAIN_LENGTH || SSL_has_pending(tls) == 1));
     return *received > 0 ? TLS_OK : result;
 }
 

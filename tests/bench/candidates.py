@@ -2,6 +2,7 @@
 
 Each serves all its sessions in one thread, so that CPU per transaction compares: two threads wake
 up more often for the same work. What a process has used is read in nanoseconds from the scheduler.
+Those that can speak TLS do so when a client asks for it; towards the server only when told.
 """
 
 import atexit
@@ -12,7 +13,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from lib import common
+from lib import common, pki
 from lib.proxy import Proxy, strip_rule
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -27,6 +28,7 @@ class Candidate:
 
     host = "127.0.0.1"
     name = None
+    has_tls = False
 
     def _await_listening(self, process):
         def is_listening():
@@ -56,11 +58,15 @@ class Candidate:
             self.process.kill()
             self.process.wait()
 
+    def thread_cpu_ns(self):
+        """CPU time of each thread so far, user and system, by thread id."""
+        return {path.parent.name: int(path.read_text().split()[0])
+                for path in Path(f"/proc/{self.pid}/task").glob("*/schedstat")}
+
     def cpu_ns(self):
         """CPU time of all threads so far, user and system."""
         try:
-            return sum(int(path.read_text().split()[0])
-                       for path in Path(f"/proc/{self.pid}/task").glob("*/schedstat"))
+            return sum(self.thread_cpu_ns().values())
         except (OSError, IndexError):
             pass
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
@@ -90,20 +96,35 @@ class Direct(Candidate):
 
 
 class Floor(Candidate):
-    name = "floor"
+    """The byte pipe over libuv streams."""
 
-    def __init__(self, server):
+    name = "floor"
+    program = "bench_floor"
+
+    def __init__(self, server, certificates=None):
         self.port = common.free_port()
-        self._start([str(common.build_dir() / "bench_floor"), str(self.port), str(server.port)])
+        self._start([str(common.build_dir() / self.program), str(self.port), str(server.port)])
+
+
+class FloorPoll(Floor):
+    """The byte pipe over uv_poll with recv and send of its own."""
+
+    name = "floor, uv_poll"
+    program = "bench_floor_poll"
 
 
 class Sluice(Candidate):
     """pgsluice with the rule on the owners' table in mode strip, and with its audit log."""
 
     name = "pgsluice"
+    has_tls = True
 
-    def __init__(self, server, workers=1):
-        self.proxy = Proxy(server, [strip_rule()], workers=workers).start()
+    def __init__(self, server, certificates, workers=1, server_tls=False):
+        sslmode = "require" if server_tls else "disable"
+        self.proxy = Proxy(server, [strip_rule()], workers=workers, client_tls="allow",
+                           client_tls_cert=certificates / "one.crt",
+                           client_tls_key=certificates / "one.key",
+                           server=f"host={server.host} port={server.port} sslmode={sslmode}").start()
         self.process = self.proxy.process
         self.port = self.proxy.port
 
@@ -119,13 +140,16 @@ class PgBouncer(Candidate):
     """
 
     name = "pgbouncer"
+    has_tls = True
 
-    def __init__(self, server):
+    def __init__(self, server, certificates, server_tls=False):
         program = shutil.which("pgbouncer", path=os.environ["PATH"] + ":/usr/sbin")
         if program is None:
             raise Missing("pgbouncer is not installed")
         self.port = common.free_port()
         folder = common.scratch_dir("pgbouncer")
+        user = common.server_user()  # it refuses root
+        pki.place(certificates, "one", folder, user)
         (folder / "users").write_text('"app" ""\n"postgres" ""\n')
         (folder / "pgbouncer.ini").write_text("\n".join([
             "[databases]",
@@ -141,10 +165,13 @@ class PgBouncer(Candidate):
             "default_pool_size = 400",
             "max_client_conn = 1000",
             "ignore_startup_parameters = extra_float_digits",
+            "client_tls_sslmode = allow",
+            f"client_tls_cert_file = {folder}/server.crt",
+            f"client_tls_key_file = {folder}/server.key",
+            f"server_tls_sslmode = {'require' if server_tls else 'disable'}",
             "log_connections = 0",
             "log_disconnections = 0",
         ]) + "\n")
-        user = common.server_user()  # it refuses root
         if user:
             shutil.chown(folder, user)
         self._start([program, "-q", str(folder / "pgbouncer.ini")], user=user, cwd="/")

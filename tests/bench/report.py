@@ -1,16 +1,21 @@
-"""The bench's figures as two text tables and as JSON."""
+"""The bench's figures as text tables and as JSON."""
 
 import json
 import os
 import statistics
 
-CPU_LINE = "{:<32} {:>16} {:>22} {:>22} {:>13}"
-OTHER_LINE = "{:<26} {:>14} {:>8} {:>17} {:>17} {:>17} {:>13}"
+import goals
+from candidates import FloorPoll
+
+CPU_LINE = "{:<33} {:>7} {:>9} {:>10}  {:>18} {:>18} {:>18}  {:<21} {}"
+OTHER_LINE = "{:<33} {:>13} {:>7} {:>17} {:>17} {:>17}  {:<21} {}"
+PIPE_LINE = "{:<33} {:>7} {:>9}  {:>18}"
+MARKS = {True: "reached", False: "MISSED", None: "not measured"}
 
 
-def ratios(row, name):
-    """A candidate's cost as a multiple of the floor's, in each round."""
-    return [mine / floor for mine, floor in zip(row["us"].get(name, []), row["us"]["floor"])]
+def median(row, name, digits):
+    values = row["values"].get(name)
+    return f"{statistics.median(values):.{digits}f}" if values else "-"
 
 
 def spread(values, digits=2):
@@ -23,42 +28,84 @@ def spread(values, digits=2):
     return text
 
 
+def mark(row):
+    return MARKS[row["goal"].is_reached(row)] if row["goal"].text else ""
+
+
+def cpu_line(row):
+    unit = " (MB)" if row["unit"] == "us/MB" else ""
+    return CPU_LINE.format(
+        row["work"] + unit, *(median(row, name, 1) for name in ("floor", "pgsluice", "pgbouncer")),
+        *(spread(goals.ratios(row, *pair)) for pair in (
+            ("pgsluice", "floor"), ("pgsluice", "pgbouncer"), ("pgbouncer", "floor"))),
+        row["goal"].text, mark(row)).rstrip()
+
+
+def other_line(row):
+    digits = row["digits"]
+    direct = row["values"].get("direct")
+    return OTHER_LINE.format(
+        row["work"], row["unit"], f"{statistics.median(direct):.0f}" if direct else "",
+        *(spread(row["values"].get(name), digits) for name in ("floor", "pgsluice", "pgbouncer")),
+        row["goal"].text, mark(row)).rstrip()
+
+
+def pipe_line(row):
+    return PIPE_LINE.format(row["work"] + (" (MB)" if row["unit"] == "us/MB" else ""),
+                            *(median(row, name, 1) for name in ("floor", FloorPoll.name)),
+                            spread(goals.ratios(row, FloorPoll.name, "floor")))
+
+
 class Results:
-    def __init__(self, bench, cpu, others, seconds):
-        self.cpu = cpu
-        self.others = others
-        self.seconds = seconds
+    def __init__(self, bench, cpu, pipes, others, seconds):
+        self.cpu = [row for row in cpu if row]
+        self.pipes = [row for row in pipes if row]
+        self.others = [row for row in others if row]
         self.bench = bench
+        self.seconds = seconds
 
     def text(self):
         lines = []
         if self.cpu:
-            lines += ["", CPU_LINE.format("CPU of the proxy", "floor, us", "pgsluice/floor",
-                                          "pgbouncer/floor", "goal")]
-        for row in self.cpu:
-            unit = "/MB" if row["unit"].endswith("MB") else ""
-            lines.append(CPU_LINE.format(
-                row["work"], f"{statistics.median(row['us']['floor']):.1f}{unit}",
-                spread(ratios(row, "pgsluice")), spread(ratios(row, "pgbouncer")), row["goal"]))
+            lines += ["", CPU_LINE.format("CPU of the proxy, us per", "", "", "", "pgsluice /",
+                                          "pgsluice /", "pgbouncer /", "", "").rstrip(),
+                      CPU_LINE.format("transaction or MB", "floor", "pgsluice", "pgbouncer", "floor",
+                                      "pgbouncer", "floor", "goal", "").rstrip()]
+            lines += map(cpu_line, self.cpu)
         if self.others:
             lines += ["", OTHER_LINE.format("", "unit", "direct", "floor", "pgsluice", "pgbouncer",
-                                            "goal")]
-        for row in self.others:
-            direct = row["values"].get("direct")
-            lines.append(OTHER_LINE.format(
-                row["work"], row["unit"], f"{statistics.median(direct):.0f}" if direct else "",
-                *(spread(row["values"].get(name, []), row["digits"])
-                  for name in ("floor", "pgsluice", "pgbouncer")), row["goal"]))
-        lines += ["", f"{self.bench.rounds} rounds of {self.bench.seconds:g} s, median (min..max) "
-                  f"of their ratios; {os.cpu_count()} cores, {self.seconds:.0f} s in all"]
-        lines += [f"note: {note}" for note in self.bench.notes]
-        lines += [f"could not be run: {failure}" for failure in self.bench.failures]
-        return "\n".join(lines)
+                                            "goal", "").rstrip()]
+            lines += map(other_line, self.others)
+        if self.pipes:
+            lines += ["", PIPE_LINE.format("byte pipes, CPU in us", "streams", "uv_poll",
+                                           "uv_poll / streams")]
+            lines += map(pipe_line, self.pipes)
+        return "\n".join(lines + self._closing_lines())
+
+    def _closing_lines(self):
+        lines = ["", f"{self.bench.rounds} rounds of {self.bench.seconds:g} s, median (min..max) of "
+                 f"their ratios; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+                 f"{self.seconds:.0f} s in all"]
+        marks = [mark(row) for row in self.cpu + self.others]
+        lines.append(f"goals: {marks.count('reached')} reached, {marks.count('MISSED')} missed")
+        lines += [f"could not be measured: {failure}" for failure in self.bench.failures]
+        return lines
 
     def json(self):
-        cpu = [{**row, "ratios": {name: ratios(row, name) for name in row["us"]}}
-               for row in self.cpu]
+        def plain(row):
+            goal = row["goal"]
+            return {**row, "goal": {"text": goal.text, "figure": goal.figure(row),
+                                    "reached": goal.is_reached(row)}}
+
+        def with_ratios(row, bases):
+            return {**plain(row), "ratios": {f"{name}/{base}": goals.ratios(row, name, base)
+                                             for base in bases for name in row["values"]
+                                             if name != base}}
+
         return json.dumps({
             "cores": os.cpu_count(), "rounds": self.bench.rounds, "workers": self.bench.workers,
-            "seconds_per_run": self.bench.seconds, "cpu": cpu, "others": self.others,
-            "notes": self.bench.notes, "failures": self.bench.failures}, indent=2) + "\n"
+            "seconds_per_run": self.bench.seconds,
+            "cpu": [with_ratios(row, ("floor", "pgbouncer")) for row in self.cpu],
+            "pipes": [with_ratios(row, ("floor",)) for row in self.pipes],
+            "others": [plain(row) for row in self.others],
+            "failures": self.bench.failures}, indent=2) + "\n"
