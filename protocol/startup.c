@@ -73,7 +73,7 @@ struct startup startup_read(const uint8_t *bytes, size_t len)
         s.cancel_pid = reader_u32(&r);
         s.cancel_key = (struct span){.ptr = (const char *)r.at, .len = (size_t)(r.end - r.at)};
         bool fits = r.ok && s.cancel_key.len >= 4 && s.cancel_key.len <= CANCEL_KEY_MAX;
-        s.kind = fits ? STARTUP_CANCEL : STARTUP_INVALID;
+        s.kind = fits ? STARTUP_CANCEL : STARTUP_CANCEL_INVALID;
     } else if (s.major == 3) {
         s.kind = STARTUP_PROTOCOL_3;
         read_parameters(&s, r);

@@ -21,6 +21,7 @@ enum startup_kind {
     STARTUP_SSL,
     STARTUP_GSSENC,
     STARTUP_CANCEL,
+    STARTUP_CANCEL_INVALID, /* with a key that no server gives out; not to be answered either */
     STARTUP_PROTOCOL_3,
     STARTUP_PROTOCOL_OTHER,
 };

@@ -54,8 +54,9 @@ void batch_add(struct batch *batch, const uint8_t *bytes, size_t len)
 struct writer *batch_build(struct batch *batch, size_t size)
 {
     struct writer *w = &batch->built;
-    if (w->room - w->len < size) {
-        /* what was built before must not move while the vector points at it */
+    if (w->room - w->len < size || batch->count == WORKER_IOV) {
+        /* What was built before must not move while the vector points at it; nor may what is built
+         * now be taken for sent, as it would be if the vector were full when it is added. */
         batch_send(batch);
         if (w->room < size) {
             writer_fini(w);

@@ -39,7 +39,10 @@ static void note_ready(struct session *s, char status)
     s->transaction = status;
     s->active_ms = uv_now(&s->worker->loop);
     s->copying = s->streaming = false;
-    if (s->syncs_done < s->syncs_sent) {
+    if (s->uncounted) {
+        s->uncounted = false;
+        s->syncs_done = s->syncs_sent;
+    } else if (s->syncs_done < s->syncs_sent) {
         s->syncs_done++;
     }
     worker_add(&s->worker->counters.statements, 1);
@@ -49,6 +52,20 @@ static void note_ready(struct session *s, char status)
         s->schema_changed = false;
         catalog_request_refresh(session_service(s)->catalog);
     }
+}
+
+/* The server takes CopyData now, and has no eye for a Sync until CopyDone. libpq sends one right
+ * behind the Execute of a COPY. */
+static void note_copy_in(struct session *s)
+{
+    if (s->copies_ended > 0) {
+        s->copies_ended--;
+        return;
+    }
+    bool by_query = s->last_query == s->syncs_done + 1;
+    s->copying = true;
+    s->syncs_sent = s->syncs_done + (by_query ? 1 : 0);
+    s->batch_open = !by_query;
 }
 
 /* True when the error was the answer to a refusal and another one was put in its place. */
@@ -132,7 +149,7 @@ static bool note_message(struct session *s, const uint8_t *message, size_t size)
         note_key(s, message, size);
         return false;
     case 'G':
-        s->copying = true;
+        note_copy_in(s);
         return false;
     case 'W':
         s->streaming = true;

@@ -9,13 +9,42 @@
 #include "protocol/message.h"
 #include "proxy/service.h"
 
+/* Every CopyDone so far belonged to no COPY. */
+static void forget_strays(struct session *s)
+{
+    if (s->syncs_sent == s->syncs_done) {
+        s->copies_ended = 0;
+    }
+}
+
+/* A Query in an open unit ends it, or is skipped by the server because the unit has failed. */
+static void note_query(struct session *s)
+{
+    forget_strays(s);
+    s->uncounted = s->uncounted || s->batch_open;
+    s->batch_open = false;
+    s->syncs_sent++;
+    s->last_query = s->syncs_sent;
+}
+
+/* CopyDone or CopyFail; the client may have sent it before the server said that it takes rows. */
+static void note_copy_end(struct session *s)
+{
+    bool after_sync = !s->batch_open && s->last_query != s->syncs_sent;
+    if (!s->copying) {
+        s->copies_ended++;
+        s->uncounted = s->uncounted || after_sync; /* the COPY may have swallowed the Sync */
+    }
+    s->copying = false;
+}
+
 /* What a message that goes to the server does to the session's bookkeeping. */
 static void note_message(struct session *s, uint8_t type)
 {
     switch (type) {
     case 'Q':
     case 'F':
-        s->syncs_sent++;
+        note_query(s);
         break;
     case 'S':
         /* while the server takes CopyData it ignores Sync */
@@ -29,12 +58,14 @@ static void note_message(struct session *s, uint8_t type)
     case 'D':
     case 'E':
     case 'C':
-    case 'H':
-        s->batch_open = true;
+        if (!s->batch_open) {
+            forget_strays(s);
+            s->batch_open = true;
+        }
         break;
     case 'c':
     case 'f':
-        s->copying = false;
+        note_copy_end(s);
         break;
     case 'X':
         s->terminated = true;

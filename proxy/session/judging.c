@@ -311,6 +311,10 @@ static enum judging judge(struct session *s, const struct judged *judged)
     if (hold_check(s, writes) == JUDGING_WAIT) {
         return JUDGING_WAIT;
     }
+    if (verdict->action == VERDICT_REFUSE && ledger_is_full(&s->ledger, s->syncs_sent + 1)) {
+        s->wait = SESSION_WAIT_BOUNDARY;
+        return JUDGING_WAIT;
+    }
     if (verdict->prepares) {
         s->sql_prepared |= writes;
     }

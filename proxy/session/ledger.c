@@ -8,6 +8,9 @@
 #define HASH_NONFATAL_OOM 1
 #include <uthash.h>
 
+/* NAMEDATALEN - 1 */
+#define NAME_BYTES 63
+
 struct ledger_named {
     UT_hash_handle hh;
     struct ledger_statement statement;
@@ -53,11 +56,18 @@ static void named_remove(struct ledger *ledger, struct ledger_named *named)
     ledger->named_count--;
 }
 
+/* The server tells names apart by their first bytes, as it does identifiers. */
+static struct span key_of(struct span name)
+{
+    return (struct span){.ptr = name.ptr, .len = name.len < NAME_BYTES ? name.len : NAME_BYTES};
+}
+
 static struct ledger_named *named_find(const struct ledger *ledger, struct span name)
 {
     struct ledger_named *named = NULL;
     if (ledger->named != NULL) {
-        HASH_FIND(hh, ledger->named, name.ptr, name.len, named);
+        struct span key = key_of(name);
+        HASH_FIND(hh, ledger->named, key.ptr, key.len, named);
     }
     return named;
 }
@@ -91,14 +101,15 @@ static bool named_add(struct ledger *ledger, struct span name, struct ledger_sta
         note_free(statement.note);
         return true;
     }
-    struct ledger_named *named = calloc(1, sizeof *named + name.len + 1);
+    struct span key = key_of(name);
+    struct ledger_named *named = calloc(1, sizeof *named + key.len + 1);
     if (named == NULL) {
         note_free(statement.note);
         return false;
     }
     named->statement = statement;
-    memcpy(named->name, name.ptr, name.len);
-    HASH_ADD(hh, ledger->named, name, name.len, named);
+    memcpy(named->name, key.ptr, key.len);
+    HASH_ADD(hh, ledger->named, name, key.len, named);
     if (named->hh.tbl == NULL) {
         note_free(statement.note);
         free(named);
@@ -163,10 +174,24 @@ static bool copy_string(char **to, const char *from)
     return from == NULL || *to != NULL;
 }
 
+static bool has_refusal(const struct ledger *ledger, uint64_t sync)
+{
+    return ledger->refusal_count > 0 &&
+           ledger->refusals[ledger->refusal_count - 1].sync == sync;
+}
+
+bool ledger_is_full(const struct ledger *ledger, uint64_t sync)
+{
+    return ledger->refusal_count >= LEDGER_REFUSALS_MAX && !has_refusal(ledger, sync);
+}
+
 const struct ledger_refusal *ledger_refuse(struct ledger *ledger, const struct verdict *verdict,
                                            uint64_t sync)
 {
-    if (ledger->refusal_count >= LEDGER_REFUSALS_MAX) {
+    if (has_refusal(ledger, sync)) {
+        return &ledger->refusals[ledger->refusal_count - 1];
+    }
+    if (ledger_is_full(ledger, sync)) {
         return NULL;
     }
     struct ledger_refusal *grown =

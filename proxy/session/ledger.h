@@ -66,10 +66,13 @@ void ledger_closed(struct ledger *ledger, struct span name);
 /* The statement of that name; zeros when nothing is to be remembered of it. */
 struct ledger_statement ledger_find(const struct ledger *ledger, struct span name);
 
-/* Notes a refusal whose batch ends with ReadyForQuery number `sync`; NULL when out of memory or past
- * the bound. Borrowed until the next call. */
+/* Notes a refusal whose batch ends with ReadyForQuery number `sync`. A batch has one at most: behind
+ * it the server skips to the Sync, so that a later one is never asked for and gets the same. NULL when
+ * out of memory or full. Borrowed until the next call. */
 const struct ledger_refusal *ledger_refuse(struct ledger *ledger, const struct verdict *verdict,
                                            uint64_t sync);
+/* No refusal of batch `sync` can be noted until the server has answered earlier ones. */
+bool ledger_is_full(const struct ledger *ledger, uint64_t sync);
 /* The refusal that an error with `message`, within the batch before ReadyForQuery `sync`, answers. */
 const struct ledger_refusal *ledger_answers(const struct ledger *ledger, const char *nonce,
                                             const char *message, uint64_t sync);

@@ -96,12 +96,12 @@ static void refuse_protocol(struct session *s, const struct startup *packet)
 static bool answer_negotiation(struct session *s, const struct startup *packet, size_t behind)
 {
     bool *asked = packet->kind == STARTUP_SSL ? &s->asked_ssl : &s->asked_gssenc;
-    if (*asked) {
+    if (*asked || s->client.tls != NULL) {
         refuse_protocol(s, packet);
         return false;
     }
     *asked = true;
-    bool accepts = packet->kind == STARTUP_SSL && s->client.tls == NULL &&
+    bool accepts = packet->kind == STARTUP_SSL &&
                    service_config(session_service(s))->client_tls.mode != CLIENT_TLS_DISABLE;
     if (accepts && behind > 0) {
         /* somebody in between may have put it there */
@@ -138,11 +138,18 @@ size_t startup_consume(struct session *s, const uint8_t *bytes, size_t len)
         case STARTUP_CANCEL:
             accept_cancel(s, &packet);
             return used;
+        case STARTUP_CANCEL_INVALID:
+            session_close(s);
+            return used;
         case STARTUP_PROTOCOL_3:
             accept_session(s, &packet);
             return used;
         case STARTUP_PROTOCOL_OTHER:
-            refuse_protocol(s, &packet);
+            if (packet.major > 3) {
+                accept_session(s, &packet); /* the server names the versions that it speaks */
+            } else {
+                refuse_protocol(s, &packet);
+            }
             return used;
         }
     }

@@ -122,7 +122,7 @@ class Sluice(Candidate):
     def __init__(self, server, certificates, workers=1, server_tls=False):
         sslmode = "require" if server_tls else "disable"
         self.proxy = Proxy(server, [strip_rule()], workers=workers, client_tls="allow",
-                           client_tls_cert=certificates / "one.crt",
+                           auth_type="passthrough", client_tls_cert=certificates / "one.crt",
                            client_tls_key=certificates / "one.key",
                            server=f"host={server.host} port={server.port} sslmode={sslmode}").start()
         self.process = self.proxy.process

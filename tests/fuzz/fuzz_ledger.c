@@ -103,12 +103,19 @@ static void refuse(struct ledger *ledger, struct model *model, uint8_t operand)
         .position = operand >> 2,
     };
     const bool fits = model->refusal_end - model->refusal_first < LEDGER_REFUSALS_MAX;
+    const bool is_noted = model->refusal_end > model->refusal_first &&
+                          model->refusals[model->refusal_end - 1].sync == model->sync;
     if (model->refusal_end == REFUSALS) {
         return;
     }
+    FUZZ_CHECK(ledger_is_full(ledger, model->sync) == !(fits || is_noted));
     const struct ledger_refusal *refusal = ledger_refuse(ledger, &verdict, model->sync);
-    FUZZ_CHECK((refusal != NULL) == fits);
+    FUZZ_CHECK((refusal != NULL) == (fits || is_noted));
     if (refusal == NULL) {
+        return;
+    }
+    if (is_noted) {
+        FUZZ_CHECK(refusal->id == model->refusals[model->refusal_end - 1].id);
         return;
     }
     FUZZ_CHECK(refusal->sync == model->sync && strcmp(refusal->sqlstate, "428C9") == 0);

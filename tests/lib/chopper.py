@@ -1,12 +1,16 @@
-"""A TCP relay that passes bytes on in small random pieces, in both directions.
+"""Relays that pass bytes on in pieces, so that messages arrive cut at unlikely places.
 
-Put before or behind the proxy, it makes every message arrive cut at unlikely places.
+Chopper cuts at random, before or behind the proxy; Cutter once, where it is told to.
 """
 
+import fcntl
 import random
 import selectors
 import socket
+import struct
+import termios
 import threading
+import time
 
 from . import common
 
@@ -39,7 +43,8 @@ class Chopper:
     def _relay(self, near):
         far = socket.create_connection(self.target)
         for end in (near, far):
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if end.family != socket.AF_UNIX:
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with near, far, selectors.DefaultSelector() as selector:
             selector.register(near, selectors.EVENT_READ, far)
             selector.register(far, selectors.EVENT_READ, near)
@@ -63,3 +68,47 @@ class Chopper:
             size = self.random.randint(1, largest)
             sink.sendall(data[at:at + size])
             at += size
+
+
+def send_cut_at(sock, data, offset):
+    """Sends over a unix socket in two pieces; the second when the peer has read the first."""
+    if 0 < offset < len(data):
+        sock.sendall(data[:offset])
+        end = time.monotonic() + 20 * common.slowness()
+        while struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0] > 0:
+            if time.monotonic() > end:
+                raise TimeoutError("the other side does not read")
+            time.sleep(0.0001)
+        data = data[offset:]
+    sock.sendall(data)
+
+
+class Cutter(Chopper):
+    """Stands between the proxy and its server on a unix socket, and cuts what the server sends at
+    `offset` bytes from the beginning of each connection. Made for one connection at a time."""
+
+    def __init__(self, host, port):
+        self.target = (host, port)
+        self.dir = common.scratch_dir("cutter")
+        self.port = common.free_port()
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(f"{self.dir}/.s.PGSQL.{self.port}")
+        self.listener.listen(64)
+        self.stopping = False
+        self.offset = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _relay(self, near):
+        self.near, self.to_go = near, self.offset
+        super()._relay(near)
+
+    def _pass_on(self, selector, source, sink):
+        data = source.recv(1 << 16)
+        if not data:
+            selector.unregister(source)
+            sink.shutdown(socket.SHUT_WR)
+        elif sink is self.near:
+            send_cut_at(sink, data, self.to_go)
+            self.to_go -= len(data)
+        else:
+            sink.sendall(data)

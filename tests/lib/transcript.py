@@ -20,6 +20,7 @@ A line `startup: user=..., application_name=...` sets the parameters of the sess
 `needs: PostgreSQL 14` the first major on which the transcript is right.
 """
 
+import hashlib
 import re
 import socket
 
@@ -70,7 +71,8 @@ class Transcript:
             self.steps.append((number, match[1] or "one", match[2], match[3]))
 
     def replay(self, connect, send=None):
-        """Plays the transcript and returns the decoded replies, a line each.
+        """Plays the transcript and returns the replies, a line each: decoded, and a digest of the
+        bytes, so that two replays are the same only where every byte is.
 
         connect() opens a wire.Connection; send(connection, data) replaces its send.
         """
@@ -131,4 +133,4 @@ class Transcript:
             raise Failure(f"{where}: {wanted} expected, but nothing came") from None
         if answer.name != wanted or inside not in str(answer):
             raise Failure(f"{where}: {wanted}({inside}) expected, but: {answer}")
-        return str(answer)
+        return f"{answer} {hashlib.sha256(answer.comparable()).hexdigest()[:16]}"

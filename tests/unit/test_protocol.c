@@ -153,7 +153,7 @@ static void cancel_keys_of_any_permitted_length_are_read(void **state)
             assert_int_equal(s.cancel_pid, 77);
             assert_int_equal(s.cancel_key.len, key);
         } else {
-            assert_int_equal(s.kind, STARTUP_INVALID);
+            assert_int_equal(s.kind, STARTUP_CANCEL_INVALID);
         }
     }
 }

@@ -60,11 +60,12 @@ static void ids_that_begin_alike_are_told_apart(void **state)
     (void)state;
     struct ledger ledger = {0};
     char text[LEDGER_POISON_MAX];
-    for (int i = 0; i < 12; i++) {
-        assert_non_null(ledger_refuse(&ledger, &refusal, 1));
+    for (uint64_t sync = 1; sync <= 12; sync++) {
+        assert_non_null(ledger_refuse(&ledger, &refusal, sync));
     }
     ledger_poison(text, "n", 11);
-    assert_int_equal(ledger_answers(&ledger, "n", text, 1)->id, 11);
+    assert_int_equal(ledger_answers(&ledger, "n", text, 11)->id, 11);
+    assert_null(ledger_answers(&ledger, "n", text, 1));
     ledger_fini(&ledger);
 }
 
@@ -72,10 +73,46 @@ static void refusals_are_bounded(void **state)
 {
     (void)state;
     struct ledger ledger = {0};
-    for (int i = 0; i < LEDGER_REFUSALS_MAX; i++) {
-        assert_non_null(ledger_refuse(&ledger, &refusal, 1));
+    for (uint64_t sync = 1; sync <= LEDGER_REFUSALS_MAX; sync++) {
+        assert_false(ledger_is_full(&ledger, sync));
+        assert_non_null(ledger_refuse(&ledger, &refusal, sync));
     }
-    assert_null(ledger_refuse(&ledger, &refusal, 1));
+    assert_true(ledger_is_full(&ledger, LEDGER_REFUSALS_MAX + 1));
+    assert_null(ledger_refuse(&ledger, &refusal, LEDGER_REFUSALS_MAX + 1));
+    assert_non_null(ledger_refuse(&ledger, &refusal, LEDGER_REFUSALS_MAX));
+    ledger_ready(&ledger, 1);
+    assert_non_null(ledger_refuse(&ledger, &refusal, LEDGER_REFUSALS_MAX + 1));
+    ledger_fini(&ledger);
+}
+
+static void a_batch_has_one_refusal(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    uint64_t id = ledger_refuse(&ledger, &refusal, 1)->id;
+    assert_int_equal(ledger_refuse(&ledger, &refusal, 1)->id, id);
+    assert_int_equal(ledger.refusal_count, 1);
+    assert_int_not_equal(ledger_refuse(&ledger, &refusal, 2)->id, id);
+    ledger_fini(&ledger);
+}
+
+static void names_are_told_apart_by_their_first_63_bytes(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    struct verdict writes = {0};
+    char name[101];
+    memset(name, 's', 100);
+    name[100] = '\0';
+    assert_true(ledger_parsed(&ledger, span_of(name), &writes, 2, identity));
+    name[70] = 'x';
+    assert_int_equal(ledger_find(&ledger, span_of(name)).writes, 2);
+    name[62] = 'x';
+    assert_int_equal(ledger_find(&ledger, span_of(name)).writes, 0);
+    name[62] = 's';
+    name[63] = '\0';
+    ledger_closed(&ledger, span_of(name));
+    assert_true(ledger_is_empty(&ledger));
     ledger_fini(&ledger);
 }
 
@@ -234,6 +271,8 @@ int main(void)
         cmocka_unit_test(an_error_is_the_answer_only_by_its_mark_and_its_batch),
         cmocka_unit_test(ids_that_begin_alike_are_told_apart),
         cmocka_unit_test(refusals_are_bounded),
+        cmocka_unit_test(a_batch_has_one_refusal),
+        cmocka_unit_test(names_are_told_apart_by_their_first_63_bytes),
         cmocka_unit_test(statements_are_found_by_name_until_closed),
         cmocka_unit_test(more_statements_than_the_bound_count_as_writes),
         cmocka_unit_test(registry_forgets_what_was_removed),
