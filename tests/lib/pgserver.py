@@ -139,6 +139,15 @@ class Server:
         superuser = ["local all postgres trust", "host all postgres 127.0.0.1/32 trust"]
         (self.data / "pg_hba.conf").write_text("\n".join(superuser + lines) + "\n")
 
+    def use_tls(self, certificate, key):
+        """Copies of the files, which the server's user can read; in force after (re)start."""
+        for source, name in ((certificate, "server.crt"), (key, "server.key")):
+            shutil.copy(source, self.data / name)
+            (self.data / name).chmod(0o600)
+            if self.user:
+                shutil.chown(self.data / name, self.user)
+        self.configure(ssl="on")
+
     def start(self):
         environment = {key: value for key, value in os.environ.items()
                        if not key.startswith("PG")}
