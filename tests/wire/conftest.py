@@ -1,12 +1,11 @@
 """A server of the newest major with TLS, beside the suite's own: protocol 3.2, long cancel keys, ALPN."""
 
-import os
-import shutil
 import subprocess
 
 import pytest
 
 from lib import pgserver, schema
+from lib.pki import configure_server
 from lib.proxy import Proxy, strip_rule
 
 
@@ -17,12 +16,7 @@ def newest(pki):
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("the npm package of PostgreSQL 18 cannot be had")
     instance = pgserver.Server(major=18)
-    owner = (instance.data / "PG_VERSION").stat()
-    for ending in ("crt", "key"):
-        shutil.copy(pki / f"one.{ending}", instance.data / f"server.{ending}")
-        os.chown(instance.data / f"server.{ending}", owner.st_uid, owner.st_gid)
-        (instance.data / f"server.{ending}").chmod(0o600)
-    instance.configure(ssl="on")
+    configure_server(instance, pki)
     instance.start()
     schema.create_database(instance)
     schema.create_chunks(instance)

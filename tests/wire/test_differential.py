@@ -1,7 +1,7 @@
 """Whole sessions made up at random, played on the server and through the proxy: every byte that comes
 back is the same (I15), also where the streams are cut, and with rules that do not concern them.
 
-PGSLUICE_TEST_SESSIONS is how many sessions each endpoint plays (default 30), PGSLUICE_TEST_SEED the
+PGSLUICE_TEST_SESSIONS is how many sessions each endpoint plays (default 20), PGSLUICE_TEST_SEED the
 first one's seed; a failure names the seed of its session.
 """
 
@@ -17,7 +17,7 @@ from lib.sessions import Session
 from lib.wire import Connection
 
 SEED = int(os.environ.get("PGSLUICE_TEST_SEED", "20261125"))
-SESSIONS = int(os.environ.get("PGSLUICE_TEST_SESSIONS", "30"))
+SESSIONS = int(os.environ.get("PGSLUICE_TEST_SESSIONS", "20"))
 GUARDED = ("chunks", "partition_key")
 
 
