@@ -9,7 +9,6 @@
 #include <strings.h>
 
 enum {
-    BULK_BYTES_MIN = 2048,
     BULK_ROWS_MIN = 8,
     WIDTH_MAX = 1664, /* columns of a table */
 };

@@ -254,6 +254,7 @@ static void cache_keeps_all_of_a_verdict(void **state)
     struct verdict_cache *cache = verdict_cache_new(1 << 16);
     const uint32_t types[] = {1, 2, 3};
     const struct supplied supplied[] = {{1, "INSERT", 5, 6}, {2, "UPDATE", 0, 0}};
+    const struct shape_slot slots[] = {{1, 2, 0}, {4, 6, 2}};
     const struct verdict verdict = {
         .action = VERDICT_EDIT,
         .writes = 5,
@@ -268,9 +269,12 @@ static void cache_keeps_all_of_a_verdict(void **state)
         .message = "m",
     };
     struct judge_input input = input_of("a text");
-    verdict_cache_put(cache, &input, &verdict);
-    const struct verdict *kept = verdict_cache_get(cache, &input);
-    assert_non_null(kept);
+    verdict_cache_put(cache, &input, &(struct verdict_kept){verdict, slots, 2});
+    const struct verdict_kept *found = verdict_cache_get(cache, &input);
+    assert_non_null(found);
+    assert_int_equal(found->slot_count, 2);
+    assert_memory_equal(found->slots, slots, sizeof slots);
+    const struct verdict *kept = &found->verdict;
     assert_ptr_not_equal(kept->text, verdict.text);
     assert_string_equal(kept->text, "edited");
     assert_string_equal(kept->masked_text, "masked");
@@ -287,7 +291,7 @@ static void cache_tells_inputs_apart(void **state)
 {
     (void)state;
     struct verdict_cache *cache = verdict_cache_new(1 << 16);
-    const struct verdict verdict = {.action = VERDICT_PASS};
+    const struct verdict_kept verdict = {.verdict = {.action = VERDICT_PASS}};
     const uint32_t types[] = {23, 25};
     struct judge_input input = input_of("a text"), other;
     verdict_cache_put(cache, &input, &verdict);
@@ -315,7 +319,7 @@ static void cache_stays_within_its_bytes_and_drops_the_oldest(void **state)
     (void)state;
     const size_t bound = 20000;
     struct verdict_cache *cache = verdict_cache_new(bound);
-    const struct verdict verdict = {.action = VERDICT_PASS};
+    const struct verdict_kept verdict = {.verdict = {.action = VERDICT_PASS}};
     char text[64];
     const struct judge_input first = input_of("always asked for");
     verdict_cache_put(cache, &first, &verdict);
@@ -339,7 +343,7 @@ static void cache_does_not_keep_long_texts(void **state)
 {
     (void)state;
     struct verdict_cache *cache = verdict_cache_new(100 << 20);
-    const struct verdict verdict = {.action = VERDICT_PASS};
+    const struct verdict_kept verdict = {.verdict = {.action = VERDICT_PASS}};
     char *text = repeated("x", 70000, "");
     const struct judge_input input = input_of(text);
     verdict_cache_put(cache, &input, &verdict);
