@@ -527,6 +527,7 @@ static bool body_done(struct audit *audit, size_t len)
     struct queue *queue = &audit->filling;
     bool first = queue->len == 0 && queue->lost == 0;
     bool first_lost = len == 0 && queue->lost == 0;
+    bool was_half_full = queue->len >= QUEUE_SIZE / 2;
     if (len > 0 && queue->lost == 0) {
         struct entry entry = {.time_us = now_us(), .len = len};
         memcpy(queue->bytes + queue->len, &entry, sizeof entry);
@@ -535,7 +536,8 @@ static bool body_done(struct audit *audit, size_t len)
         queue->lost++;
         atomic_fetch_add(&audit->lost, 1);
     }
-    if (first) {
+    /* the second signal ends the gathering */
+    if (first || (!was_half_full && queue->len >= QUEUE_SIZE / 2)) {
         pthread_cond_signal(&audit->wake);
     }
     return first_lost;

@@ -359,6 +359,7 @@ static void batches_are_forced_to_the_disk_several_at_a_time_and_the_last_one_to
     }
     const int before = atomic_load(&syncs);
     assert_in_range(before, 1, 20); /* the records came in some 25 batches or more */
+    audit_supplied(audit, &session, &stripped);
     pause_ms(400);
     const int after = atomic_load(&syncs);
     assert_in_range(after, before + 1, before + 2);
