@@ -242,6 +242,22 @@ static void utf8_is_told_from_what_is_not(void **state)
     assert_true(encoding_is_readable(TEXT_ENCODING_UNSAFE, good[1], strlen(good[1])));
 }
 
+static void a_byte_of_another_encoding_is_found_wherever_it_stands(void **state)
+{
+    (void)state;
+    char text[200];
+    for (size_t at = 0; at + 1 < sizeof text; at++) {
+        memset(text, 'x', sizeof text);
+        memcpy(text + at, "\xc3\xa9", 2);
+        assert_true(encoding_is_readable(TEXT_ENCODING_UTF8, text, sizeof text));
+        assert_false(encoding_is_readable(TEXT_ENCODING_UTF8, text, at + 1));
+        assert_false(encoding_is_readable(TEXT_ENCODING_UNSAFE, text, sizeof text));
+        text[at] = 'x';
+        assert_false(encoding_is_readable(TEXT_ENCODING_UTF8, text, sizeof text));
+        assert_true(encoding_is_readable(TEXT_ENCODING_UNSAFE, text, at + 1));
+    }
+}
+
 static struct judge_input input_of(const char *text)
 {
     return (struct judge_input){
@@ -368,6 +384,7 @@ int main(void)
         cmocka_unit_test(operator_runs_in_quotes_cost_nothing),
         cmocka_unit_test(quotes_that_only_seem_to_hide_a_run_do_not),
         cmocka_unit_test(utf8_is_told_from_what_is_not),
+        cmocka_unit_test(a_byte_of_another_encoding_is_found_wherever_it_stands),
         cmocka_unit_test(cache_keeps_all_of_a_verdict),
         cmocka_unit_test(cache_tells_inputs_apart),
         cmocka_unit_test(cache_stays_within_its_bytes_and_drops_the_oldest),
