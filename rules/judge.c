@@ -263,6 +263,10 @@ static void describe(struct verdict *verdict, const struct analysis *a)
 static void conclude(struct verdict *verdict, struct analysis *a, const struct judge_input *input)
 {
     *verdict = (struct verdict){.action = VERDICT_PASS};
+    if (a->bulk != NULL) {
+        verdict->plain_from = a->bulk->cut_from;
+        verdict->plain_to = a->bulk->cut_to;
+    }
     if (a->supplied_count > 0) {
         describe(verdict, a);
     }

@@ -317,13 +317,16 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
 
 static enum judging judge(struct session *s, const struct judged *judged)
 {
-    judging_session_text(s, judged->text);
     struct verdict room;
     const struct verdict *verdict = verdict_on(s, judged, &room);
     if (verdict == NULL) {
         session_fail(s, "53200", "out of memory");
         return JUDGING_CLOSED;
     }
+    const struct span text = judged->text;
+    judging_session_text(s, (struct span){text.ptr, verdict->plain_from});
+    judging_session_text(s, (struct span){text.ptr + verdict->plain_to,
+                                          text.len - verdict->plain_to});
     uint64_t writes = gates_of(s, verdict->writes);
     if (s->sql_prepared != 0 && mentions(judged->text.ptr, judged->text.len, "execute")) {
         writes |= s->sql_prepared;
