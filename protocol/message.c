@@ -133,6 +133,14 @@ void message_write_query(struct writer *w, const char *text, size_t len)
     writer_end(w);
 }
 
+void message_begin_query(struct writer *w, size_t len)
+{
+    writer_begin(w, 'Q');
+    if (w->ok) {
+        store_u32(w->bytes + w->message, (uint32_t)(4 + len + 1));
+    }
+}
+
 void message_write_parse(struct writer *w, struct span name, const char *text, size_t len,
                          const uint32_t *types, size_t type_count)
 {

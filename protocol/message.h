@@ -46,5 +46,7 @@ bool message_read_error(const uint8_t *message, size_t size, struct message_erro
 void message_write_error(struct writer *w, const struct message_error *error);
 void message_write_ready(struct writer *w, char status);
 void message_write_query(struct writer *w, const char *text, size_t len);
+/* Only what stands before a text of `len` bytes; the text and its NUL follow from elsewhere. */
+void message_begin_query(struct writer *w, size_t len);
 void message_write_parse(struct writer *w, struct span name, const char *text, size_t len,
                          const uint32_t *types, size_t type_count);

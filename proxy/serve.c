@@ -24,7 +24,9 @@
 /* Sessions that have not reached a transaction boundary by then are closed. */
 #define DRAIN_MAX_MS 30000
 #define DRAIN_LOOK_MS 50
+/* A thread's heap keeps so much that was given back, and a piece of so much comes from it. */
 #define HEAP_SLACK (1024 * 1024)
+#define HEAP_PIECE (1024 * 1024)
 
 struct serve {
     struct service service;
@@ -315,6 +317,7 @@ enum exit_code serve_run(struct config *config)
     /* a parse takes and gives back some hundred kilobytes: not from and to the kernel each time */
     mallopt(M_TOP_PAD, HEAP_SLACK);
     mallopt(M_TRIM_THRESHOLD, 2 * HEAP_SLACK);
+    mallopt(M_MMAP_THRESHOLD, HEAP_PIECE);
     uv_loop_init(&serve.loop);
     watch_signal(&serve, &serve.term, SIGTERM);
     watch_signal(&serve, &serve.interrupt, SIGINT);

@@ -149,6 +149,7 @@ static bool is_word_byte(char c)
 
 /* The edited text while it grows. */
 struct growth {
+    struct analysis *a;
     char *text, *to;
     size_t mark_before, mark;
 };
@@ -163,9 +164,13 @@ static void append(struct growth *growth, const char *piece, size_t len)
     growth->to = mempcpy(growth->to, piece, len);
 }
 
-static void append_text(struct growth *growth, const char *text, size_t from, size_t to)
+static void append_text(struct growth *growth, size_t from, size_t to)
 {
-    append(growth, text + from, to - from);
+    struct analysis *a = growth->a;
+    append(growth, a->text + from, to - from);
+    a->kept = arena_grow(a->arena, a->kept, a->kept_count, &a->kept_capacity, sizeof *a->kept);
+    a->kept[a->kept_count++] = (struct shape_kept){
+        .from = from, .to = to, .at = (size_t)(growth->to - growth->text) - (to - from)};
     if (from <= growth->mark_before && growth->mark_before <= to) {
         growth->mark = (size_t)(growth->to - growth->text) - (to - growth->mark_before);
     }
@@ -179,7 +184,7 @@ const char *analysis_apply_edits(struct analysis *a, size_t *len, size_t *mark)
     }
     qsort(a->edits, a->edit_count, sizeof *a->edits, compare_edits);
     char *text = arena_alloc(a->arena, room);
-    struct growth growth = {.text = text, .to = text, .mark_before = *mark};
+    struct growth growth = {.a = a, .text = text, .to = text, .mark_before = *mark};
     size_t copied = 0;
     for (size_t i = 0; i < a->edit_count; i++) {
         const struct edit *edit = &a->edits[i];
@@ -190,11 +195,11 @@ const char *analysis_apply_edits(struct analysis *a, size_t *len, size_t *mark)
         if (start < copied) {
             return NULL;
         }
-        append_text(&growth, a->text, copied, start);
+        append_text(&growth, copied, start);
         append(&growth, edit->text, strlen(edit->text));
         copied = end;
     }
-    append_text(&growth, a->text, copied, a->len);
+    append_text(&growth, copied, a->len);
     *growth.to = '\0';
     *len = (size_t)(growth.to - text);
     *mark = growth.mark;

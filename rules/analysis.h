@@ -12,6 +12,7 @@
 #include "rules/bulk.h"
 #include "rules/prefilter.h"
 #include "rules/rule_set.h"
+#include "rules/shape.h"
 #include "rules/sql.h"
 
 /* Statements nested deeper than this are refused: the walk recurses, and the server refuses a
@@ -61,6 +62,8 @@ struct analysis {
     size_t supplied_count, supplied_capacity;
     struct edit *edits;
     size_t edit_count, edit_capacity;
+    struct shape_kept *kept; /* what they leave alone, once they are made */
+    size_t kept_count, kept_capacity;
     struct revision *revisions;
     size_t revision_count, revision_capacity;
     struct param_type *params;
@@ -71,6 +74,7 @@ struct analysis {
     size_t cte_count, cte_capacity;
     bool is_refused;
     struct refusal refusal; /* the first one */
+    bool is_blind;          /* the whole text counts, its literals too: nobody could look into it */
 
     /* Where the walk is. */
     List *statements;

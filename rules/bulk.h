@@ -11,6 +11,9 @@
 
 #include "rules/arena.h"
 
+/* Shorter texts are not looked at. */
+enum { BULK_BYTES_MIN = 2048 };
+
 struct bulk {
     const char *text; /* the client's, borrowed */
     size_t len;

@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+typedef unsigned char byte16 __attribute__((vector_size(16)));
+
 /* The length of the well-formed sequence at `at`, 0 when there is none (Unicode, table 3-7). */
 static size_t sequence_len(const unsigned char *at, size_t len)
 {
@@ -37,18 +39,35 @@ static size_t sequence_len(const unsigned char *at, size_t len)
     return 0;
 }
 
+/* The first of the blocks of 64 bytes from `at` on that has a byte above 0x7f; when there is none, the
+ * end of the last whole block. */
+static size_t skip_ascii(const char *text, size_t len, size_t at)
+{
+    for (; at + 64 <= len; at += 64) {
+        byte16 bytes[4];
+        uint64_t halves[2];
+        memcpy(bytes, text + at, sizeof bytes);
+        bytes[0] = (bytes[0] | bytes[1] | bytes[2] | bytes[3]) & 0x80;
+        memcpy(halves, bytes, sizeof halves);
+        if ((halves[0] | halves[1]) != 0) {
+            break;
+        }
+    }
+    return at;
+}
+
 bool encoding_is_readable(enum text_encoding encoding, const char *text, size_t len)
 {
     if (encoding == TEXT_ENCODING_ASCII_SAFE) {
         return true;
     }
-    size_t at = 0;
+    size_t at = skip_ascii(text, len, 0);
     while (at < len) {
         uint64_t word;
         if (len - at >= sizeof word) {
             memcpy(&word, text + at, sizeof word);
             if ((word & UINT64_C(0x8080808080808080)) == 0) {
-                at += sizeof word;
+                at = skip_ascii(text, len, at + sizeof word);
                 continue;
             }
         }

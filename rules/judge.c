@@ -21,7 +21,11 @@ struct judge {
     struct verdict_cache *cache;
     const struct rule_set *set; /* that the cache is about */
     uint64_t hits, misses;
-    struct verdict verdict;
+    struct verdict_kept last; /* what was found out last */
+    struct verdict filled;    /* one that was kept for a shape, with the text at hand */
+    char *room;               /* of its edited text */
+    size_t room_size;
+    struct shape shape, edited_shape;
 };
 
 struct judge *judge_new(size_t cache_bytes)
@@ -43,6 +47,7 @@ void judge_free(struct judge *judge)
     if (judge != NULL) {
         verdict_cache_free(judge->cache);
         arena_free(&judge->arena);
+        free(judge->room);
         free(judge);
     }
 }
@@ -75,6 +80,7 @@ static bool server_guards(const struct rule *rule, const char *text, size_t len)
 static void judge_blindly(struct analysis *a, const struct blindness *blindness)
 {
     uint64_t rules = rule_set_mentioned(a->set, a->text, a->len);
+    a->is_blind = true;
     a->writes |= rules;
     a->schema_change |= rules != 0;
     for (; rules != 0; rules &= rules - 1) {
@@ -257,6 +263,10 @@ static void describe(struct verdict *verdict, const struct analysis *a)
 static void conclude(struct verdict *verdict, struct analysis *a, const struct judge_input *input)
 {
     *verdict = (struct verdict){.action = VERDICT_PASS};
+    if (a->bulk != NULL) {
+        verdict->plain_from = a->bulk->cut_from;
+        verdict->plain_to = a->bulk->cut_to;
+    }
     if (a->supplied_count > 0) {
         describe(verdict, a);
     }
@@ -278,8 +288,30 @@ static void conclude(struct verdict *verdict, struct analysis *a, const struct j
     verdict->supplied_count = a->supplied_count;
 }
 
+/* Whether the verdict holds for every text of the judge's shape, and where literals go in the edited
+ * text. A refusal may speak of a literal, or of its place. */
+static bool is_for_shape(struct judge *judge, const struct analysis *a,
+                         const struct judge_input *input)
+{
+    struct verdict_kept *last = &judge->last;
+    if (a->bulk != NULL || a->is_blind || last->verdict.action == VERDICT_REFUSE) {
+        return false;
+    }
+    if (last->verdict.action == VERDICT_PASS) {
+        return true;
+    }
+    struct shape_slot *slots =
+        arena_alloc(a->arena, (judge->shape.literal_count + 1) * sizeof *slots);
+    struct judge_input edited = *input;
+    edited.text = last->verdict.text;
+    edited.len = last->verdict.text_len;
+    last->slots = slots;
+    return shape_find_slots(&judge->shape, a->kept, a->kept_count, &edited, &judge->edited_shape,
+                            slots, &last->slot_count);
+}
+
 /* False when out of memory. What a jump may leave half done is in `scope` and the arena alone. */
-static bool judge_anew(struct judge *judge, const struct judge_input *input)
+static bool judge_anew(struct judge *judge, const struct judge_input *input, bool *is_to_keep)
 {
     jmp_buf out_of_memory;
     struct sql_scope scope;
@@ -293,10 +325,37 @@ static bool judge_anew(struct judge *judge, const struct judge_input *input)
             a.bulk = &bulk;
         }
         analyse(&a, input);
-        conclude(&judge->verdict, &a, input);
+        judge->last = (struct verdict_kept){0};
+        conclude(&judge->last.verdict, &a, input);
+        *is_to_keep = judge->shape.literal_count == 0 || is_for_shape(judge, &a, input);
     }
     sql_leave(&scope);
     return is_whole;
+}
+
+/* The verdict for a shape, with what the text at hand has in its place of literals. NULL when out of
+ * memory. */
+static const struct verdict *fill(struct judge *judge, const struct verdict_kept *kept,
+                                  const struct judge_input *input)
+{
+    if (kept->verdict.action != VERDICT_EDIT || judge->shape.literal_count == 0) {
+        return &kept->verdict;
+    }
+    const size_t size = shape_fill_room(&judge->shape, kept->verdict.text_len);
+    if (size > judge->room_size) {
+        free(judge->room);
+        judge->room = malloc(size);
+        judge->room_size = judge->room == NULL ? 0 : size;
+    }
+    if (judge->room == NULL) {
+        return NULL;
+    }
+    judge->filled = kept->verdict;
+    judge->filled.text = judge->room;
+    judge->filled.text_len =
+        shape_fill(judge->room, &judge->shape, input->text, kept->verdict.text,
+                   kept->verdict.text_len, kept->slots, kept->slot_count);
+    return &judge->filled;
 }
 
 const struct verdict *judge_text(struct judge *judge, const struct rule_set *set,
@@ -306,16 +365,26 @@ const struct verdict *judge_text(struct judge *judge, const struct rule_set *set
         verdict_cache_clear(judge->cache);
         judge->set = set;
     }
-    const struct verdict *kept = verdict_cache_get(judge->cache, input);
+    struct judge_input key = *input;
+    if (shape_read(&judge->shape, input)) {
+        key.text = judge->shape.key;
+        key.len = judge->shape.key_len;
+    } else {
+        judge->shape.literal_count = 0;
+    }
+    const struct verdict_kept *kept = verdict_cache_get(judge->cache, &key);
     if (kept != NULL) {
         judge->hits++;
-        return kept;
+        return fill(judge, kept, input);
     }
     judge->misses++;
     arena_reset(&judge->arena);
-    if (!judge_anew(judge, input)) {
+    bool is_to_keep = false;
+    if (!judge_anew(judge, input, &is_to_keep)) {
         return NULL;
     }
-    verdict_cache_put(judge->cache, input, &judge->verdict);
-    return &judge->verdict;
+    if (is_to_keep) {
+        verdict_cache_put(judge->cache, &key, &judge->last);
+    }
+    return &judge->last.verdict;
 }

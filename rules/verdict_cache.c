@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Texts with literals seldom come twice, long ones never; an ORM's prepared ones come for ever. */
+/* Long texts seldom come twice. */
 enum {
     TEXT_MAX = 64 * 1024,
     BYTES_PER_BUCKET = 1024,
@@ -25,7 +25,7 @@ struct entry {
     size_t text_len;
     bool extended, conforming;
     enum text_encoding encoding;
-    struct verdict verdict;
+    struct verdict_kept kept;
 };
 
 struct verdict_cache {
@@ -121,8 +121,8 @@ static void drop(struct verdict_cache *cache, struct entry *entry)
     free(entry);
 }
 
-const struct verdict *verdict_cache_get(struct verdict_cache *cache,
-                                        const struct judge_input *input)
+const struct verdict_kept *verdict_cache_get(struct verdict_cache *cache,
+                                             const struct judge_input *input)
 {
     if (input->len > TEXT_MAX) {
         return NULL;
@@ -139,7 +139,7 @@ const struct verdict *verdict_cache_get(struct verdict_cache *cache,
         unlink_age(cache, entry);
         link_newest(cache, entry);
     }
-    return &entry->verdict;
+    return &entry->kept;
 }
 
 /* Lays things one behind the other; only measures while `block` is NULL. */
@@ -163,21 +163,23 @@ static const char *pack_string(struct packer *packer, const char *text)
 
 /* The entry to be, with pointers into the block once there is one. */
 static struct entry pack_entry(struct packer *packer, const struct judge_input *input,
-                               const struct verdict *verdict)
+                               const struct verdict_kept *kept)
 {
+    const struct verdict *verdict = &kept->verdict;
     struct entry entry = {
         .text_len = input->len,
         .param_type_count = input->param_type_count,
         .extended = input->extended,
         .conforming = input->standard_conforming_strings,
         .encoding = input->encoding,
-        .verdict = *verdict,
+        .kept = *kept,
     };
     packer->used = sizeof entry;
     entry.param_types =
         pack(packer, input->param_types, input->param_type_count * sizeof *input->param_types);
     entry.text = pack(packer, input->text, input->len);
-    struct verdict *copy = &entry.verdict;
+    entry.kept.slots = pack(packer, kept->slots, kept->slot_count * sizeof *kept->slots);
+    struct verdict *copy = &entry.kept.verdict;
     copy->text = verdict->text == NULL ? NULL : pack(packer, verdict->text, verdict->text_len + 1);
     copy->param_types = pack(packer, verdict->param_types,
                              verdict->param_type_count * sizeof *verdict->param_types);
@@ -192,10 +194,10 @@ static struct entry pack_entry(struct packer *packer, const struct judge_input *
 }
 
 void verdict_cache_put(struct verdict_cache *cache, const struct judge_input *input,
-                       const struct verdict *verdict)
+                       const struct verdict_kept *kept)
 {
     struct packer packer = {0};
-    pack_entry(&packer, input, verdict);
+    pack_entry(&packer, input, kept);
     if (input->len > TEXT_MAX || packer.used > cache->bytes_max / 4) {
         return;
     }
@@ -208,7 +210,7 @@ void verdict_cache_put(struct verdict_cache *cache, const struct judge_input *in
         return;
     }
     struct entry *entry = (struct entry *)(void *)packer.block;
-    *entry = pack_entry(&packer, input, verdict);
+    *entry = pack_entry(&packer, input, kept);
     entry->size = size;
     entry->hash = hash_input(cache, input);
     struct entry **bucket = &cache->buckets[entry->hash & cache->bucket_mask];

@@ -29,7 +29,10 @@
 #define OUT_SIZE (LINE_MAX_SIZE + 256 * 1024)
 /* How long records gather before the writer takes them: it bounds the wake-ups, not the throughput.
  */
-#define GATHER_NS (5 * 1000 * 1000)
+#define GATHER_NS (20 * 1000 * 1000)
+/* With AUDIT_FSYNC_BATCH: how long what is in the file may wait to be forced to the disk. It costs
+ * more than to write it does, so that it is done for several batches at once. */
+#define SYNC_NS (100 * 1000 * 1000)
 #define RETRY_NS (1000 * 1000 * 1000)
 
 /* Before each body in a queue. */
@@ -63,6 +66,8 @@ struct audit {
     char *out; /* whole lines, of which `out_done` bytes are in the file */
     size_t out_len, out_done;
     uint64_t out_records;
+    bool is_unsynced;     /* something is in the file that was not forced to the disk */
+    uint64_t unsynced_ns; /* since when */
 
     atomic_bool healthy;
     atomic_uint_fast64_t written, lost;
@@ -73,6 +78,13 @@ static uint64_t now_us(void)
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
 /* With the lock held: waits to be signalled, or for `ns`. */
@@ -101,6 +113,24 @@ static void became_healthy(struct audit *audit)
     }
 }
 
+/* One attempt to force what was written to the disk. */
+static bool sync_file(struct audit *audit, int fd)
+{
+    /* a pipe or a terminal cannot be synced, and need not be */
+    if (audit->is_unsynced && fdatasync(fd) != 0 && errno != EINVAL) {
+        return false;
+    }
+    audit->is_unsynced = false;
+    return true;
+}
+
+/* How long that may still wait. */
+static uint64_t ns_to_sync(const struct audit *audit)
+{
+    const uint64_t waited = now_ns() - audit->unsynced_ns;
+    return waited < SYNC_NS ? SYNC_NS - waited : 0;
+}
+
 /* The file after a rotation. A line of which a part is in the old file goes to the new one whole.
  */
 static void take_next_fd(struct audit *audit)
@@ -116,6 +146,11 @@ static void take_next_fd(struct audit *audit)
     if (!changes) {
         return;
     }
+    if (!sync_file(audit, old)) {
+        log_error("audit: the end of the rotated file was not forced to the disk: %s",
+                  strerror(errno));
+        audit->is_unsynced = false;
+    }
     close(old);
     while (audit->out_done > 0 && audit->out[audit->out_done - 1] != '\n') {
         audit->out_done--;
@@ -125,9 +160,8 @@ static void take_next_fd(struct audit *audit)
 /* One attempt at what is in `out`. */
 static bool write_out(struct audit *audit)
 {
-    int fd = audit->fd;
     while (audit->out_done < audit->out_len) {
-        ssize_t n = write(fd, audit->out + audit->out_done, audit->out_len - audit->out_done);
+        ssize_t n = write(audit->fd, audit->out + audit->out_done, audit->out_len - audit->out_done);
         if (n < 0 && errno == EINTR) {
             continue;
         }
@@ -135,16 +169,26 @@ static bool write_out(struct audit *audit)
             return false;
         }
         audit->out_done += (size_t)n;
+        if (!audit->is_unsynced && audit->fsync != AUDIT_FSYNC_NONE) {
+            audit->is_unsynced = true;
+            audit->unsynced_ns = now_ns();
+        }
     }
-    /* a pipe or a terminal cannot be synced, and need not be */
-    return audit->fsync == AUDIT_FSYNC_NONE || fdatasync(fd) == 0 || errno == EINVAL;
+    return true;
+}
+
+/* The same for what is written, where that is due. */
+static bool sync_out(struct audit *audit, bool at_once)
+{
+    const bool is_due = at_once || audit->fsync == AUDIT_FSYNC_EACH || ns_to_sync(audit) == 0;
+    return !audit->is_unsynced || !is_due || sync_file(audit, audit->fd);
 }
 
 /* Writes what is in `out`, however long that takes; gives up only at the end of the process. */
-static void flush_out(struct audit *audit)
+static void flush_out(struct audit *audit, bool syncs_at_once)
 {
     take_next_fd(audit);
-    while (!write_out(audit)) {
+    while (!write_out(audit) || !sync_out(audit, syncs_at_once)) {
         became_unhealthy(audit, strerror(errno));
         pthread_mutex_lock(&audit->lock);
         bool closing = audit->closing;
@@ -178,7 +222,7 @@ static void append_line(struct audit *audit, uint64_t time_us, const char *body,
     audit->out_len += done;
     audit->out_records++;
     if (audit->fsync == AUDIT_FSYNC_EACH || OUT_SIZE - audit->out_len < LINE_MAX_SIZE) {
-        flush_out(audit);
+        flush_out(audit, false);
     }
 }
 
@@ -197,7 +241,7 @@ static void drain(struct audit *audit)
         append_line(audit, now_us(), body, audit_render_lost(body, sizeof body, queue->lost));
     }
     if (audit->out_len > 0) {
-        flush_out(audit);
+        flush_out(audit, false);
     }
     queue->len = 0;
     queue->lost = 0;
@@ -208,14 +252,29 @@ static bool is_idle(const struct audit *audit)
     return audit->filling.len == 0 && audit->filling.lost == 0 && audit->next_fd < 0;
 }
 
+/* With the lock held: waits for something to do, and forces to the disk what waits for that. */
+static void await_records(struct audit *audit)
+{
+    while (is_idle(audit) && !audit->closing) {
+        if (!audit->is_unsynced) {
+            pthread_cond_wait(&audit->wake, &audit->lock);
+        } else if (ns_to_sync(audit) > 0) {
+            wait_ns(audit, ns_to_sync(audit));
+        } else {
+            pthread_mutex_unlock(&audit->lock);
+            flush_out(audit, true);
+            became_healthy(audit);
+            pthread_mutex_lock(&audit->lock);
+        }
+    }
+}
+
 static void *writer_main(void *arg)
 {
     struct audit *audit = arg;
     for (;;) {
         pthread_mutex_lock(&audit->lock);
-        while (is_idle(audit) && !audit->closing) {
-            pthread_cond_wait(&audit->wake, &audit->lock);
-        }
+        await_records(audit);
         if (audit->fsync != AUDIT_FSYNC_EACH && !audit->closing) {
             wait_ns(audit, GATHER_NS);
         }
@@ -225,6 +284,7 @@ static void *writer_main(void *arg)
         bool last = audit->closing && full.len == 0 && full.lost == 0;
         pthread_mutex_unlock(&audit->lock);
         if (last) {
+            flush_out(audit, true);
             return NULL;
         }
         take_next_fd(audit);
@@ -467,6 +527,7 @@ static bool body_done(struct audit *audit, size_t len)
     struct queue *queue = &audit->filling;
     bool first = queue->len == 0 && queue->lost == 0;
     bool first_lost = len == 0 && queue->lost == 0;
+    bool was_half_full = queue->len >= QUEUE_SIZE / 2;
     if (len > 0 && queue->lost == 0) {
         struct entry entry = {.time_us = now_us(), .len = len};
         memcpy(queue->bytes + queue->len, &entry, sizeof entry);
@@ -475,7 +536,8 @@ static bool body_done(struct audit *audit, size_t len)
         queue->lost++;
         atomic_fetch_add(&audit->lost, 1);
     }
-    if (first) {
+    /* the second signal ends the gathering */
+    if (first || (!was_half_full && queue->len >= QUEUE_SIZE / 2)) {
         pthread_cond_signal(&audit->wake);
     }
     return first_lost;

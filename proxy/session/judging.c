@@ -14,6 +14,8 @@
 
 /* Parse messages with more declared types than this take their room from the heap. */
 #define TYPES_ON_STACK 64
+/* Edited texts from this length on are not copied into the message. */
+#define LONG_TEXT (16 * 1024)
 
 /* --- what a session's own settings say --- */
 
@@ -229,9 +231,27 @@ static const struct verdict *verdict_on(struct session *s, const struct judged *
     return room;
 }
 
+/* A long Query's text is sent from where it lies, before the next verdict takes its place. */
+static bool put_long_query(struct session *s, const char *text, size_t len)
+{
+    struct batch *batch = &s->worker->batch;
+    struct writer *w = batch_build(batch, FRAME_HEADER);
+    if (w == NULL) {
+        return false;
+    }
+    message_begin_query(w, len);
+    batch_built(batch);
+    batch_add(batch, (const uint8_t *)text, len + 1);
+    batch_send(batch);
+    return batch->result != STREAM_NO_MEMORY;
+}
+
 static bool put_query(struct session *s, const struct judged *judged, const char *text, size_t len,
                       const uint32_t *types, size_t type_count)
 {
+    if (!judged->extended && len >= LONG_TEXT) {
+        return put_long_query(s, text, len);
+    }
     struct batch *batch = &s->worker->batch;
     struct writer *w = batch_build(batch, FRAME_HEADER + judged->name.len + 1 + len + 1 + 2 +
                                               type_count * 4);
@@ -297,13 +317,16 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
 
 static enum judging judge(struct session *s, const struct judged *judged)
 {
-    judging_session_text(s, judged->text);
     struct verdict room;
     const struct verdict *verdict = verdict_on(s, judged, &room);
     if (verdict == NULL) {
         session_fail(s, "53200", "out of memory");
         return JUDGING_CLOSED;
     }
+    const struct span text = judged->text;
+    judging_session_text(s, (struct span){text.ptr, verdict->plain_from});
+    judging_session_text(s, (struct span){text.ptr + verdict->plain_to,
+                                          text.len - verdict->plain_to});
     uint64_t writes = gates_of(s, verdict->writes);
     if (s->sql_prepared != 0 && mentions(judged->text.ptr, judged->text.len, "execute")) {
         writes |= s->sql_prepared;

@@ -91,6 +91,20 @@ static void check_again(const struct kept *kept, const struct verdict *v)
     FUZZ_CHECK(is_same(kept->text, v->text));
 }
 
+/* The cache knows texts by their shape: whatever it has seen, it says what a judge without one says. */
+static void check_uncached(const struct kept *kept, const struct rule_set *set,
+                           const struct judge_input *input)
+{
+    static struct judge *judge;
+    if (judge == NULL) {
+        judge = judge_new(0);
+        FUZZ_CHECK(judge != NULL);
+    }
+    const struct verdict *v = judge_text(judge, set, input);
+    FUZZ_CHECK(v != NULL);
+    check_again(kept, v);
+}
+
 /* What the proxy sends is judged as a client's text would be: nothing is left to be done to it. */
 static void check_edited(struct judge *judge, const struct rule_set *set, const struct kept *kept,
                          const struct judge_input *input)
@@ -129,6 +143,7 @@ static void check_text_of(struct judge *judge, const struct rule_set *set,
     FUZZ_CHECK(v != NULL);
     check_alone(v, input);
     check_again(&kept, v);
+    check_uncached(&kept, set, input);
     if (kept.verdict.action == VERDICT_EDIT) {
         check_edited(judge, set, &kept, input);
     }

@@ -6,18 +6,21 @@
 #include "proxy/json_text.h"
 #include "proxy/log.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -80,14 +83,33 @@ static int remove_directory(void **state)
     return rmdir(directory);
 }
 
-static struct audit *opened(void)
+static struct audit *opened_with(enum audit_fsync fsync)
 {
     struct audit *audit;
     struct failure f;
-    if (!audit_open(path, AUDIT_FSYNC_NONE, &audit, &f)) {
+    if (!audit_open(path, fsync, &audit, &f)) {
         fail_msg("%s", f.msg);
     }
     return audit;
+}
+
+static struct audit *opened(void)
+{
+    return opened_with(AUDIT_FSYNC_NONE);
+}
+
+/* Stands in for the C library's: counts, and fails while it is told to. */
+static atomic_int syncs, failing_syncs;
+
+int fdatasync(int fd)
+{
+    if (atomic_load(&failing_syncs) > 0) {
+        atomic_fetch_sub(&failing_syncs, 1);
+        errno = EIO;
+        return -1;
+    }
+    atomic_fetch_add(&syncs, 1);
+    return (int)syscall(SYS_fdatasync, fd);
 }
 
 static void write_file(const char *text)
@@ -326,6 +348,61 @@ static void a_full_disk_delays_records_and_loses_none(void **state)
     assert_int_equal(verified(path), 1000);
 }
 
+static void batches_are_forced_to_the_disk_several_at_a_time_and_the_last_one_too(void **state)
+{
+    (void)state;
+    atomic_store(&syncs, 0);
+    struct audit *audit = opened_with(AUDIT_FSYNC_BATCH);
+    for (int i = 0; i < 50; i++) {
+        audit_supplied(audit, &session, &stripped);
+        pause_ms(10);
+    }
+    const int before = atomic_load(&syncs);
+    assert_in_range(before, 1, 20); /* the records came in some 25 batches or more */
+    audit_supplied(audit, &session, &stripped);
+    pause_ms(400);
+    const int after = atomic_load(&syncs);
+    assert_in_range(after, before + 1, before + 2);
+    pause_ms(200);
+    assert_int_equal(atomic_load(&syncs), after);
+    audit_supplied(audit, &session, &stripped);
+    audit_close(audit);
+    assert_int_equal(atomic_load(&syncs), after + 1);
+}
+
+static void each_record_is_forced_to_the_disk_where_that_is_asked_for(void **state)
+{
+    (void)state;
+    atomic_store(&syncs, 0);
+    struct audit *audit = opened_with(AUDIT_FSYNC_EACH);
+    for (int i = 0; i < 20; i++) {
+        audit_supplied(audit, &session, &stripped);
+    }
+    audit_close(audit);
+    assert_int_equal(atomic_load(&syncs), 20);
+    assert_int_equal(verified(path), 20);
+}
+
+static void a_disk_that_cannot_be_forced_is_not_healthy_until_it_can(void **state)
+{
+    (void)state;
+    log_init(false, LOG_LEVEL_ERROR + 1);
+    struct audit *audit = opened_with(AUDIT_FSYNC_BATCH);
+    atomic_store(&failing_syncs, 1);
+    audit_supplied(audit, &session, &stripped);
+    for (int i = 0; i < 1000 && audit_healthy(audit); i++) {
+        pause_ms(10);
+    }
+    assert_false(audit_healthy(audit));
+    for (int i = 0; i < 1000 && !audit_healthy(audit); i++) {
+        pause_ms(10);
+    }
+    assert_true(audit_healthy(audit));
+    log_init(false, LOG_LEVEL_INFO);
+    audit_close(audit);
+    assert_int_equal(verified(path), 1);
+}
+
 static void what_does_not_fit_the_queue_is_counted_and_said(void **state)
 {
     (void)state;
@@ -453,6 +530,9 @@ int main(void)
         AUDIT_TEST(one_process_writes_a_file),
         AUDIT_TEST(a_rotated_file_is_followed_by_a_new_one),
         AUDIT_TEST(a_full_disk_delays_records_and_loses_none),
+        AUDIT_TEST(batches_are_forced_to_the_disk_several_at_a_time_and_the_last_one_too),
+        AUDIT_TEST(each_record_is_forced_to_the_disk_where_that_is_asked_for),
+        AUDIT_TEST(a_disk_that_cannot_be_forced_is_not_healthy_until_it_can),
         AUDIT_TEST(what_does_not_fit_the_queue_is_counted_and_said),
         AUDIT_TEST(without_a_path_nothing_happens),
         AUDIT_TEST(the_report_says_who_still_supplies_the_key),

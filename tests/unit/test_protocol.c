@@ -256,6 +256,21 @@ static void parse_reads_back_what_was_written(void **state)
     writer_fini(&w);
 }
 
+static void a_query_begun_goes_on_as_one_that_is_written(void **state)
+{
+    (void)state;
+    struct writer whole, begun;
+    writer_init(&whole, 100);
+    writer_init(&begun, 100);
+    message_write_query(&whole, "SELECT 1", 8);
+    message_begin_query(&begun, 8);
+    assert_true(begun.ok && begun.len == 5);
+    assert_memory_equal(begun.bytes, whole.bytes, begun.len);
+    assert_string_equal((const char *)whole.bytes + begun.len, "SELECT 1");
+    writer_fini(&whole);
+    writer_fini(&begun);
+}
+
 static void error_reads_back_what_was_written(void **state)
 {
     (void)state;
@@ -304,6 +319,7 @@ int main(void)
         cmocka_unit_test(startup_that_is_malformed_or_would_be_too_long_stays),
         cmocka_unit_test(query_with_a_nul_inside_is_malformed),
         cmocka_unit_test(parse_reads_back_what_was_written),
+        cmocka_unit_test(a_query_begun_goes_on_as_one_that_is_written),
         cmocka_unit_test(error_reads_back_what_was_written),
         cmocka_unit_test(close_of_a_portal_names_no_statement),
     };

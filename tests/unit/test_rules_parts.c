@@ -242,6 +242,22 @@ static void utf8_is_told_from_what_is_not(void **state)
     assert_true(encoding_is_readable(TEXT_ENCODING_UNSAFE, good[1], strlen(good[1])));
 }
 
+static void a_byte_of_another_encoding_is_found_wherever_it_stands(void **state)
+{
+    (void)state;
+    char text[200];
+    for (size_t at = 0; at + 1 < sizeof text; at++) {
+        memset(text, 'x', sizeof text);
+        memcpy(text + at, "\xc3\xa9", 2);
+        assert_true(encoding_is_readable(TEXT_ENCODING_UTF8, text, sizeof text));
+        assert_false(encoding_is_readable(TEXT_ENCODING_UTF8, text, at + 1));
+        assert_false(encoding_is_readable(TEXT_ENCODING_UNSAFE, text, sizeof text));
+        text[at] = 'x';
+        assert_false(encoding_is_readable(TEXT_ENCODING_UTF8, text, sizeof text));
+        assert_true(encoding_is_readable(TEXT_ENCODING_UNSAFE, text, at + 1));
+    }
+}
+
 static struct judge_input input_of(const char *text)
 {
     return (struct judge_input){
@@ -254,6 +270,7 @@ static void cache_keeps_all_of_a_verdict(void **state)
     struct verdict_cache *cache = verdict_cache_new(1 << 16);
     const uint32_t types[] = {1, 2, 3};
     const struct supplied supplied[] = {{1, "INSERT", 5, 6}, {2, "UPDATE", 0, 0}};
+    const struct shape_slot slots[] = {{1, 2, 0}, {4, 6, 2}};
     const struct verdict verdict = {
         .action = VERDICT_EDIT,
         .writes = 5,
@@ -268,9 +285,12 @@ static void cache_keeps_all_of_a_verdict(void **state)
         .message = "m",
     };
     struct judge_input input = input_of("a text");
-    verdict_cache_put(cache, &input, &verdict);
-    const struct verdict *kept = verdict_cache_get(cache, &input);
-    assert_non_null(kept);
+    verdict_cache_put(cache, &input, &(struct verdict_kept){verdict, slots, 2});
+    const struct verdict_kept *found = verdict_cache_get(cache, &input);
+    assert_non_null(found);
+    assert_int_equal(found->slot_count, 2);
+    assert_memory_equal(found->slots, slots, sizeof slots);
+    const struct verdict *kept = &found->verdict;
     assert_ptr_not_equal(kept->text, verdict.text);
     assert_string_equal(kept->text, "edited");
     assert_string_equal(kept->masked_text, "masked");
@@ -287,7 +307,7 @@ static void cache_tells_inputs_apart(void **state)
 {
     (void)state;
     struct verdict_cache *cache = verdict_cache_new(1 << 16);
-    const struct verdict verdict = {.action = VERDICT_PASS};
+    const struct verdict_kept verdict = {.verdict = {.action = VERDICT_PASS}};
     const uint32_t types[] = {23, 25};
     struct judge_input input = input_of("a text"), other;
     verdict_cache_put(cache, &input, &verdict);
@@ -315,7 +335,7 @@ static void cache_stays_within_its_bytes_and_drops_the_oldest(void **state)
     (void)state;
     const size_t bound = 20000;
     struct verdict_cache *cache = verdict_cache_new(bound);
-    const struct verdict verdict = {.action = VERDICT_PASS};
+    const struct verdict_kept verdict = {.verdict = {.action = VERDICT_PASS}};
     char text[64];
     const struct judge_input first = input_of("always asked for");
     verdict_cache_put(cache, &first, &verdict);
@@ -339,7 +359,7 @@ static void cache_does_not_keep_long_texts(void **state)
 {
     (void)state;
     struct verdict_cache *cache = verdict_cache_new(100 << 20);
-    const struct verdict verdict = {.action = VERDICT_PASS};
+    const struct verdict_kept verdict = {.verdict = {.action = VERDICT_PASS}};
     char *text = repeated("x", 70000, "");
     const struct judge_input input = input_of(text);
     verdict_cache_put(cache, &input, &verdict);
@@ -364,6 +384,7 @@ int main(void)
         cmocka_unit_test(operator_runs_in_quotes_cost_nothing),
         cmocka_unit_test(quotes_that_only_seem_to_hide_a_run_do_not),
         cmocka_unit_test(utf8_is_told_from_what_is_not),
+        cmocka_unit_test(a_byte_of_another_encoding_is_found_wherever_it_stands),
         cmocka_unit_test(cache_keeps_all_of_a_verdict),
         cmocka_unit_test(cache_tells_inputs_apart),
         cmocka_unit_test(cache_stays_within_its_bytes_and_drops_the_oldest),

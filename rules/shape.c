@@ -1,0 +1,356 @@
+/*
+ * A lexer of the few kinds of token that need no thought, which says so when it meets another. Called
+ * by judge.c; owns nothing. See shape.h for why a shape may stand for a text.
+ */
+#include "rules/shape.h"
+
+#include <limits.h>
+#include <string.h>
+#include <strings.h>
+
+#include "rules/bulk.h"
+#include "rules/encoding.h"
+
+enum byte_class {
+    CLASS_PLAIN, /* stands for itself, whatever is next to it */
+    CLASS_WORD,
+    CLASS_DIGIT,
+    CLASS_STRING,
+    CLASS_QUOTED_NAME,
+    CLASS_PAIRED, /* the byte behind it decides */
+    CLASS_ODD,
+};
+
+static enum byte_class class_of(unsigned char byte)
+{
+    if ((byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || byte == '_' ||
+        byte >= 0x80) {
+        return CLASS_WORD;
+    }
+    if (byte >= '0' && byte <= '9') {
+        return CLASS_DIGIT;
+    }
+    switch (byte) {
+    case '\'':
+        return CLASS_STRING;
+    case '"':
+        return CLASS_QUOTED_NAME;
+    case '-':
+    case '/':
+    case '.':
+    case '&':
+    case '$':
+    case ';':
+        return CLASS_PAIRED;
+    case ' ':
+    case '\t':
+    case '\n':
+    case '\r':
+    case '\f':
+        return CLASS_PLAIN;
+    default:
+        return byte < ' ' ? CLASS_ODD : CLASS_PLAIN;
+    }
+}
+
+struct reader {
+    const char *text; /* ends with a NUL at `len` */
+    size_t len, at;
+    size_t copied; /* up to here it is in the key */
+    bool conforming;
+    struct shape *shape;
+};
+
+static bool is_space(char c)
+{
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f';
+}
+
+static bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+static bool is_word_part(char c)
+{
+    const enum byte_class class = class_of((unsigned char)c);
+    return class == CLASS_WORD || class == CLASS_DIGIT || c == '$';
+}
+
+static bool copy_up_to(struct reader *r, size_t end)
+{
+    struct shape *shape = r->shape;
+    const size_t len = end - r->copied;
+    if (len > SHAPE_KEY_MAX - shape->key_len) {
+        return false;
+    }
+    memcpy(shape->key + shape->key_len, r->text + r->copied, len);
+    shape->key_len += len;
+    r->copied = end;
+    return true;
+}
+
+static bool add_literal(struct reader *r, size_t start, char kind)
+{
+    struct shape *shape = r->shape;
+    if (shape->literal_count == SHAPE_LITERALS_MAX || !copy_up_to(r, start) ||
+        SHAPE_KEY_MAX - shape->key_len < 2) {
+        return false;
+    }
+    shape->key[shape->key_len++] = '\0';
+    shape->key[shape->key_len++] = kind;
+    shape->literals[shape->literal_count++] =
+        (struct shape_literal){(uint32_t)start, (uint32_t)r->at};
+    r->copied = r->at;
+    return true;
+}
+
+/* In a string that goes on in the next line the quote is not its last one. */
+static bool is_string_end(struct reader *r)
+{
+    size_t at = r->at;
+    while (is_space(r->text[at])) {
+        at++;
+    }
+    return r->text[at] != '\'';
+}
+
+static bool read_string(struct reader *r)
+{
+    const size_t start = r->at++;
+    for (;;) {
+        const char *quote = memchr(r->text + r->at, '\'', r->len - r->at);
+        if (quote == NULL) {
+            return false;
+        }
+        r->at = (size_t)(quote - r->text) + 1;
+        if (r->text[r->at] != '\'') {
+            break;
+        }
+        r->at++;
+    }
+    if (!r->conforming && memchr(r->text + start, '\\', r->at - start) != NULL) {
+        return false;
+    }
+    return is_string_end(r) && add_literal(r, start, 's');
+}
+
+/* As the lexer tells Iconst from Fconst. */
+static bool is_integer(const char *digits, size_t len)
+{
+    long value = 0;
+    for (size_t i = 0; i < len; i++) {
+        value = value * 10 + (digits[i] - '0');
+        if (value > INT_MAX) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool read_number(struct reader *r)
+{
+    const size_t start = r->at;
+    while (is_digit(r->text[r->at])) {
+        r->at++;
+    }
+    char kind = is_integer(r->text + start, r->at - start) ? 'i' : 'f';
+    if (r->text[r->at] == '.') {
+        kind = 'f';
+        r->at++;
+        if (!is_digit(r->text[r->at])) {
+            return false;
+        }
+        while (is_digit(r->text[r->at])) {
+            r->at++;
+        }
+    }
+    /* 1e5, 0x1f, 1_000, 123abc, 1.2.3: another kind of number, or none. */
+    return !is_word_part(r->text[r->at]) && r->text[r->at] != '.' && add_literal(r, start, kind);
+}
+
+static bool is_word(const struct reader *r, size_t start, const char *word)
+{
+    return r->at - start == strlen(word) &&
+           strncasecmp(r->text + start, word, r->at - start) == 0;
+}
+
+/* A quote behind a word makes it a prefix, as in E'' and U&''; and some words read their literals. */
+static bool read_word(struct reader *r)
+{
+    const size_t start = r->at;
+    while (is_word_part(r->text[r->at])) {
+        r->at++;
+    }
+    return r->text[r->at] != '\'' && !is_word(r, start, "float") && !is_word(r, start, "uescape");
+}
+
+static bool read_quoted_name(struct reader *r)
+{
+    const char *quote = memchr(r->text + r->at + 1, '"', r->len - r->at - 1);
+    r->at = quote == NULL ? r->len : (size_t)(quote - r->text) + 1;
+    return quote != NULL;
+}
+
+static bool read_paired(struct reader *r)
+{
+    const char first = r->text[r->at++];
+    const char second = r->text[r->at];
+    switch (first) {
+    case '-':
+        return second != '-';
+    case '/':
+        return second != '*';
+    case '.':
+        return !is_digit(second);
+    case '&':
+        return second != '\'' && second != '"';
+    case '$':
+        while (is_digit(r->text[r->at])) {
+            r->at++;
+        }
+        return is_digit(second);
+    default: /* a semicolon: nothing may follow */
+        while (is_space(r->text[r->at])) {
+            r->at++;
+        }
+        return r->at == r->len;
+    }
+}
+
+/* The statements in which a literal is a value and nothing else. */
+static bool starts_as_query(struct reader *r)
+{
+    static const char *const words[] = {"insert", "select", "update", "delete", "with", "merge"};
+    while (is_space(r->text[r->at])) {
+        r->at++;
+    }
+    const size_t start = r->at;
+    while (is_word_part(r->text[r->at])) {
+        r->at++;
+    }
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        if (is_word(r, start, words[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Whether the text may be judged as a bulk load goes by its shape and by this. */
+static bool add_length(struct shape *shape, size_t len)
+{
+    if (len < BULK_BYTES_MIN || shape->literal_count == 0) {
+        return true;
+    }
+    if (SHAPE_KEY_MAX - shape->key_len < 2) {
+        return false;
+    }
+    shape->key[shape->key_len++] = '\0';
+    shape->key[shape->key_len++] = 'l';
+    return true;
+}
+
+static bool read_token(struct reader *r)
+{
+    switch (class_of((unsigned char)r->text[r->at])) {
+    case CLASS_PLAIN:
+        r->at++;
+        return true;
+    case CLASS_WORD:
+        return read_word(r);
+    case CLASS_DIGIT:
+        return read_number(r);
+    case CLASS_STRING:
+        return read_string(r);
+    case CLASS_QUOTED_NAME:
+        return read_quoted_name(r);
+    case CLASS_PAIRED:
+        return read_paired(r);
+    case CLASS_ODD:
+        break;
+    }
+    return false;
+}
+
+bool shape_read(struct shape *shape, const struct judge_input *input)
+{
+    struct reader r = {
+        .text = input->text,
+        .len = input->len,
+        .conforming = input->standard_conforming_strings,
+        .shape = shape,
+    };
+    shape->key_len = 0;
+    shape->literal_count = 0;
+    if (input->len > SHAPE_TEXT_MAX || !starts_as_query(&r)) {
+        return false;
+    }
+    while (r.at < r.len) {
+        if (!read_token(&r)) {
+            return false;
+        }
+    }
+    return copy_up_to(&r, r.len) && add_length(shape, r.len) &&
+           encoding_is_readable(input->encoding, input->text, input->len);
+}
+
+bool shape_find_slots(const struct shape *shape, const struct shape_kept *kept, size_t kept_count,
+                      const struct judge_input *edited, struct shape *scratch,
+                      struct shape_slot *slots, size_t *count)
+{
+    size_t next = 0;
+    *count = 0;
+    for (size_t i = 0; i < kept_count; i++) {
+        while (next < shape->literal_count && shape->literals[next].end <= kept[i].from) {
+            next++;
+        }
+        for (; next < shape->literal_count && shape->literals[next].start < kept[i].to; next++) {
+            const struct shape_literal *literal = &shape->literals[next];
+            if (literal->start < kept[i].from || literal->end > kept[i].to) {
+                return false;
+            }
+            const size_t start = kept[i].at + (literal->start - kept[i].from);
+            slots[(*count)++] = (struct shape_slot){
+                .start = (uint32_t)start,
+                .end = (uint32_t)(start + literal->end - literal->start),
+                .literal = (uint32_t)next,
+            };
+        }
+    }
+    if (!shape_read(scratch, edited) || scratch->literal_count != *count) {
+        return false;
+    }
+    for (size_t i = 0; i < *count; i++) {
+        if (scratch->literals[i].start != slots[i].start ||
+            scratch->literals[i].end != slots[i].end) {
+            return false;
+        }
+    }
+    return true;
+}
+
+size_t shape_fill_room(const struct shape *shape, size_t edited_len)
+{
+    size_t room = edited_len + 1;
+    for (size_t i = 0; i < shape->literal_count; i++) {
+        room += shape->literals[i].end - shape->literals[i].start;
+    }
+    return room;
+}
+
+size_t shape_fill(char *room, const struct shape *shape, const char *text, const char *edited,
+                  size_t edited_len, const struct shape_slot *slots, size_t slot_count)
+{
+    char *to = room;
+    size_t from = 0;
+    for (size_t i = 0; i < slot_count; i++) {
+        const struct shape_literal *literal = &shape->literals[slots[i].literal];
+        to = mempcpy(to, edited + from, slots[i].start - from);
+        to = mempcpy(to, text + literal->start, literal->end - literal->start);
+        from = slots[i].end;
+    }
+    to = mempcpy(to, edited + from, edited_len - from);
+    *to = '\0';
+    return (size_t)(to - room);
+}
