@@ -124,7 +124,8 @@ class Sluice(Candidate):
         self.proxy = Proxy(server, [strip_rule()], workers=workers, client_tls="allow",
                            auth_type="passthrough", client_tls_cert=certificates / "one.crt",
                            client_tls_key=certificates / "one.key",
-                           server=f"host={server.host} port={server.port} sslmode={sslmode}").start()
+                           server=f"host={server.host} port={server.port} sslmode={sslmode}")
+        self.proxy.start()
         self.process = self.proxy.process
         self.port = self.proxy.port
 

@@ -1,7 +1,7 @@
 /*
- * The floor's other variant: the same byte pipe (floor.c), but each end of a session is a uv_poll with
- * recv and send of its own, as in proxy/net/stream.c, instead of a libuv stream. tests/bench measures
- * the two beside each other: which is cheaper is why stream.c is what it is. Started by
+ * The floor's other variant: the same byte pipe (floor.c), but each end of a session is a uv_poll
+ * with recv and send of its own, as in proxy/net/stream.c, instead of a libuv stream. tests/bench
+ * measures the two beside each other, to tell whether stream.c has chosen well. Started by
  * tests/bench/run, ends with it.
  *
  * usage: bench_floor_poll PORT SERVER_PORT   (both on 127.0.0.1)

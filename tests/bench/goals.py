@@ -5,8 +5,8 @@ import statistics
 
 def ratios(row, name, base):
     """A candidate's value as a multiple of another one's, in each round that has both."""
-    values = row["values"]
-    return [mine / other for mine, other in zip(values.get(name, []), values.get(base, [])) if other]
+    mine, others = (row["values"].get(of, []) for of in (name, base))
+    return [value / other for value, other in zip(mine, others) if other]
 
 
 class Goal:

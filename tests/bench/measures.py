@@ -183,8 +183,8 @@ def measure_system_calls(bench, work):
     for candidate in bench.proxies:
         calls[candidate.name] = {name: number / count for name, number
                                  in traced(candidate, lambda: work.run(candidate, count)).items()}
-    return row_of(work, "a transaction", {name: [sum(each.values())] for name, each in calls.items()},
-                  calls=calls)
+    values = {name: [sum(each.values())] for name, each in calls.items()}
+    return row_of(work, "a transaction", values, calls=calls)
 
 
 def traced(candidate, action):

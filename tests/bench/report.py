@@ -67,10 +67,11 @@ class Results:
     def text(self):
         lines = []
         if self.cpu:
-            lines += ["", CPU_LINE.format("CPU of the proxy, us per", "", "", "", "pgsluice /",
-                                          "pgsluice /", "pgbouncer /", "", "").rstrip(),
-                      CPU_LINE.format("transaction or MB", "floor", "pgsluice", "pgbouncer", "floor",
-                                      "pgbouncer", "floor", "goal", "").rstrip()]
+            heads = (("CPU of the proxy, us per", "", "", "",
+                      "pgsluice /", "pgsluice /", "pgbouncer /", "", ""),
+                     ("transaction or MB", "floor", "pgsluice", "pgbouncer",
+                      "floor", "pgbouncer", "floor", "goal", ""))
+            lines += ["", *(CPU_LINE.format(*head).rstrip() for head in heads)]
             lines += map(cpu_line, self.cpu)
         if self.others:
             lines += ["", OTHER_LINE.format("", "unit", "direct", "floor", "pgsluice", "pgbouncer",
@@ -83,8 +84,8 @@ class Results:
         return "\n".join(lines + self._closing_lines())
 
     def _closing_lines(self):
-        lines = ["", f"{self.bench.rounds} rounds of {self.bench.seconds:g} s, median (min..max) of "
-                 f"their ratios; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+        lines = ["", f"{self.bench.rounds} rounds of {self.bench.seconds:g} s, median (min..max) "
+                 f"of their ratios; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
                  f"{self.seconds:.0f} s in all"]
         marks = [mark(row) for row in self.cpu + self.others]
         lines.append(f"goals: {marks.count('reached')} reached, {marks.count('MISSED')} missed")

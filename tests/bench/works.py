@@ -110,8 +110,8 @@ def count_of(command, expected, cwd=None):
 
 
 class Transfer(Work):
-    """One client that drains a result, or sends a COPY; the unit is a MB that the client has sent or
-    got. `reference` is what the candidates without rules run."""
+    """One client that drains a result, or sends a COPY; the unit is a MB that the client has sent
+    or got. `reference` is what the candidates without rules run."""
 
     unit = "MB"
 
@@ -196,11 +196,12 @@ def cpu_works():
         Transfer("COPY in, keys stripped", goals.of_floor(2.5), COPY_IN_KEY, COPY_IN),
         Transfer("COPY out", goals.of_floor(1.1), "COPY chunks TO STDOUT", rows=20000),
         Transfer("SELECT 20000 rows", goals.of_floor(1.1), BULK, rows=20000),
-        Pgbench("pipeline of 20 SELECTs", goals.of_floor(1.15), PIPELINE, mode="prepared", clients=8,
-                rows=10000),
+        Pgbench("pipeline of 20 SELECTs", goals.of_floor(1.15), PIPELINE, mode="prepared",
+                clients=8, rows=10000),
         Pgbench("TLS: SELECT one row, prepared", goals.at_most(30, "us"), SELECT, mode="prepared",
                 rows=10000, tls=True),
-        Transfer("TLS: SELECT 20000 rows", goals.at_most(1500, "us/MB"), BULK, rows=20000, tls=True),
+        Transfer("TLS: SELECT 20000 rows", goals.at_most(1500, "us/MB"), BULK, rows=20000,
+                 tls=True),
         Transfer("TLS: COPY in", goals.NONE, COPY_IN, tls=True),
         Pgbench("TLS on both legs: SELECT one row", goals.NONE, SELECT, mode="prepared", rows=10000,
                 tls=True, server_tls=True),
@@ -212,14 +213,16 @@ def cpu_works():
 def pipe_works():
     """Those by which the two byte pipes are compared."""
     return [
-        Pgbench("uv_poll: SELECT one row, prepared", goals.NONE, SELECT, mode="prepared", rows=10000),
+        Pgbench("uv_poll: SELECT one row, prepared", goals.NONE, SELECT, mode="prepared",
+                rows=10000),
         Transfer("uv_poll: COPY in", goals.NONE, COPY_IN),
         Transfer("uv_poll: SELECT 20000 rows", goals.NONE, BULK, rows=20000),
     ]
 
 
 def system_call_works():
-    """One client each. DESIGN has no figure: no more calls than the floor's but for timers."""
+    """One client each. DESIGN has no figure: no more calls than the floor's but for timers. Where a
+    key is stripped the audit log's writer comes on top, so that row has no goal."""
     as_floor = goals.of_floor(1.05)
     return [
         Pgbench("system calls: SELECT, simple", as_floor, SELECT, clients=1, rows=10000),
@@ -227,10 +230,10 @@ def system_call_works():
                 rows=10000),
         Pgbench("system calls: pipeline of 20", as_floor, PIPELINE, mode="prepared", clients=1,
                 rows=10000),
-        Pgbench("system calls: INSERT, stripped", as_floor, INSERT_BOUND_KEY, INSERT,
+        Pgbench("system calls: INSERT, stripped", goals.NONE, INSERT_BOUND_KEY, INSERT,
                 mode="prepared", clients=1),
-        Pgbench("system calls: SELECT, TLS", as_floor, SELECT, mode="prepared", clients=1, rows=10000,
-                tls=True),
+        Pgbench("system calls: SELECT, TLS", as_floor, SELECT, mode="prepared", clients=1,
+                rows=10000, tls=True),
     ]
 
 

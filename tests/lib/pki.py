@@ -1,4 +1,4 @@
-"""Certificates for the tests: a CA, and what it has signed for the proxy, its clients and servers."""
+"""Certificates for the tests: a CA, and what it has signed for proxy, clients and servers."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def create(folder):
 
 
 def place(folder, name, where, user=None):
-    """Copies a name's certificate and key to where/server.crt and server.key, for this user alone."""
+    """Copies a name's certificate and key to where/server.crt and server.key, for `user` alone."""
     for ending in ("crt", "key"):
         copy = where / f"server.{ending}"
         shutil.copy(folder / f"{name}.{ending}", copy)
