@@ -245,6 +245,9 @@ bool session_enter_limits(struct session *s)
 
 /* --- input --- */
 
+/* Of what TLS has decrypted, by one session before the others' turn; each at most a worker's buffer. */
+#define READS_AT_ONCE 16
+
 /* Reads once, behind what is left of the last time. */
 static enum stream_result intake_read(struct intake *in, struct stream *from, uint8_t *buffer,
                                       uint8_t **bytes, size_t *len)
@@ -360,14 +363,25 @@ static bool may_read_client(const struct session *s)
 
 static bool server_readable(struct session *s);
 
-/* Input that TLS has decrypted already: the loop does not tell of it. */
+static bool may_read_server(const struct session *s)
+{
+    return (s->state == SESSION_LOGIN || s->state == SESSION_RELAY) && !stream_is_full(&s->client);
+}
+
+/* Input that TLS has decrypted already: the loop does not tell of it. What is too much for one turn has
+ * the loop come back after the others had theirs. */
 static void read_pending(struct session *s)
 {
-    while (may_read_client(s) && stream_has_pending(&s->client) && client_readable(s)) {
+    int turns = READS_AT_ONCE;
+    while (turns > 0 && may_read_client(s) && stream_has_pending(&s->client) &&
+           client_readable(s)) {
+        turns--;
     }
-    while (s->state >= SESSION_LOGIN && s->state <= SESSION_RELAY && !stream_is_full(&s->client) &&
-           stream_has_pending(&s->server) && server_readable(s)) {
+    while (turns > 0 && may_read_server(s) && stream_has_pending(&s->server) &&
+           server_readable(s)) {
+        turns--;
     }
+    s->unread = turns == 0;
 }
 
 void session_resume(struct session *s)
@@ -524,7 +538,7 @@ void session_watch(struct session *s)
     } else if (!s->client_eof && !s->server_gone && !stream_is_full(&s->server)) {
         client = UV_READABLE;
     }
-    stream_watch(&s->client, client, on_client);
+    stream_watch(&s->client, s->unread ? client | UV_WRITABLE : client, on_client);
     if (stream_is_open(&s->server)) {
         int server = s->state == SESSION_CONNECTING ? UV_WRITABLE
                      : stream_is_full(&s->client)   ? 0

@@ -82,6 +82,7 @@ struct session {
     bool discarding;     /* a held batch was cancelled: skip to its Sync */
     bool may_snapshot;   /* may run REPEATABLE READ or SERIALIZABLE transactions */
     bool rules_known;    /* `rules` was looked up, at rules_epoch */
+    bool unread;         /* more input was decrypted than was read in one turn */
     bool server_gone;    /* it takes no more; its last words are being read */
     bool strings_standard; /* standard_conforming_strings, as last reported */
     enum text_encoding encoding; /* client_encoding, as last reported */
