@@ -82,6 +82,34 @@ def test_verify_full_demands_the_users_name(tls_proxy, pki):
         connect(proxy, **certificate(pki, "stranger"))
 
 
+def test_a_revoked_certificate_is_refused(tls_proxy, pki):
+    keys = {"client_tls_ca": pki / "ca.crt"}
+    assert ask(tls_proxy("verify-ca", **keys), "SELECT 1", **certificate(pki, "revoked")) == 1
+    proxy = tls_proxy("verify-ca", **keys, client_tls_crl=pki / "ca.crl")
+    assert ask(proxy, "SELECT 1", **certificate(pki, "stranger")) == 1
+    with pytest.raises(psycopg2.OperationalError, match="certificate revoked"):
+        connect(proxy, **certificate(pki, "revoked"))
+
+
+def test_an_old_version_is_refused(tls_proxy):
+    old = {"sslmode": "require", "ssl_max_protocol_version": "TLSv1.2"}
+    assert ask(tls_proxy("require"), "SELECT 1", **old) == 1
+    with pytest.raises(psycopg2.OperationalError, match="protocol version"):
+        connect(tls_proxy("require", client_tls_min_version="TLSv1.3"), **old)
+
+
+def test_only_the_ciphers_asked_for(tls_proxy):
+    wanted = "ECDHE-ECDSA-CHACHA20-POLY1305"
+    proxy = tls_proxy("require", client_tls_ciphers=wanted)
+    context = ssl._create_unverified_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with wire.Connection.to(proxy) as connection:
+        connection.send(wire.SSLRequest())
+        assert connection.read_byte() == b"S"
+        with context.wrap_socket(connection.socket) as tls:
+            assert tls.cipher()[0] == wanted
+
+
 def test_scram_passes_through_when_the_server_leg_is_plain(tls_proxy):
     from conftest import AUTH_PASSWORD, AUTH_ROLES
     proxy = tls_proxy("require")
@@ -208,12 +236,14 @@ def tls_server(pki):
                             "hostnossl all only_tls 127.0.0.1/32 reject",
                             "hostssl all only_plain 127.0.0.1/32 reject",
                             "host all never 127.0.0.1/32 reject",
+                            "hostssl all stranger 127.0.0.1/32 cert",
                             "local all all trust", "host all all 127.0.0.1/32 trust"])
     instance.start()
     configure_server(instance, pki)
     instance.restart()
     instance.psql("CREATE ROLE auth_scram LOGIN PASSWORD 'secret'; CREATE ROLE only_tls LOGIN;"
-                  "CREATE ROLE only_plain LOGIN; CREATE ROLE never LOGIN",
+                  "CREATE ROLE only_plain LOGIN; CREATE ROLE never LOGIN;"
+                  "CREATE ROLE stranger LOGIN",
                   "postgres")
     yield instance
     instance.stop()
@@ -261,6 +291,29 @@ def test_a_server_that_cannot_be_verified_is_refused(proxy_to, pki):
     proxy = proxy_to(f"sslmode=verify-ca sslrootcert={pki}/stranger.crt")
     with pytest.raises(psycopg2.OperationalError, match="certificate verify failed"):
         connect(proxy)
+
+
+def test_the_proxy_shows_its_certificate_to_the_server(proxy_to, pki):
+    certificate(pki, "stranger")
+    proxy = proxy_to(f"sslmode=require sslcert={pki}/stranger.crt sslkey={pki}/stranger.key")
+    assert ask(proxy, IS_TLS, user="stranger") is True
+    with pytest.raises(psycopg2.OperationalError, match="valid client certificate"):
+        connect(proxy_to("sslmode=require"), user="stranger")
+
+
+def test_a_server_whose_certificate_is_revoked_is_refused(pki):
+    server = Server()
+    configure_server(server, pki, "revoked")
+    server.start()
+    trust = f"host=127.0.0.1 port={server.port} sslmode=verify-ca sslrootcert={pki}/ca.crt"
+    proxy = Proxy(server, server=trust).start()
+    assert ask(proxy, IS_TLS) is True
+    assert proxy.stop() == 0
+    proxy = Proxy(server, server=f"{trust} sslcrl={pki}/ca.crl").start()
+    with pytest.raises(psycopg2.OperationalError, match="certificate verify failed"):
+        connect(proxy)
+    assert proxy.stop() == 0
+    server.stop()
 
 
 def test_scram_works_for_a_plain_client_although_the_server_offers_channel_binding(proxy_to):

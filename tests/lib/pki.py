@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 
-NAMES = ("one", "two", "postgres", "stranger")
+NAMES = ("one", "two", "postgres", "stranger", "revoked")
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
 
 
@@ -13,7 +13,7 @@ def _openssl(*arguments, cwd):
 
 
 def create(folder):
-    """Fills the folder: ca.crt, and NAME.crt and NAME.key of each name, good for localhost."""
+    """Fills the folder: ca.crt and ca.crl, and NAME.crt and NAME.key of each name, good for localhost."""
     _openssl("req", "-new", "-x509", "-nodes", *NEW_KEY, "-days", "3", "-subj", "/CN=test CA",
              "-keyout", "ca.key", "-out", "ca.crt", cwd=folder)
     (folder / "san").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
@@ -23,7 +23,17 @@ def create(folder):
         _openssl("x509", "-req", "-days", "3", "-in", f"{name}.csr", "-CA", "ca.crt",
                  "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "san", "-out", f"{name}.crt",
                  cwd=folder)
+    _revoke(folder, "revoked")
     return folder
+
+
+def _revoke(folder, name):
+    (folder / "index").touch()
+    (folder / "ca.conf").write_text("[ca]\ndefault_ca = it\n[it]\ndatabase = index\n"
+                                    "default_md = sha256\ndefault_crl_days = 3\n")
+    authority = ("ca", "-config", "ca.conf", "-cert", "ca.crt", "-keyfile", "ca.key")
+    _openssl(*authority, "-revoke", f"{name}.crt", cwd=folder)
+    _openssl(*authority, "-gencrl", "-out", "ca.crl", cwd=folder)
 
 
 def place(folder, name, where, user=None):
@@ -36,7 +46,9 @@ def place(folder, name, where, user=None):
             shutil.chown(copy, user)
 
 
-def configure_server(server, folder):
-    """Gives a PostgreSQL server TLS; in force after its next start."""
-    place(folder, "one", server.data, server.user)
-    server.configure(ssl="on")
+def configure_server(server, folder, name="one"):
+    """Gives a PostgreSQL server TLS, and trust in the CA; in force after its next start."""
+    place(folder, name, server.data, server.user)
+    shutil.copy(folder / "ca.crt", server.data / "ca.crt")
+    (server.data / "ca.crt").chmod(0o644)
+    server.configure(ssl="on", ssl_ca_file="'ca.crt'")
