@@ -28,9 +28,9 @@ struct config_network {
 /* 0: the system's own */
 struct config_tcp {
     bool keepalive; /* default on */
-    int keepidle_s, keepintvl_s;
-    int keepcnt;
-    int user_timeout_ms;
+    uint32_t keepidle_s, keepintvl_s;
+    uint32_t keepcnt;
+    uint32_t user_timeout_ms;
 };
 
 struct config_rule {

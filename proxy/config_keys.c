@@ -1,7 +1,7 @@
 /*
- * One function per kind of value, one table per section. A key of the contract whose work this
- * version does not do yet is in the table with the one value that asks for nothing, so that it is
- * refused, not ignored, with any other.
+ * One table per section: what kind of value a key has, and where it goes. A key of the contract
+ * whose work this version does not do yet is in the table with the one value that asks for nothing,
+ * so that it is refused, not ignored, with any other.
  */
 #include "proxy/config_keys.h"
 
@@ -20,14 +20,34 @@
 #define TCP_KEEPCNT_MAX 127
 
 #define LIST_MAX 64
+#define WORKERS_MAX 64
+#define CLIENTS_MAX 1000000
+#define PACKET_MIN ((uint64_t)64 * 1024)
+#define PACKET_MAX ((uint64_t)1024 * 1024 * 1024)
+#define HOLD_MAX_MS 60000
 
-typedef bool (*config_set)(const char *value, struct config *config, struct config_rule *rule,
-                           struct value_why *why);
+/* How a key's value is read, and into what. */
+enum key_kind {
+    KEY_SET,      /* by a function of its own */
+    KEY_TEXT,     /* char *, as it is */
+    KEY_COUNT,    /* uint32_t, from least to most */
+    KEY_SIZE,     /* uint64_t bytes, from least to most */
+    KEY_DURATION, /* uint64_t milliseconds, from least to most */
+    KEY_SECONDS,  /* uint32_t, up to most, a part of one is not cut off */
+    KEY_WORD,     /* an enum whose values are the words' numbers */
+    KEY_FLAG,     /* bool: the second of two words */
+    KEY_LATER,    /* of the contract, but not of this version */
+};
 
 struct config_key {
     const char *name;
-    config_set set;
-    const char *off; /* without `set`: the value that is taken; "" where only its absence is */
+    enum key_kind kind;
+    size_t at; /* in struct config, or in struct config_rule */
+    uint64_t least, most;
+    const char *const *words; /* ended by NULL */
+    const char *off; /* of KEY_LATER: the value that is taken; "" where only its absence is */
+    bool (*set)(const char *value, void *in,
+                struct value_why *why); /* in: the config, or the rule */
 };
 
 static bool because(struct value_why *why, const char *fmt, ...) PRINTF_LIKE(2, 3);
@@ -111,24 +131,21 @@ static bool addresses(const char *value, struct config_address **out, size_t *co
     return each_member(value, add_address, &(struct address_list){out, count}, why);
 }
 
-static bool set_listen(const char *value, struct config *config, struct config_rule *rule,
-                       struct value_why *why)
+static bool set_listen(const char *value, void *in, struct value_why *why)
 {
-    (void)rule;
+    struct config *config = in;
     return addresses(value, &config->listen, &config->listen_count, why);
 }
 
-static bool set_unix_socket_mode(const char *value, struct config *config, struct config_rule *rule,
-                                 struct value_why *why)
+static bool set_unix_socket_mode(const char *value, void *in, struct value_why *why)
 {
-    (void)rule;
+    struct config *config = in;
     return value_mode(value, &config->unix_socket_mode, why);
 }
 
-static bool set_admin(const char *value, struct config *config, struct config_rule *rule,
-                      struct value_why *why)
+static bool set_admin(const char *value, void *in, struct value_why *why)
 {
-    (void)rule;
+    struct config *config = in;
     if (!addresses(value, &config->admin, &config->admin_count, why)) {
         return false;
     }
@@ -159,10 +176,17 @@ static PQconninfoOption *conninfo(const char *value, struct value_why *why)
 /* `server` says where to connect; who connects, and to which database, is the client's to say. */
 static bool server_option(const PQconninfoOption *option, struct value_why *why)
 {
-    static const char *const used[] = {
-        "host",    "hostaddr", "port",    "sslmode", "sslrootcert",
-        "sslcert", "sslkey",   "sslcrl",  "ssl_min_protocol_version",
-        "connect_timeout",     "target_session_attrs"};
+    static const char *const used[] = {"host",
+                                       "hostaddr",
+                                       "port",
+                                       "sslmode",
+                                       "sslrootcert",
+                                       "sslcert",
+                                       "sslkey",
+                                       "sslcrl",
+                                       "ssl_min_protocol_version",
+                                       "connect_timeout",
+                                       "target_session_attrs"};
     bool known = false;
     for (size_t i = 0; i < sizeof used / sizeof used[0]; i++) {
         known = known || strcmp(option->keyword, used[i]) == 0;
@@ -219,10 +243,9 @@ static bool read_attrs(const PQconninfoOption *option, struct config *config, st
     return true;
 }
 
-static bool set_server(const char *value, struct config *config, struct config_rule *rule,
-                       struct value_why *why)
+static bool set_server(const char *value, void *in, struct value_why *why)
 {
-    (void)rule;
+    struct config *config = in;
     if (!copy(&config->server, value, why) || !take_negotiation(config->server, config, why)) {
         return false;
     }
@@ -235,220 +258,18 @@ static bool set_server(const char *value, struct config *config, struct config_r
     return ok;
 }
 
-static bool set_control(const char *value, struct config *config, struct config_rule *rule,
-                        struct value_why *why)
+static bool set_control(const char *value, void *in, struct value_why *why)
 {
-    (void)rule;
+    struct config *config = in;
     PQconninfoOption *options = conninfo(value, why);
     PQconninfoFree(options);
     return options != NULL && copy(&config->control, value, why);
 }
 
-static bool set_workers(const char *value, struct config *config, struct config_rule *rule,
-                        struct value_why *why)
-{
-    (void)rule;
-    uint64_t number;
-    if (!value_number(value, 1, 64, &number, why)) {
-        return false;
-    }
-    config->workers = (unsigned)number;
-    return true;
-}
-
-static bool set_audit(const char *value, struct config *config, struct config_rule *rule,
-                      struct value_why *why)
-{
-    (void)rule;
-    return copy(&config->audit, value, why);
-}
-
-static bool set_audit_fsync(const char *value, struct config *config, struct config_rule *rule,
-                            struct value_why *why)
-{
-    (void)rule;
-    static const char *const words[] = {"none", "batch", "each"};
-    size_t word;
-    if (!value_word(value, words, 3, &word, why)) {
-        return false;
-    }
-    config->audit_fsync = (enum audit_fsync)word;
-    return true;
-}
-
-static bool set_audit_failure(const char *value, struct config *config, struct config_rule *rule,
-                              struct value_why *why)
-{
-    (void)rule;
-    static const char *const words[] = {"pass", "reject"};
-    size_t word;
-    if (!value_word(value, words, 2, &word, why)) {
-        return false;
-    }
-    config->audit_failure_reject = word == 1;
-    return true;
-}
-
-static bool set_log_format(const char *value, struct config *config, struct config_rule *rule,
-                           struct value_why *why)
-{
-    (void)rule;
-    static const char *const words[] = {"text", "json"};
-    size_t word;
-    if (!value_word(value, words, 2, &word, why)) {
-        return false;
-    }
-    config->log_json = word == 1;
-    return true;
-}
-
-static bool set_log_level(const char *value, struct config *config, struct config_rule *rule,
-                          struct value_why *why)
-{
-    (void)rule;
-    static const char *const words[] = {"debug", "info", "warning", "error"};
-    size_t word;
-    if (!value_word(value, words, 4, &word, why)) {
-        return false;
-    }
-    config->log_level = (enum log_level)word;
-    return true;
-}
-
-static bool set_max_client_conn(const char *value, struct config *config, struct config_rule *rule,
-                                struct value_why *why)
-{
-    (void)rule;
-    uint64_t number;
-    if (!value_number(value, 1, 1000000, &number, why)) {
-        return false;
-    }
-    config->max_client_conn = (uint32_t)number;
-    return true;
-}
-
-/* 0: any number. */
-static bool connections(const char *value, uint32_t *out, struct value_why *why)
-{
-    uint64_t number;
-    if (!value_number(value, 0, 1000000, &number, why)) {
-        return false;
-    }
-    *out = (uint32_t)number;
-    return true;
-}
-
-static bool set_max_user_client_connections(const char *value, struct config *config,
-                                            struct config_rule *rule, struct value_why *why)
-{
-    (void)rule;
-    return connections(value, &config->max_user_client_connections, why);
-}
-
-static bool set_max_db_client_connections(const char *value, struct config *config,
-                                          struct config_rule *rule, struct value_why *why)
-{
-    (void)rule;
-    return connections(value, &config->max_db_client_connections, why);
-}
-
-static bool set_max_packet_size(const char *value, struct config *config, struct config_rule *rule,
-                                struct value_why *why)
-{
-    (void)rule;
-    return value_size(value, 64 * 1024, 1024 * 1024 * 1024, &config->max_packet_size, why);
-}
-
-static bool set_client_login_timeout(const char *value, struct config *config,
-                                     struct config_rule *rule, struct value_why *why)
-{
-    (void)rule;
-    return value_duration(value, 0, TIMEOUT_MAX_MS, &config->client_login_timeout_ms, why);
-}
-
-static bool set_server_connect_timeout(const char *value, struct config *config,
-                                       struct config_rule *rule, struct value_why *why)
-{
-    (void)rule;
-    return value_duration(value, 0, TIMEOUT_MAX_MS, &config->server_connect_timeout_ms, why);
-}
-
-static bool set_client_idle_timeout(const char *value, struct config *config,
-                                    struct config_rule *rule, struct value_why *why)
-{
-    (void)rule;
-    return value_duration(value, 0, TIMEOUT_MAX_MS, &config->client_idle_timeout_ms, why);
-}
-
-static bool set_idle_transaction_timeout(const char *value, struct config *config,
-                                         struct config_rule *rule, struct value_why *why)
-{
-    (void)rule;
-    return value_duration(value, 0, TIMEOUT_MAX_MS, &config->idle_transaction_timeout_ms, why);
-}
-
-static bool set_query_timeout(const char *value, struct config *config, struct config_rule *rule,
-                              struct value_why *why)
-{
-    (void)rule;
-    return value_duration(value, 0, TIMEOUT_MAX_MS, &config->query_timeout_ms, why);
-}
-
-static bool set_tcp_keepalive(const char *value, struct config *config, struct config_rule *rule,
-                              struct value_why *why)
-{
-    (void)rule;
-    static const char *const words[] = {"0", "1"};
-    size_t word;
-    if (!value_word(value, words, 2, &word, why)) {
-        return false;
-    }
-    config->tcp.keepalive = word == 1;
-    return true;
-}
-
-/* Whole seconds, as the system counts; what is given between two is not made shorter. */
-static bool tcp_seconds(const char *value, int *out, struct value_why *why)
-{
-    uint64_t ms;
-    if (!value_duration(value, 0, TCP_KEEP_MAX_S * 1000, &ms, why)) {
-        return false;
-    }
-    *out = (int)((ms + 999) / 1000);
-    return true;
-}
-
-static bool set_tcp_keepidle(const char *value, struct config *config, struct config_rule *rule,
-                             struct value_why *why)
-{
-    (void)rule;
-    return tcp_seconds(value, &config->tcp.keepidle_s, why);
-}
-
-static bool set_tcp_keepintvl(const char *value, struct config *config, struct config_rule *rule,
-                              struct value_why *why)
-{
-    (void)rule;
-    return tcp_seconds(value, &config->tcp.keepintvl_s, why);
-}
-
-static bool set_tcp_keepcnt(const char *value, struct config *config, struct config_rule *rule,
-                            struct value_why *why)
-{
-    (void)rule;
-    uint64_t number;
-    if (!value_number(value, 0, TCP_KEEPCNT_MAX, &number, why)) {
-        return false;
-    }
-    config->tcp.keepcnt = (int)number;
-    return true;
-}
-
 /* Plain milliseconds, as in PgBouncer, unlike every other duration here; or with a unit. */
-static bool set_tcp_user_timeout(const char *value, struct config *config, struct config_rule *rule,
-                                 struct value_why *why)
+static bool set_tcp_user_timeout(const char *value, void *in, struct value_why *why)
 {
-    (void)rule;
+    struct config *config = in;
     uint64_t ms;
     bool plain = value[strspn(value, "0123456789")] == '\0';
     bool ok = plain ? value_number(value, 0, TIMEOUT_MAX_MS, &ms, why)
@@ -457,20 +278,7 @@ static bool set_tcp_user_timeout(const char *value, struct config *config, struc
         return because(why, "is not a duration up to 1d (units: ms, s, min, h, d; plain: "
                             "milliseconds)");
     }
-    config->tcp.user_timeout_ms = (int)ms;
-    return true;
-}
-
-static bool set_proxy_protocol(const char *value, struct config *config, struct config_rule *rule,
-                               struct value_why *why)
-{
-    (void)rule;
-    static const char *const words[] = {"off", "require"};
-    size_t word;
-    if (!value_word(value, words, 2, &word, why)) {
-        return false;
-    }
-    config->proxy_protocol = word == 1;
+    config->tcp.user_timeout_ms = (uint32_t)ms;
     return true;
 }
 
@@ -490,69 +298,31 @@ static bool add_network(const char *member, void *arg, struct value_why *why)
     return true;
 }
 
-static bool set_proxy_protocol_from(const char *value, struct config *config,
-                                    struct config_rule *rule, struct value_why *why)
+static bool set_proxy_protocol_from(const char *value, void *in, struct value_why *why)
 {
-    (void)rule;
+    struct config *config = in;
     config->proxy_from_count = 0; /* in the place of the default */
     return each_member(value, add_network, config, why);
 }
 
-static bool set_application_name_add_host(const char *value, struct config *config,
-                                          struct config_rule *rule, struct value_why *why)
+static bool set_table(const char *value, void *in, struct value_why *why)
 {
-    (void)rule;
-    static const char *const words[] = {"0", "1"};
-    size_t word;
-    if (!value_word(value, words, 2, &word, why)) {
-        return false;
-    }
-    config->application_name_add_host = word == 1;
-    return true;
-}
-
-static bool set_hold_ttl(const char *value, struct config *config, struct config_rule *rule,
-                         struct value_why *why)
-{
-    (void)rule;
-    return value_duration(value, 1, 60 * 1000, &config->hold_ttl_ms, why);
-}
-
-static bool set_database(const char *value, struct config *config, struct config_rule *rule,
-                         struct value_why *why)
-{
-    (void)config;
-    return copy(&rule->database, value, why);
-}
-
-static bool set_table(const char *value, struct config *config, struct config_rule *rule,
-                      struct value_why *why)
-{
-    (void)config;
+    struct config_rule *rule = in;
     if (!value_identifier(value, &rule->schema, &rule->table, why)) {
         return false;
     }
     return rule->schema != NULL || copy(&rule->schema, "public", why);
 }
 
-static bool set_column(const char *value, struct config *config, struct config_rule *rule,
-                       struct value_why *why)
+static bool set_column(const char *value, void *in, struct value_why *why)
 {
-    (void)config;
+    struct config_rule *rule = in;
     return value_identifier(value, NULL, &rule->column, why);
 }
 
-static bool set_expression(const char *value, struct config *config, struct config_rule *rule,
-                           struct value_why *why)
+static bool set_mode(const char *value, void *in, struct value_why *why)
 {
-    (void)config;
-    return copy(&rule->expression, value, why);
-}
-
-static bool set_mode(const char *value, struct config *config, struct config_rule *rule,
-                     struct value_why *why)
-{
-    (void)config;
+    struct config_rule *rule = in;
     static const char *const words[] = {"observe", "strip", "compute", "reject"};
     size_t word;
     if (!value_word(value, words, 4, &word, why)) {
@@ -565,36 +335,9 @@ static bool set_mode(const char *value, struct config *config, struct config_rul
     return true;
 }
 
-static bool set_unqualified(const char *value, struct config *config, struct config_rule *rule,
-                            struct value_why *why)
+static bool set_client_tls_min_version(const char *value, void *in, struct value_why *why)
 {
-    (void)config;
-    static const char *const words[] = {"guarded", "pass"};
-    size_t word;
-    if (!value_word(value, words, 2, &word, why)) {
-        return false;
-    }
-    rule->unqualified_guarded = word == 0;
-    return true;
-}
-
-static bool set_client_tls(const char *value, struct config *config, struct config_rule *rule,
-                           struct value_why *why)
-{
-    (void)rule;
-    static const char *const words[] = {"disable", "allow", "require", "verify-ca", "verify-full"};
-    size_t word;
-    if (!value_word(value, words, 5, &word, why)) {
-        return false;
-    }
-    config->client_tls.mode = (enum client_tls)word;
-    return true;
-}
-
-static bool set_client_tls_min_version(const char *value, struct config *config,
-                                       struct config_rule *rule, struct value_why *why)
-{
-    (void)rule;
+    struct config *config = in;
     static const char *const words[] = {"TLSv1.2", "TLSv1.3"};
     static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
     size_t word;
@@ -605,10 +348,9 @@ static bool set_client_tls_min_version(const char *value, struct config *config,
     return true;
 }
 
-static bool set_auth_type(const char *value, struct config *config, struct config_rule *rule,
-                          struct value_why *why)
+static bool set_auth_type(const char *value, void *in, struct value_why *why)
 {
-    (void)rule;
+    struct config *config = in;
     static const char *const words[] = {"passthrough", "scram-sha-256"};
     size_t word;
     if (!value_word(value, words, 2, &word, why)) {
@@ -618,86 +360,147 @@ static bool set_auth_type(const char *value, struct config *config, struct confi
     return true;
 }
 
-static bool set_auth_file(const char *value, struct config *config, struct config_rule *rule,
-                          struct value_why *why)
-{
-    (void)rule;
-    return copy(&config->auth_file, value, why);
-}
+/* Words of a flag: off, on. */
+static const char *const digits[] = {"0", "1", NULL};
+static const char *const off_require[] = {"off", "require", NULL};
+static const char *const pass_reject[] = {"pass", "reject", NULL};
+static const char *const pass_guarded[] = {"pass", "guarded", NULL};
+static const char *const text_json[] = {"text", "json", NULL};
+/* Words of an enum, in its order. */
+static const char *const fsync_words[] = {"none", "batch", "each", NULL};
+static const char *const level_words[] = {"debug", "info", "warning", "error", NULL};
+static const char *const tls_words[] = {"disable",   "allow",       "require",
+                                        "verify-ca", "verify-full", NULL};
 
-static bool set_auth_query(const char *value, struct config *config, struct config_rule *rule,
-                           struct value_why *why)
-{
-    (void)rule;
-    return copy(&config->auth_query, value, why);
-}
-
-#define SET_CLIENT_TLS_TEXT(member)                                                                \
-    static bool set_client_tls_##member(const char *value, struct config *config,                  \
-                                        struct config_rule *rule, struct value_why *why)           \
+#define MAIN(member) .at = offsetof(struct config, member)
+#define RULE(member) .at = offsetof(struct config_rule, member)
+#define SET(name)                                                                                  \
     {                                                                                              \
-        (void)rule;                                                                                \
-        return copy(&config->client_tls.member, value, why);                                       \
+#name, KEY_SET, .set = set_##name                                                          \
     }
-SET_CLIENT_TLS_TEXT(cert)
-SET_CLIENT_TLS_TEXT(key)
-SET_CLIENT_TLS_TEXT(ca)
-SET_CLIENT_TLS_TEXT(crl)
-SET_CLIENT_TLS_TEXT(ciphers)
+#define TIMEOUT(name)                                                                              \
+    {                                                                                              \
+#name, KEY_DURATION, MAIN(name##_ms), .most = TIMEOUT_MAX_MS                               \
+    }
+#define CONNECTIONS(name, least_)                                                                  \
+    {                                                                                              \
+#name, KEY_COUNT, MAIN(name), .least = (least_), .most = CLIENTS_MAX                       \
+    }
+#define TLS_TEXT(member)                                                                           \
+    {                                                                                              \
+        "client_tls_" #member, KEY_TEXT, MAIN(client_tls.member)                                   \
+    }
 
 static const struct config_key main_keys[] = {
-    {"listen", set_listen, NULL},
-    {"unix_socket_mode", set_unix_socket_mode, NULL},
-    {"server", set_server, NULL},
-    {"control", set_control, NULL},
-    {"workers", set_workers, NULL},
-    {"admin", set_admin, NULL},
-    {"audit", set_audit, NULL},
-    {"audit_fsync", set_audit_fsync, NULL},
-    {"audit_failure", set_audit_failure, NULL},
-    {"audit_values", NULL, "off"},
-    {"log_format", set_log_format, NULL},
-    {"log_level", set_log_level, NULL},
-    {"max_client_conn", set_max_client_conn, NULL},
-    {"max_user_client_connections", set_max_user_client_connections, NULL},
-    {"max_db_client_connections", set_max_db_client_connections, NULL},
-    {"max_packet_size", set_max_packet_size, NULL},
-    {"client_login_timeout", set_client_login_timeout, NULL},
-    {"server_connect_timeout", set_server_connect_timeout, NULL},
-    {"hold_ttl", set_hold_ttl, NULL},
-    {"http", NULL, ""},
-    {"client_tls", set_client_tls, NULL},
-    {"client_tls_cert", set_client_tls_cert, NULL},
-    {"client_tls_key", set_client_tls_key, NULL},
-    {"client_tls_ca", set_client_tls_ca, NULL},
-    {"client_tls_crl", set_client_tls_crl, NULL},
-    {"client_tls_ciphers", set_client_tls_ciphers, NULL},
-    {"client_tls_min_version", set_client_tls_min_version, NULL},
-    {"auth_type", set_auth_type, NULL},
-    {"auth_file", set_auth_file, NULL},
-    {"auth_query", set_auth_query, NULL},
-    {"client_idle_timeout", set_client_idle_timeout, NULL},
-    {"idle_transaction_timeout", set_idle_transaction_timeout, NULL},
-    {"query_timeout", set_query_timeout, NULL},
-    {"tcp_keepalive", set_tcp_keepalive, NULL},
-    {"tcp_keepidle", set_tcp_keepidle, NULL},
-    {"tcp_keepintvl", set_tcp_keepintvl, NULL},
-    {"tcp_keepcnt", set_tcp_keepcnt, NULL},
-    {"tcp_user_timeout", set_tcp_user_timeout, NULL},
-    {"proxy_protocol", set_proxy_protocol, NULL},
-    {"proxy_protocol_from", set_proxy_protocol_from, NULL},
-    {"application_name_add_host", set_application_name_add_host, NULL},
+    SET(listen),
+    SET(unix_socket_mode),
+    SET(server),
+    SET(control),
+    {"workers", KEY_COUNT, MAIN(workers), .least = 1, .most = WORKERS_MAX},
+    SET(admin),
+    {"audit", KEY_TEXT, MAIN(audit)},
+    {"audit_fsync", KEY_WORD, MAIN(audit_fsync), .words = fsync_words},
+    {"audit_failure", KEY_FLAG, MAIN(audit_failure_reject), .words = pass_reject},
+    {"audit_values", KEY_LATER, .off = "off"},
+    {"log_format", KEY_FLAG, MAIN(log_json), .words = text_json},
+    {"log_level", KEY_WORD, MAIN(log_level), .words = level_words},
+    CONNECTIONS(max_client_conn, 1),
+    CONNECTIONS(max_user_client_connections, 0),
+    CONNECTIONS(max_db_client_connections, 0),
+    {"max_packet_size", KEY_SIZE, MAIN(max_packet_size), PACKET_MIN, PACKET_MAX},
+    TIMEOUT(client_login_timeout),
+    TIMEOUT(server_connect_timeout),
+    TIMEOUT(client_idle_timeout),
+    TIMEOUT(idle_transaction_timeout),
+    TIMEOUT(query_timeout),
+    {"hold_ttl", KEY_DURATION, MAIN(hold_ttl_ms), 1, HOLD_MAX_MS},
+    {"http", KEY_LATER, .off = ""},
+    {"client_tls", KEY_WORD, MAIN(client_tls.mode), .words = tls_words},
+    TLS_TEXT(cert),
+    TLS_TEXT(key),
+    TLS_TEXT(ca),
+    TLS_TEXT(crl),
+    TLS_TEXT(ciphers),
+    SET(client_tls_min_version),
+    SET(auth_type),
+    {"auth_file", KEY_TEXT, MAIN(auth_file)},
+    {"auth_query", KEY_TEXT, MAIN(auth_query)},
+    {"tcp_keepalive", KEY_FLAG, MAIN(tcp.keepalive), .words = digits},
+    {"tcp_keepidle", KEY_SECONDS, MAIN(tcp.keepidle_s), .most = TCP_KEEP_MAX_S},
+    {"tcp_keepintvl", KEY_SECONDS, MAIN(tcp.keepintvl_s), .most = TCP_KEEP_MAX_S},
+    {"tcp_keepcnt", KEY_COUNT, MAIN(tcp.keepcnt), .most = TCP_KEEPCNT_MAX},
+    SET(tcp_user_timeout),
+    {"proxy_protocol", KEY_FLAG, MAIN(proxy_protocol), .words = off_require},
+    SET(proxy_protocol_from),
+    {"application_name_add_host", KEY_FLAG, MAIN(application_name_add_host), .words = digits},
 };
 
 static const struct config_key rule_keys[] = {
-    {"database", set_database, NULL},
-    {"table", set_table, NULL},
-    {"column", set_column, NULL},
-    {"expression", set_expression, NULL},
-    {"mode", set_mode, NULL},
-    {"on_mismatch", NULL, "strip"},
-    {"unqualified", set_unqualified, NULL},
+    {"database", KEY_TEXT, RULE(database)},
+    SET(table),
+    SET(column),
+    {"expression", KEY_TEXT, RULE(expression)},
+    SET(mode),
+    {"on_mismatch", KEY_LATER, .off = "strip"},
+    {"unqualified", KEY_FLAG, RULE(unqualified_guarded), .words = pass_guarded},
 };
+
+static bool read_text(const struct config_key *key, const char *value, char *to,
+                      struct value_why *why)
+{
+    char *text = NULL;
+    if (!copy(&text, value, why)) {
+        return false;
+    }
+    memcpy(to + key->at, &text, sizeof text);
+    return true;
+}
+
+static bool read_word(const struct config_key *key, const char *value, char *to,
+                      struct value_why *why)
+{
+    size_t count = 0;
+    size_t word;
+    while (key->words[count] != NULL) {
+        count++;
+    }
+    if (!value_word(value, key->words, count, &word, why)) {
+        return false;
+    }
+    if (key->kind == KEY_FLAG) {
+        bool flag = word == 1;
+        memcpy(to + key->at, &flag, sizeof flag);
+    } else {
+        unsigned number = (unsigned)word;
+        memcpy(to + key->at, &number, sizeof number);
+    }
+    return true;
+}
+
+static bool read_number(const struct config_key *key, const char *value, char *to,
+                        struct value_why *why)
+{
+    uint64_t number = 0;
+    bool ok = false;
+    bool is_wide = key->kind == KEY_DURATION || key->kind == KEY_SIZE;
+    if (key->kind == KEY_SIZE) {
+        ok = value_size(value, key->least, key->most, &number, why);
+    } else if (key->kind == KEY_DURATION) {
+        ok = value_duration(value, key->least, key->most, &number, why);
+    } else if (key->kind == KEY_SECONDS) {
+        ok = value_duration(value, 0, key->most * 1000, &number, why);
+        number = (number + 999) / 1000;
+    } else {
+        ok = value_number(value, key->least, key->most, &number, why);
+    }
+    uint32_t narrow = (uint32_t)number;
+    if (ok && is_wide) {
+        memcpy(to + key->at, &number, sizeof number);
+    } else if (ok) {
+        memcpy(to + key->at, &narrow, sizeof narrow);
+    }
+    return ok;
+}
 
 static const struct config_key *section_keys(enum config_section section, size_t *count)
 {
@@ -754,14 +557,26 @@ bool config_key_set(enum config_section section, int key, const char *value, str
 {
     size_t count;
     const struct config_key *entry = &section_keys(section, &count)[key];
-    if (entry->set != NULL) {
-        return entry->set(value, config, rule, why);
+    void *in = section == CONFIG_SECTION_MAIN ? (void *)config : (void *)rule;
+    switch (entry->kind) {
+    case KEY_SET:
+        return entry->set(value, in, why);
+    case KEY_TEXT:
+        return read_text(entry, value, in, why);
+    case KEY_COUNT:
+    case KEY_SIZE:
+    case KEY_DURATION:
+    case KEY_SECONDS:
+        return read_number(entry, value, in, why);
+    case KEY_WORD:
+    case KEY_FLAG:
+        return read_word(entry, value, in, why);
+    case KEY_LATER:
+        break;
     }
     if (entry->off[0] == '\0') {
         return because(why, "is not available in this version: leave the key out");
     }
-    if (strcasecmp(value, entry->off) != 0) {
-        return because(why, "is not available in this version: only \"%s\" is", entry->off);
-    }
-    return true;
+    return strcasecmp(value, entry->off) == 0 ||
+           because(why, "is not available in this version: only \"%s\" is", entry->off);
 }

@@ -12,8 +12,9 @@
 
 #include "proxy/config.h"
 
-static void set_option(int fd, int level, int name, int value)
+static void set_option(int fd, int level, int name, uint32_t wanted)
 {
+    int value = (int)wanted;
     /* what the system does not know it does without */
     setsockopt(fd, level, name, &value, sizeof value);
 }
