@@ -1,6 +1,5 @@
 """TLS with clients: every client_tls, certificates, direct TLS, and the relay through it."""
 
-import os
 import shutil
 import signal
 import socket
@@ -207,16 +206,8 @@ def tls_server(pki):
                             "hostssl all only_tls 127.0.0.1/32 trust",
                             "hostnossl all only_tls 127.0.0.1/32 reject",
                             "local all all trust", "host all all 127.0.0.1/32 trust"])
+    instance.enable_tls(pki / "one.crt", pki / "one.key")
     instance.start()
-    for ending in ("crt", "key"):
-        shutil.copy(pki / f"one.{ending}", instance.dir / "data" / f"server.{ending}")
-    key = instance.dir / "data" / "server.key"
-    owner = (instance.dir / "data" / "PG_VERSION").stat()
-    os.chown(key, owner.st_uid, owner.st_gid)
-    key.chmod(0o600)
-    os.chown(key.with_suffix(".crt"), owner.st_uid, owner.st_gid)
-    instance.configure(ssl="on")
-    instance.restart()
     instance.psql("CREATE ROLE auth_scram LOGIN PASSWORD 'secret'; CREATE ROLE only_tls LOGIN",
                   "postgres")
     yield instance

@@ -139,6 +139,16 @@ class Server:
         superuser = ["local all postgres trust", "host all postgres 127.0.0.1/32 trust"]
         (self.data / "pg_hba.conf").write_text("\n".join(superuser + lines) + "\n")
 
+    def enable_tls(self, certificate, key):
+        """Gives the server copies of these files; in force after the (next) start."""
+        for source, name in ((certificate, "server.crt"), (key, "server.key")):
+            copy = self.data / name
+            shutil.copy(source, copy)
+            copy.chmod(0o600)
+            if self.user:
+                shutil.chown(copy, self.user)
+        self.configure(ssl="on")
+
     def start(self):
         environment = {key: value for key, value in os.environ.items()
                        if not key.startswith("PG")}
