@@ -20,6 +20,11 @@ LEGS = {
 }
 
 
+# The others must be seen to speak both protocols.
+SIMPLE_ONLY = ["psql", "psycopg2", "sqlalchemy-psycopg2"]
+EXTENDED_ONLY = ["sqlalchemy-asyncpg"]
+
+
 class Stage:
     """A server with the guarded table in database app, and proxies with a rule in front of it.
 
@@ -73,19 +78,22 @@ class Stage:
         assert schema.wrong_keys(self.server) == 0
         endpoint.assert_sane()
         if not common.is_direct():
-            self.check_audit(endpoint, application, report["supplied"])
+            check_audit(endpoint, driver, application, report["supplied"])
         return report
 
-    @staticmethod
-    def check_audit(endpoint, application, supplied):
-        """As many keys on record as were supplied, all stripped."""
-        def recorded():
-            return endpoint.audit_lines(application_name=application)
 
-        common.wait_until(lambda: sum(record["rows"] for record in recorded()) >= supplied, 5,
-                          f"{supplied} supplied keys on record")
-        assert sum(record["rows"] for record in recorded()) == supplied
-        assert {(record["user"], record["verdict"]) for record in recorded()} == {(ROLE, "stripped")}
+def check_audit(endpoint, driver, application, supplied):
+    """As many keys on record as were supplied, all stripped, and in both protocols."""
+    def recorded():
+        return endpoint.audit_lines(application_name=application)
+
+    common.wait_until(lambda: sum(record["rows"] for record in recorded()) >= supplied, 5,
+                      f"{supplied} supplied keys on record")
+    assert sum(record["rows"] for record in recorded()) == supplied
+    assert {(record["user"], record["verdict"]) for record in recorded()} == {(ROLE, "stripped")}
+    protocols = {record["protocol"] for record in recorded()}
+    assert ("simple" in protocols) == (driver not in EXTENDED_ONLY)
+    assert ("extended" in protocols) == (driver not in SIMPLE_ONLY)
 
 
 @pytest.fixture(scope="module")

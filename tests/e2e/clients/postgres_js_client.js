@@ -59,12 +59,15 @@ async function rollsBack(sql) {
   }), {code: '22012'}); // the driver remembers the first error, and rolls back
 }
 
+// PostgreSQL signals the process and then its group; on a busy machine the second signal may be late. This
+// driver does not tell when the request's connection ends, so a session of its own and a pause.
 async function cancels(sql) {
   const query = sql.unsafe(tour.SLEEP);
-  const cancelled = new Promise((resolve) => setTimeout(() => resolve(query.cancel()), 500));
+  setTimeout(() => query.cancel(), 500);
   await assert.rejects(query, {code: '57014'});
-  await cancelled; // the server has closed the request's connection, and sends no more signals
+  await new Promise((resolve) => setTimeout(resolve, 500));
   assert.strictEqual((await sql`SELECT 1 AS one`)[0].one, 1);
+  await sql.end();
 }
 
 async function readsMuch(sql) {
@@ -98,7 +101,7 @@ tour.run(__filename, async () => {
     await types(sql);
     await inserts(sql);
     await rollsBack(sql);
-    await cancels(sql);
+    await cancels(connect(prepare, []));
     await readsMuch(sql);
     await hears(sql, notices);
     await sql.end();
