@@ -55,9 +55,11 @@ def script(environment):
 
 def cancels(environment):
     """Ctrl-C: libpq's PQcancel, on a connection of its own."""
-    with subprocess.Popen([*PSQL, "-c", tour.SLEEP], env=environment, text=True,
-                          stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as psql:
-        time.sleep(0.7)
+    with subprocess.Popen([*PSQL, "-c", "SELECT 'connected'", "-c", tour.SLEEP], env=environment,
+                          text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as psql:
+        assert psql.stdout.readline() == "connected\n"
+        time.sleep(0.5)
         psql.send_signal(signal.SIGINT)
         errors = psql.communicate(timeout=30)[1]
     assert psql.returncode == 1 and "canceling statement due to user request" in errors, errors
