@@ -7,7 +7,7 @@ import time
 import psycopg2
 import pytest
 
-from lib import common, wire
+from lib import common, schema, wire
 from lib.pgserver import Server
 from lib.pki import configure_server
 from lib.proxy import Proxy
@@ -31,12 +31,8 @@ CREATE ROLE asker LOGIN;
 SET password_encryption = 'md5';
 CREATE ROLE by_md5 LOGIN PASSWORD '{password}';
 CREATE ROLE by_password LOGIN PASSWORD '{password}';
-CREATE FUNCTION public.secret_of(wanted text, OUT name text, OUT secret text) RETURNS SETOF record
-    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS
-    $$ SELECT rolname, rolpassword FROM pg_authid WHERE rolname = wanted AND rolcanlogin $$;
 '''
 
-QUERY = "SELECT name, secret FROM public.secret_of($1)"
 IN_FILE = ("one", "two", "expired", "by_md5", 'odd "name"')
 
 
@@ -47,7 +43,8 @@ def server(pki):
         "host all asker 127.0.0.1/32 trust", "host all all 127.0.0.1/32 scram-sha-256"])
     configure_server(instance, pki)
     instance.start()
-    instance.psql(ROLES.format(password=PASSWORD.replace("'", "''"), letters=LETTERS), "postgres")
+    instance.psql(ROLES.format(password=PASSWORD.replace("'", "''"), letters=LETTERS)
+                  + schema.SECRET_OF, "postgres")
     yield instance
     instance.stop()
 
@@ -86,7 +83,7 @@ class Legs:
         if source == "auth_file":
             settings["auth_file"] = self.auth_file
         elif source == "auth_query":
-            settings["auth_query"] = QUERY
+            settings["auth_query"] = schema.AUTH_QUERY
             settings["control"] = f"host=127.0.0.1 port={self.server.port} user=asker dbname=postgres"
         self.started.append(Proxy(self.server, **{**settings, **keys}).start())
         return self.started[-1]

@@ -238,9 +238,8 @@ def tls_server(pki):
                             "host all never 127.0.0.1/32 reject",
                             "hostssl all stranger 127.0.0.1/32 cert",
                             "local all all trust", "host all all 127.0.0.1/32 trust"])
-    instance.start()
     configure_server(instance, pki)
-    instance.restart()
+    instance.start()
     instance.psql("CREATE ROLE auth_scram LOGIN PASSWORD 'secret'; CREATE ROLE only_tls LOGIN;"
                   "CREATE ROLE only_plain LOGIN; CREATE ROLE never LOGIN;"
                   "CREATE ROLE stranger LOGIN",

@@ -39,12 +39,18 @@ def node(scenario, endpoint, over="tcp", user="postgres", password="", database=
 @functools.cache
 def _java_classes():
     folder = common.scratch_dir("java")
-    run(["javac", "-cp", JDBC_JAR, "-d", str(folder), str(CLIENTS / "Driver.java")])
+    run(["javac", "-encoding", "UTF-8", "-cp", JDBC_JAR, "-d", str(folder),
+         *map(str, sorted(CLIENTS.glob("*.java")))])
     return str(folder)
+
+
+def java(main, *arguments):
+    """The command that runs one of the Java clients."""
+    return [shutil.which("java"), "-Xshare:auto", "-XX:TieredStopAtLevel=1",
+            "-cp", f"{_java_classes()}:{JDBC_JAR}", main, *arguments]
 
 
 def jdbc(scenario, endpoint, user="postgres", password="", database="app"):
     url = f"jdbc:postgresql://{endpoint.host}:{endpoint.port}/{database}"
-    output = run([shutil.which("java"), "-Xshare:auto", "-XX:TieredStopAtLevel=1",
-                  "-cp", f"{_java_classes()}:{JDBC_JAR}", "Driver", scenario, url, user, password])
+    output = run(java("Driver", scenario, url, user, password))
     return dict(pair.split("=", 1) for pair in output.split())

@@ -59,6 +59,14 @@ DOCUMENTS = """
 CREATE TABLE documents (id varchar PRIMARY KEY, chunk_count integer NOT NULL DEFAULT 0);
 """
 
+# For the proxy's auth_query: what only superusers may read.
+SECRET_OF = """
+CREATE FUNCTION public.secret_of(wanted text, OUT name text, OUT secret text) RETURNS SETOF record
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS
+    $$ SELECT rolname, rolpassword FROM pg_authid WHERE rolname = wanted AND rolcanlogin $$;
+"""
+AUTH_QUERY = "SELECT name, secret FROM public.secret_of($1)"
+
 DROP = """
 SET client_min_messages = warning;
 DROP TABLE IF EXISTS chunks CASCADE;
