@@ -39,8 +39,8 @@ static void note_ready(struct session *s, char status)
     s->transaction = status;
     s->active_ms = uv_now(&s->worker->loop);
     s->copying = s->streaming = false;
-    if (s->uncounted) {
-        s->uncounted = false;
+    if (s->doubtful > 0 && s->doubtful <= s->syncs_done + 1) {
+        s->doubtful = 0;
         s->syncs_done = s->syncs_sent;
     } else if (s->syncs_done < s->syncs_sent) {
         s->syncs_done++;

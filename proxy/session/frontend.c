@@ -17,14 +17,24 @@ static void forget_strays(struct session *s)
     }
 }
 
+/* The last message that a ReadyForQuery would answer may stay without one. */
+static void note_doubt(struct session *s)
+{
+    if (s->doubtful == 0) {
+        s->doubtful = s->syncs_sent;
+    }
+}
+
 /* A Query in an open unit ends it, or is skipped by the server because the unit has failed. */
 static void note_query(struct session *s)
 {
     forget_strays(s);
-    s->uncounted = s->uncounted || s->batch_open;
-    s->batch_open = false;
     s->syncs_sent++;
     s->last_query = s->syncs_sent;
+    if (s->batch_open) {
+        note_doubt(s);
+    }
+    s->batch_open = false;
 }
 
 /* CopyDone or CopyFail; the client may have sent it before the server said that it takes rows. */
@@ -33,7 +43,9 @@ static void note_copy_end(struct session *s)
     bool after_sync = !s->batch_open && s->last_query != s->syncs_sent;
     if (!s->copying) {
         s->copies_ended++;
-        s->uncounted = s->uncounted || after_sync; /* the COPY may have swallowed the Sync */
+        if (after_sync) {
+            note_doubt(s); /* the COPY may have swallowed the Sync */
+        }
     }
     s->copying = false;
 }

@@ -176,8 +176,7 @@ static bool copy_string(char **to, const char *from)
 
 static bool has_refusal(const struct ledger *ledger, uint64_t sync)
 {
-    return ledger->refusal_count > 0 &&
-           ledger->refusals[ledger->refusal_count - 1].sync == sync;
+    return ledger->refusal_count > 0 && ledger->refusals[ledger->refusal_count - 1].sync == sync;
 }
 
 bool ledger_is_full(const struct ledger *ledger, uint64_t sync)

@@ -96,9 +96,9 @@ struct session {
     uint64_t syncs_sent;   /* messages that a ReadyForQuery will answer */
     uint64_t syncs_done;
     uint64_t last_query;   /* of these, the number of the last Query or FunctionCall */
+    uint64_t doubtful;     /* the number of one that may stay without an answer, 0: none. The answer
+                              in its place is taken for the last one */
     uint32_t copies_ended; /* CopyDone and CopyFail sent ahead of the server's CopyInResponse */
-    bool uncounted;        /* one of syncs_sent may stay without an answer: the next answer is taken
-                              for the last one */
     uint64_t active_ms;    /* the loop's time when what is being waited for began: a statement, or,
                               with everything answered, the client's next word */
     uint64_t since_ns;     /* when it began, or when its hold did */

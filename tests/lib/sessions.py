@@ -77,7 +77,7 @@ def mentions(names):
         (f"SELECT a AS {column} FROM t AS {table} ORDER BY a LIMIT 2", []),
         (f'SELECT $tag$ UPDATE {table} SET {column} = 1 $tag$ AS "{column}"', []),
         (f"WITH {table} AS (SELECT 1 AS {column}) SELECT {column} FROM {table}", []),
-        (f"SELECT E'{table}\\'{column}', U&'{table}\\0021'", []),
+        (f"SELECT E'{table}\\'{column}'", []),
         (f"SELECT nothing /* {table} */", []),
         (f"INSERT INTO u (b) VALUES ('{table} {column}')", []),
     ]

@@ -162,6 +162,25 @@ def test_one_sessions_key_does_not_reach_another_that_is_held(server):
     assert instance.stop() == 0
 
 
+@pytest.mark.proxy
+def test_a_cancel_meets_what_runs_ahead_of_a_write_that_waits(server):
+    """The write waits for the answer to what is before it; then it is held, and can be cancelled too."""
+    schema.clear_chunks(server)
+    instance = Proxy(server, rules=[strip_rule()], hold_ttl="20s").start()
+    with wire.connect(instance) as session:
+        assert ask(instance, command="hold", table="chunks", ttl_ms=20000)["exit"] == 0
+        run_for_ever(session)
+        session.send(wire.Query(INSERT), wire.Query("SELECT 'alive'"))
+        assert session.is_quiet()
+        for _ in range(2):
+            session.cancel()
+            assert wire.errors(session.read_until()) == ["57014"]
+            common.wait_until(lambda: ask(instance, command="status")["gates"][0]["held_total"] == 1)
+        assert session.read_until()[1].values() == [b"alive"]
+    assert instance.stop() == 0
+    assert server.psql("SELECT count(*) FROM chunks") == "0"
+
+
 def test_a_cancel_between_statements_does_nothing(proxy):
     with wire.connect(proxy) as session:
         for n in range(20):

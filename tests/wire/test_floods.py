@@ -304,7 +304,7 @@ def test_a_client_whose_machine_is_gone_is_forgotten(doing, server):
             if doing != "running":
                 # What runs is the server's to end: it looks for its client when it has something
                 # to say, as without a proxy between.
-                common.wait_until(lambda: sessions_of(server) == sessions, 5, "the session's end")
+                common.wait_until(lambda: sessions_of(server) <= sessions, 5, "the session's end")
             client.close()
         finally:
             instance.kill9()
@@ -324,5 +324,5 @@ def test_a_client_that_resets_takes_nothing_along(where, proxy, server):
             client.send(wire.Query("SELECT repeat('x', 1000) FROM generate_series(1, 100000)"))
             client.read()
         client.reset()
-    server.wait_for_backends(sessions)
+    common.wait_until(lambda: len(server.backends()) <= sessions, 10, "the sessions' end")
     common.wait_until(lambda: descriptors(proxy) <= before, 10, "the descriptors' return")
