@@ -33,7 +33,8 @@ struct shape_literal {
 
 struct shape {
     /* The text; instead of a literal a NUL, which no text has, and a letter for its kind. At the
-     * end another such pair when the text is long enough to be a bulk load. */
+     * end more such pairs where texts of one shape are different matters, as when one is long enough to
+     * be a bulk load. */
     char key[SHAPE_KEY_MAX];
     size_t key_len;
     struct shape_literal literals[SHAPE_LITERALS_MAX];
@@ -42,6 +43,10 @@ struct shape {
 
 /* False when the text has no shape. */
 bool shape_read(struct shape *shape, const struct judge_input *input);
+
+/* Sets a shape apart from the same one without the mark, a letter that no kind of literal has. False when
+ * there is no room for it. */
+bool shape_mark(struct shape *shape, char mark);
 
 /* A place in an edited text where a literal of the text before stands. */
 struct shape_slot {
