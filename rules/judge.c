@@ -305,8 +305,8 @@ static void set_key(struct judge *judge, const struct judge_input *input)
     }
 }
 
-/* What is left of a bulk load is found by its shape, where the verdict has nothing to do with the rows
- * that were cut out. Such shapes bear a mark: the same text by itself is another matter. */
+/* What is left of a bulk load is found by its shape, where the verdict has nothing to do with the
+ * rows that were cut out. Such shapes bear a mark: the same text by itself is another matter. */
 static bool find_for_rows(struct judge *judge, const struct bulk *bulk,
                           const struct judge_input *input)
 {
@@ -328,8 +328,8 @@ static bool find_for_rows(struct judge *judge, const struct bulk *bulk,
     return true;
 }
 
-/* Whether the verdict holds for every text with the judge's key, and where literals go in the edited
- * text. A refusal may speak of a literal, or of its place. */
+/* Whether the verdict holds for every text with the judge's key, and where literals go in the
+ * edited text. A refusal may speak of a literal, or of its place. */
 static bool is_for_key(struct judge *judge, const struct analysis *a,
                        const struct judge_input *input)
 {
@@ -389,8 +389,8 @@ static bool judge_anew(struct judge *judge, const struct judge_input *input, boo
     return is_whole;
 }
 
-/* The verdict for a shape, with what the text at hand has in its place of literals. NULL when out of
- * memory. */
+/* The verdict for a shape, with what the text at hand has in its place of literals. NULL when out
+ * of memory. */
 static const struct verdict *fill(struct judge *judge, const struct verdict_kept *kept,
                                   const struct judge_input *input)
 {
@@ -408,9 +408,8 @@ static const struct verdict *fill(struct judge *judge, const struct verdict_kept
     }
     judge->filled = kept->verdict;
     judge->filled.text = judge->room;
-    judge->filled.text_len =
-        shape_fill(judge->room, &judge->shape, input->text, kept->verdict.text,
-                   kept->verdict.text_len, kept->slots, kept->slot_count);
+    judge->filled.text_len = shape_fill(judge->room, &judge->shape, input->text, kept->verdict.text,
+                                        kept->verdict.text_len, kept->slots, kept->slot_count);
     return &judge->filled;
 }
 

@@ -1,6 +1,6 @@
 /*
- * A lexer of the few kinds of token that need no thought, which says so when it meets another. Called
- * by judge.c; owns nothing. See shape.h for why a shape may stand for a text.
+ * A lexer of the few kinds of token that need no thought, which says so when it meets another.
+ * Called by judge.c; owns nothing. See shape.h for why a shape may stand for a text.
  */
 #include "rules/shape.h"
 
@@ -179,11 +179,11 @@ static bool read_number(struct reader *r)
 
 static bool is_word(const struct reader *r, size_t start, const char *word)
 {
-    return r->at - start == strlen(word) &&
-           strncasecmp(r->text + start, word, r->at - start) == 0;
+    return r->at - start == strlen(word) && strncasecmp(r->text + start, word, r->at - start) == 0;
 }
 
-/* A quote behind a word makes it a prefix, as in E'' and U&''; and some words read their literals. */
+/* A quote behind a word makes it a prefix, as in E'' and U&''; and some words read their literals.
+ */
 static bool read_word(struct reader *r)
 {
     const size_t start = r->at;

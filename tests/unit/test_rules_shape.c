@@ -16,8 +16,10 @@
 #include "rules/rules.h"
 #include "rules/shape.h"
 
-static const struct rule_column columns[] = {
-    {"id", 20, false}, {"collection_id", 1043, false}, {"partition_key", 23, false}, {"content", 25, false}};
+static const struct rule_column columns[] = {{"id", 20, false},
+                                             {"collection_id", 1043, false},
+                                             {"partition_key", 23, false},
+                                             {"content", 25, false}};
 static const struct rule_relation dependents[] = {{"public", "chunks_view", NULL}};
 
 static struct rule rule_in(const char *table, const char *column, enum rule_mode mode)
@@ -78,16 +80,56 @@ static void what_is_not_plain_has_no_shape(void **state)
 {
     (void)state;
     static const char *const odd[] = {
-        "SELECT E'a'", "SELECT e'a'", "SELECT U&'a'", "SELECT u& 'a', U&\"a\"", "SELECT b'1'",
-        "SELECT X'1f'", "SELECT n'a'", "SELECT date'2020-01-01'", "SELECT $$a$$", "SELECT $a$b$a$",
-        "SELECT 1 -- 'a'", "SELECT 1 /* 'a' */", "SELECT /* ' */ 1 /* ' */", "SELECT 'a'\n'b'",
-        "SELECT 'a' 'b'", "SELECT 1e5", "SELECT 1.", "SELECT .5", "SELECT a.5", "SELECT 1..2",
-        "SELECT 1.5.2", "SELECT 1.5e3", "SELECT 0x1f", "SELECT 1_000", "SELECT 12abc", "SELECT 1$1",
-        "SELECT 'a", "SELECT \"a", "SELECT 1; SELECT 2", "SELECT 1;;", "SELECT $a", "SELECT 1 $",
-        "SELECT \x01, 1", "SELECT 1\v", "SELECT CAST(1 AS float(24))", "SELECT 1::FLOAT",
-        "SELECT a UESCAPE '!'", "DO 'x'", "COPY chunks FROM '/x'", "EXPLAIN SELECT 1", "VALUES (1)",
-        "PREPARE a AS SELECT 1", "CREATE TABLE a (b int DEFAULT 1)", "(SELECT 1)", "", " ", "1", "'a'",
-        "SELECT1", "-- SELECT 1",
+        "SELECT E'a'",
+        "SELECT e'a'",
+        "SELECT U&'a'",
+        "SELECT u& 'a', U&\"a\"",
+        "SELECT b'1'",
+        "SELECT X'1f'",
+        "SELECT n'a'",
+        "SELECT date'2020-01-01'",
+        "SELECT $$a$$",
+        "SELECT $a$b$a$",
+        "SELECT 1 -- 'a'",
+        "SELECT 1 /* 'a' */",
+        "SELECT /* ' */ 1 /* ' */",
+        "SELECT 'a'\n'b'",
+        "SELECT 'a' 'b'",
+        "SELECT 1e5",
+        "SELECT 1.",
+        "SELECT .5",
+        "SELECT a.5",
+        "SELECT 1..2",
+        "SELECT 1.5.2",
+        "SELECT 1.5e3",
+        "SELECT 0x1f",
+        "SELECT 1_000",
+        "SELECT 12abc",
+        "SELECT 1$1",
+        "SELECT 'a",
+        "SELECT \"a",
+        "SELECT 1; SELECT 2",
+        "SELECT 1;;",
+        "SELECT $a",
+        "SELECT 1 $",
+        "SELECT \x01, 1",
+        "SELECT 1\v",
+        "SELECT CAST(1 AS float(24))",
+        "SELECT 1::FLOAT",
+        "SELECT a UESCAPE '!'",
+        "DO 'x'",
+        "COPY chunks FROM '/x'",
+        "EXPLAIN SELECT 1",
+        "VALUES (1)",
+        "PREPARE a AS SELECT 1",
+        "CREATE TABLE a (b int DEFAULT 1)",
+        "(SELECT 1)",
+        "",
+        " ",
+        "1",
+        "'a'",
+        "SELECT1",
+        "-- SELECT 1",
     };
     for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
         assert_null(shape_of(odd[i], true));
@@ -267,9 +309,12 @@ static const char *const look_alikes[] = {
     "INSERT INTO chunks (partition_key) VALUES (5)",
     "INSERT INTO chunks (partition_key) VALUES (5), (6)",
     "INSERT INTO chunks (id, partition_key) VALUES (1, 5) RETURNING *",
-    "INSERT INTO chunks (id, partition_key) VALUES (1, 5) ON CONFLICT (id) DO UPDATE SET content = 'a'",
-    "INSERT INTO chunks (id, partition_key) VALUES (1, 5) ON CONFLICT (id) DO UPDATE SET partition_key = 5",
-    "INSERT INTO chunks (id, partition_key) VALUES (1, 5) ON CONFLICT (id) DO UPDATE SET partition_key = 5, id = 5",
+    "INSERT INTO chunks (id, partition_key) VALUES (1, 5) ON CONFLICT (id) DO UPDATE SET content = "
+    "'a'",
+    "INSERT INTO chunks (id, partition_key) VALUES (1, 5) ON CONFLICT (id) DO UPDATE SET "
+    "partition_key = 5",
+    "INSERT INTO chunks (id, partition_key) VALUES (1, 5) ON CONFLICT (id) DO UPDATE SET "
+    "partition_key = 5, id = 5",
     "INSERT INTO chunks (id, partition_key) VALUES (1, 5);",
     "INSERT INTO chunks (id, partition_key) VALUES (1, 5); DROP TABLE chunks",
     "INSERT INTO chunks (id, partition_key) VALUES (1, 5); DO 'INSERT INTO chunks (partition_key)'",
@@ -298,7 +343,8 @@ static const char *const look_alikes[] = {
     "SELECT 'chunks notes' FROM FROM",
     "WITH a AS (INSERT INTO chunks (id, partition_key) VALUES (1, 5) RETURNING id) SELECT * FROM a",
     "WITH a AS (SELECT 1) INSERT INTO chunks (id, partition_key) VALUES (1, 5)",
-    "MERGE INTO chunks USING notes ON true WHEN NOT MATCHED THEN INSERT (id, partition_key) VALUES (1, 5)",
+    "MERGE INTO chunks USING notes ON true WHEN NOT MATCHED THEN INSERT (id, partition_key) VALUES "
+    "(1, 5)",
     "MERGE INTO chunks USING notes ON true WHEN MATCHED THEN UPDATE SET partition_key = 5, id = 6",
     "PREPARE a AS INSERT INTO chunks (id, partition_key) VALUES (1, 5)",
     "EXPLAIN INSERT INTO chunks (id, partition_key) VALUES (1, 5)",
@@ -330,13 +376,13 @@ static void no_text_gets_the_verdict_of_another_shape(void **state)
     }
 }
 
-/* Literals of every kind in every place: a text is a look-alike whose digits and strings are changed
- * at random. */
+/* Literals of every kind in every place: a text is a look-alike whose digits and strings are
+ * changed at random. */
 static void mutate(char *to, const char *from, unsigned *seed)
 {
-    static const char *const pieces[] = {"1",    "12",  "3.5",   "'x'", "'it''s'", "E'x'", "-1",
-                                         "NULL", "$1",  "1e3",   "''",  "'\\'",    "$$x$$", "b'1'",
-                                         "'''",  "007", "' '",   "DEFAULT", "2147483648", "'(, )'"};
+    static const char *const pieces[] = {
+        "1",  "12",   "3.5",   "'x'",  "'it''s'", "E'x'", "-1",  "NULL",    "$1",         "1e3",
+        "''", "'\\'", "$$x$$", "b'1'", "'''",     "007",  "' '", "DEFAULT", "2147483648", "'(, )'"};
     while (*from != '\0') {
         *seed = *seed * 1103515245 + 12345;
         const unsigned random = *seed >> 16;
@@ -413,8 +459,13 @@ static void bulk_loads_are_judged_by_all_their_rows(void **state)
         "INSERT INTO chunks AS values (id, content) VALUES ",
     };
     static const char *const rows[] = {
-        "(1, " LONG ")", "(1, 2, " LONG ")", "(1, DEFAULT, " LONG ")", "(1, NULL, " LONG ")",
-        "(1, -2, " LONG ")", "(DEFAULT, '\xc3', " LONG ")", "(1, '\xc3\xa9', " LONG ")",
+        "(1, " LONG ")",
+        "(1, 2, " LONG ")",
+        "(1, DEFAULT, " LONG ")",
+        "(1, NULL, " LONG ")",
+        "(1, -2, " LONG ")",
+        "(DEFAULT, '\xc3', " LONG ")",
+        "(1, '\xc3\xa9', " LONG ")",
         "(1, E'\\'', " LONG ")",
     };
     static const char *const tails[] = {
@@ -426,7 +477,8 @@ static void bulk_loads_are_judged_by_all_their_rows(void **state)
         ", (1, (SELECT 2), 'x')",
     };
     static const enum rule_mode modes[] = {RULE_MODE_STRIP, RULE_MODE_REJECT, RULE_MODE_OBSERVE};
-    const size_t head_count = sizeof heads / sizeof heads[0], row_count = sizeof rows / sizeof rows[0];
+    const size_t head_count = sizeof heads / sizeof heads[0],
+                 row_count = sizeof rows / sizeof rows[0];
     char *text = malloc(100000);
     for (size_t mode = 0; mode < 2 * sizeof modes / sizeof modes[0]; mode++) {
         struct judges judges;
