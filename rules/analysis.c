@@ -58,14 +58,14 @@ static void refuse_value(struct analysis *a, const struct rule *rule, bool is_up
     static const char insert[] =
         "cannot insert a non-DEFAULT value into column \"%s\" (rule \"%s\")";
     static const char update[] = "column \"%s\" can only be updated to DEFAULT (rule \"%s\")";
-    analysis_refuse(a, (struct refusal){
-                           .sqlstate = generated_column_error,
-                           .message = is_update
-                                          ? arena_printf(a->arena, update, rule->column, rule->name)
-                                          : arena_printf(a->arena, insert, rule->column, rule->name),
-                           .detail = describe(a, rule),
-                           .hint = "Leave the column out of the statement.",
-                       });
+    analysis_refuse(
+        a, (struct refusal){
+               .sqlstate = generated_column_error,
+               .message = is_update ? arena_printf(a->arena, update, rule->column, rule->name)
+                                    : arena_printf(a->arena, insert, rule->column, rule->name),
+               .detail = describe(a, rule),
+               .hint = "Leave the column out of the statement.",
+           });
 }
 
 void analysis_record(struct analysis *a, size_t rule, const struct supply *supply)

@@ -53,6 +53,7 @@ struct analysis {
     size_t len;
     const struct bulk *bulk; /* rows that the text was relieved of; NULL: none */
     const bool *bulk_drop;   /* which of their values go; NULL: none */
+    bool asks_bulk;          /* what its rows hold made a difference */
     bool is_single_use;      /* the text does not outlive its execution, as a prepared one does */
 
     /* What was found. */

@@ -110,8 +110,8 @@ static bool find_items(const struct assignment *set)
     return true;
 }
 
-/* A column that can be set to itself in the place of item `index`, in every shape that the table may
- * have by the time the server reads the text; NULL when there is none. */
+/* A column that can be set to itself in the place of item `index`, in every shape that the table
+ * may have by the time the server reads the text; NULL when there is none. */
 static const char *neutral_column(const struct assignment *set, size_t index)
 {
     const struct rule *rule = set->rules[index];
@@ -153,7 +153,8 @@ static bool neutralise_part(const struct assignment *set, size_t index)
         return false;
     }
     const char *column = set->neutrals[index];
-    const size_t name = set->firsts[index] + (place == 0); /* the first begins with the parenthesis */
+    const size_t name =
+        set->firsts[index] + (place == 0); /* the first begins with the parenthesis */
     const size_t end = place + 1 < width ? firsts[place + 1] - 1 : (size_t)tokens->items[at].match;
     analysis_edit(set->a, tokens->items[name].start, tokens->items[name + 1].start,
                   quoted_name(column));
@@ -183,9 +184,9 @@ static bool neutralise_item(const struct assignment *set, size_t index)
     analysis_edit(set->a, tokens->items[set->firsts[index]].start, tokens->items[end].start,
                   arena_printf(set->a->arena, "%s = %s%s", quoted_name(column),
                                neutral_text(set, column), is_parted ? " " : ""));
-    revision_note(set->a, set->targets, (int)index, 1,
-                  lappend(NIL, revision_target(column, revision_column(target_name(set->relation),
-                                                                       column))));
+    revision_note(
+        set->a, set->targets, (int)index, 1,
+        lappend(NIL, revision_target(column, revision_column(target_name(set->relation), column))));
     return true;
 }
 
@@ -197,8 +198,8 @@ static bool choose_neutrals(struct assignment *set)
         taken_out += set->rules[i] != NULL && row_of(item_at(set, i)) == NULL;
     }
     for (size_t i = 0; i < set->count; i++) {
-        bool stays = set->rules[i] != NULL &&
-                     (row_of(item_at(set, i)) != NULL || taken_out == set->count);
+        bool stays =
+            set->rules[i] != NULL && (row_of(item_at(set, i)) != NULL || taken_out == set->count);
         if (!stays) {
             continue;
         }

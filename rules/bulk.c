@@ -157,15 +157,14 @@ static bool read_cast(struct reader *r)
     return true;
 }
 
-/* Past a value as nearly all are: a string without a quote in it, or a whole number, and right behind
- * it the comma or parenthesis. False leaves any other to be read with care. */
+/* Past a value as nearly all are: a string without a quote in it, or a whole number, and right
+ * behind it the comma or parenthesis. False leaves any other to be read with care. */
 static inline bool skip_common_value(struct reader *r)
 {
     const char *const start = r->text + r->at, *at = start;
     if (*at == '\'') {
         at = memchr(start + 1, '\'', r->len - r->at - 1);
-        if (at == NULL ||
-            (!r->conforming && memchr(start, '\\', (size_t)(at - start)) != NULL)) {
+        if (at == NULL || (!r->conforming && memchr(start, '\\', (size_t)(at - start)) != NULL)) {
             return false;
         }
         at++;

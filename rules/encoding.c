@@ -39,8 +39,8 @@ static size_t sequence_len(const unsigned char *at, size_t len)
     return 0;
 }
 
-/* The first of the blocks of 64 bytes from `at` on that has a byte above 0x7f; when there is none, the
- * end of the last whole block. */
+/* The first of the blocks of 64 bytes from `at` on that has a byte above 0x7f; when there is none,
+ * the end of the last whole block. */
 static size_t skip_ascii(const char *text, size_t len, size_t at)
 {
     for (; at + 64 <= len; at += 64) {

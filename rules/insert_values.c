@@ -34,6 +34,7 @@ static int width(const SelectStmt *source)
 static bool supplies(const struct insert *insert, size_t position, struct supply *supply)
 {
     if (insert->bulk != NULL) {
+        insert->a->asks_bulk = true;
         supply->rows = (uint32_t)bulk_count_values(insert->bulk, position);
     }
     for (int row = 0; row < list_length(insert->source->valuesLists); row++) {

@@ -26,6 +26,8 @@ struct judge {
     char *room;               /* of its edited text */
     size_t room_size;
     struct shape shape, edited_shape;
+    bool has_shape;         /* the text at hand has, and it is `shape` */
+    struct judge_input key; /* under which its verdict is kept: the shape's, or its own */
 };
 
 struct judge *judge_new(size_t cache_bytes)
@@ -260,12 +262,17 @@ static void describe(struct verdict *verdict, const struct analysis *a)
     verdict->fingerprint = sql_fingerprint(a->statements);
 }
 
+static void set_plain(struct verdict *verdict, const struct bulk *bulk)
+{
+    verdict->plain_from = bulk->cut_from;
+    verdict->plain_to = bulk->cut_to;
+}
+
 static void conclude(struct verdict *verdict, struct analysis *a, const struct judge_input *input)
 {
     *verdict = (struct verdict){.action = VERDICT_PASS};
     if (a->bulk != NULL) {
-        verdict->plain_from = a->bulk->cut_from;
-        verdict->plain_to = a->bulk->cut_to;
+        set_plain(verdict, a->bulk);
     }
     if (a->supplied_count > 0) {
         describe(verdict, a);
@@ -288,26 +295,83 @@ static void conclude(struct verdict *verdict, struct analysis *a, const struct j
     verdict->supplied_count = a->supplied_count;
 }
 
-/* Whether the verdict holds for every text of the judge's shape, and where literals go in the edited
- * text. A refusal may speak of a literal, or of its place. */
-static bool is_for_shape(struct judge *judge, const struct analysis *a,
-                         const struct judge_input *input)
+static void set_key(struct judge *judge, const struct judge_input *input)
 {
-    struct verdict_kept *last = &judge->last;
-    if (a->bulk != NULL || a->is_blind || last->verdict.action == VERDICT_REFUSE) {
+    judge->key = *input;
+    judge->has_shape = shape_read(&judge->shape, input);
+    if (judge->has_shape) {
+        judge->key.text = judge->shape.key;
+        judge->key.len = judge->shape.key_len;
+    }
+}
+
+/* What is left of a bulk load is found by its shape, where the verdict has nothing to do with the
+ * rows that were cut out. Such shapes bear a mark: the same text by itself is another matter. */
+static bool find_for_rows(struct judge *judge, const struct bulk *bulk,
+                          const struct judge_input *input)
+{
+    struct judge_input rest = *input;
+    rest.text = bulk->short_text;
+    rest.len = bulk->short_len;
+    set_key(judge, &rest);
+    judge->has_shape = judge->has_shape && shape_mark(&judge->shape, 'b');
+    judge->key.len = judge->shape.key_len;
+    if (!judge->has_shape || input->len > JUDGED_TEXT_MAX) {
         return false;
     }
-    if (last->verdict.action == VERDICT_PASS) {
+    const struct verdict_kept *kept = verdict_cache_get(judge->cache, &judge->key);
+    if (kept == NULL || !encoding_is_readable(input->encoding, input->text, input->len)) {
+        return false;
+    }
+    judge->last = *kept;
+    set_plain(&judge->last.verdict, bulk);
+    return true;
+}
+
+/* Whether the verdict holds for every text with the judge's key, and where literals go in the
+ * edited text. A refusal may speak of a literal, or of its place. */
+static bool is_for_key(struct judge *judge, const struct analysis *a,
+                       const struct judge_input *input)
+{
+    struct verdict_kept *last = &judge->last;
+    const enum verdict_action action = last->verdict.action;
+    if (a->bulk != NULL) {
+        return judge->has_shape && !a->is_blind && !a->asks_bulk && action == VERDICT_PASS;
+    }
+    if (!judge->has_shape || judge->shape.literal_count == 0) {
         return true;
     }
-    struct shape_slot *slots =
-        arena_alloc(a->arena, (judge->shape.literal_count + 1) * sizeof *slots);
+    if (a->is_blind || action == VERDICT_REFUSE) {
+        return false;
+    }
+    if (action == VERDICT_PASS) {
+        return true;
+    }
+    struct shape_slot *slots = arena_alloc(a->arena, judge->shape.literal_count * sizeof *slots);
     struct judge_input edited = *input;
     edited.text = last->verdict.text;
     edited.len = last->verdict.text_len;
     last->slots = slots;
     return shape_find_slots(&judge->shape, a->kept, a->kept_count, &edited, &judge->edited_shape,
                             slots, &last->slot_count);
+}
+
+static void judge_in_arena(struct judge *judge, const struct judge_input *input, bool *is_to_keep)
+{
+    struct analysis a = begin(&judge->arena, judge->set, input->text, input->len, input);
+    struct bulk bulk;
+    if (bulk_shorten(&bulk, &judge->arena, a.text, a.len, input->standard_conforming_strings)) {
+        a.bulk = &bulk;
+        if (find_for_rows(judge, &bulk, input)) {
+            judge->hits++;
+            return;
+        }
+    }
+    judge->misses++;
+    analyse(&a, input);
+    judge->last = (struct verdict_kept){0};
+    conclude(&judge->last.verdict, &a, input);
+    *is_to_keep = is_for_key(judge, &a, input);
 }
 
 /* False when out of memory. What a jump may leave half done is in `scope` and the arena alone. */
@@ -319,26 +383,18 @@ static bool judge_anew(struct judge *judge, const struct judge_input *input, boo
     sql_enter(&scope, input->standard_conforming_strings);
     const bool is_whole = setjmp(out_of_memory) == 0;
     if (is_whole) {
-        struct analysis a = begin(&judge->arena, judge->set, input->text, input->len, input);
-        struct bulk bulk;
-        if (bulk_shorten(&bulk, &judge->arena, a.text, a.len, input->standard_conforming_strings)) {
-            a.bulk = &bulk;
-        }
-        analyse(&a, input);
-        judge->last = (struct verdict_kept){0};
-        conclude(&judge->last.verdict, &a, input);
-        *is_to_keep = judge->shape.literal_count == 0 || is_for_shape(judge, &a, input);
+        judge_in_arena(judge, input, is_to_keep);
     }
     sql_leave(&scope);
     return is_whole;
 }
 
-/* The verdict for a shape, with what the text at hand has in its place of literals. NULL when out of
- * memory. */
+/* The verdict for a shape, with what the text at hand has in its place of literals. NULL when out
+ * of memory. */
 static const struct verdict *fill(struct judge *judge, const struct verdict_kept *kept,
                                   const struct judge_input *input)
 {
-    if (kept->verdict.action != VERDICT_EDIT || judge->shape.literal_count == 0) {
+    if (kept->verdict.action != VERDICT_EDIT || kept->slot_count == 0) {
         return &kept->verdict;
     }
     const size_t size = shape_fill_room(&judge->shape, kept->verdict.text_len);
@@ -352,9 +408,8 @@ static const struct verdict *fill(struct judge *judge, const struct verdict_kept
     }
     judge->filled = kept->verdict;
     judge->filled.text = judge->room;
-    judge->filled.text_len =
-        shape_fill(judge->room, &judge->shape, input->text, kept->verdict.text,
-                   kept->verdict.text_len, kept->slots, kept->slot_count);
+    judge->filled.text_len = shape_fill(judge->room, &judge->shape, input->text, kept->verdict.text,
+                                        kept->verdict.text_len, kept->slots, kept->slot_count);
     return &judge->filled;
 }
 
@@ -365,26 +420,19 @@ const struct verdict *judge_text(struct judge *judge, const struct rule_set *set
         verdict_cache_clear(judge->cache);
         judge->set = set;
     }
-    struct judge_input key = *input;
-    if (shape_read(&judge->shape, input)) {
-        key.text = judge->shape.key;
-        key.len = judge->shape.key_len;
-    } else {
-        judge->shape.literal_count = 0;
-    }
-    const struct verdict_kept *kept = verdict_cache_get(judge->cache, &key);
+    set_key(judge, input);
+    const struct verdict_kept *kept = verdict_cache_get(judge->cache, &judge->key);
     if (kept != NULL) {
         judge->hits++;
         return fill(judge, kept, input);
     }
-    judge->misses++;
     arena_reset(&judge->arena);
     bool is_to_keep = false;
     if (!judge_anew(judge, input, &is_to_keep)) {
         return NULL;
     }
     if (is_to_keep) {
-        verdict_cache_put(judge->cache, &key, &judge->last);
+        verdict_cache_put(judge->cache, &judge->key, &judge->last);
     }
     return &judge->last.verdict;
 }

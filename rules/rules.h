@@ -106,7 +106,8 @@ struct verdict {
     const char *message;
     const char *detail;
     const char *hint;
-    /* Where the text holds rows of plain literals and nothing else, which nobody has to look into. */
+    /* Where the text holds rows of plain literals and nothing else, which nobody has to look into.
+     */
     size_t plain_from, plain_to;
     int position; /* of a syntax error, in characters of the text from 1; 0: none */
     /* what the audit says of it; empty when no key was supplied */

@@ -1,6 +1,6 @@
 /*
- * A lexer of the few kinds of token that need no thought, which says so when it meets another. Called
- * by judge.c; owns nothing. See shape.h for why a shape may stand for a text.
+ * A lexer of the few kinds of token that need no thought, which says so when it meets another.
+ * Called by judge.c; owns nothing. See shape.h for why a shape may stand for a text.
  */
 #include "rules/shape.h"
 
@@ -90,15 +90,23 @@ static bool copy_up_to(struct reader *r, size_t end)
     return true;
 }
 
+bool shape_mark(struct shape *shape, char mark)
+{
+    if (SHAPE_KEY_MAX - shape->key_len < 2) {
+        return false;
+    }
+    shape->key[shape->key_len++] = '\0';
+    shape->key[shape->key_len++] = mark;
+    return true;
+}
+
 static bool add_literal(struct reader *r, size_t start, char kind)
 {
     struct shape *shape = r->shape;
     if (shape->literal_count == SHAPE_LITERALS_MAX || !copy_up_to(r, start) ||
-        SHAPE_KEY_MAX - shape->key_len < 2) {
+        !shape_mark(shape, kind)) {
         return false;
     }
-    shape->key[shape->key_len++] = '\0';
-    shape->key[shape->key_len++] = kind;
     shape->literals[shape->literal_count++] =
         (struct shape_literal){(uint32_t)start, (uint32_t)r->at};
     r->copied = r->at;
@@ -171,11 +179,11 @@ static bool read_number(struct reader *r)
 
 static bool is_word(const struct reader *r, size_t start, const char *word)
 {
-    return r->at - start == strlen(word) &&
-           strncasecmp(r->text + start, word, r->at - start) == 0;
+    return r->at - start == strlen(word) && strncasecmp(r->text + start, word, r->at - start) == 0;
 }
 
-/* A quote behind a word makes it a prefix, as in E'' and U&''; and some words read their literals. */
+/* A quote behind a word makes it a prefix, as in E'' and U&''; and some words read their literals.
+ */
 static bool read_word(struct reader *r)
 {
     const size_t start = r->at;
@@ -240,15 +248,7 @@ static bool starts_as_query(struct reader *r)
 /* Whether the text may be judged as a bulk load goes by its shape and by this. */
 static bool add_length(struct shape *shape, size_t len)
 {
-    if (len < BULK_BYTES_MIN || shape->literal_count == 0) {
-        return true;
-    }
-    if (SHAPE_KEY_MAX - shape->key_len < 2) {
-        return false;
-    }
-    shape->key[shape->key_len++] = '\0';
-    shape->key[shape->key_len++] = 'l';
-    return true;
+    return len < BULK_BYTES_MIN || shape->literal_count == 0 || shape_mark(shape, 'l');
 }
 
 static bool read_token(struct reader *r)

@@ -53,8 +53,8 @@ size_t tokens_list(const struct token_list *tokens, size_t open, size_t *firsts,
     return count;
 }
 
-/* Takes out runs of list items. The last ones go with the comma in front of them, up to token `end`,
- * which `behind` keeps apart from what stands before. */
+/* Takes out runs of list items. The last ones go with the comma in front of them, up to token
+ * `end`, which `behind` keeps apart from what stands before. */
 static void drop_runs(struct analysis *a, const size_t *firsts, const bool *drop, size_t count,
                       size_t end, const char *behind)
 {

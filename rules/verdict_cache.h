@@ -23,7 +23,8 @@ struct verdict_kept {
 struct verdict_cache *verdict_cache_new(size_t bytes);
 void verdict_cache_free(struct verdict_cache *cache);
 
-/* The verdict kept for the same text (or a shape's key), types and settings; valid until the next put. NULL: none. */
+/* The verdict kept for the same text (or a shape's key), types and settings; valid until the next
+ * put. NULL: none. */
 const struct verdict_kept *verdict_cache_get(struct verdict_cache *cache,
                                              const struct judge_input *input);
 /* Keeps a copy, when there is memory for it and it is not out of proportion. */

@@ -161,7 +161,8 @@ static void take_next_fd(struct audit *audit)
 static bool write_out(struct audit *audit)
 {
     while (audit->out_done < audit->out_len) {
-        ssize_t n = write(audit->fd, audit->out + audit->out_done, audit->out_len - audit->out_done);
+        ssize_t n =
+            write(audit->fd, audit->out + audit->out_done, audit->out_len - audit->out_done);
         if (n < 0 && errno == EINTR) {
             continue;
         }

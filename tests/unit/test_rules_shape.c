@@ -16,8 +16,10 @@
 #include "rules/rules.h"
 #include "rules/shape.h"
 
-static const struct rule_column columns[] = {
-    {"id", 20, false}, {"collection_id", 1043, false}, {"partition_key", 23, false}, {"content", 25, false}};
+static const struct rule_column columns[] = {{"id", 20, false},
+                                             {"collection_id", 1043, false},
+                                             {"partition_key", 23, false},
+                                             {"content", 25, false}};
 static const struct rule_relation dependents[] = {{"public", "chunks_view", NULL}};
 
 static struct rule rule_in(const char *table, const char *column, enum rule_mode mode)
@@ -78,16 +80,56 @@ static void what_is_not_plain_has_no_shape(void **state)
 {
     (void)state;
     static const char *const odd[] = {
-        "SELECT E'a'", "SELECT e'a'", "SELECT U&'a'", "SELECT u& 'a', U&\"a\"", "SELECT b'1'",
-        "SELECT X'1f'", "SELECT n'a'", "SELECT date'2020-01-01'", "SELECT $$a$$", "SELECT $a$b$a$",
-        "SELECT 1 -- 'a'", "SELECT 1 /* 'a' */", "SELECT /* ' */ 1 /* ' */", "SELECT 'a'\n'b'",
-        "SELECT 'a' 'b'", "SELECT 1e5", "SELECT 1.", "SELECT .5", "SELECT a.5", "SELECT 1..2",
-        "SELECT 1.5.2", "SELECT 1.5e3", "SELECT 0x1f", "SELECT 1_000", "SELECT 12abc", "SELECT 1$1",
-        "SELECT 'a", "SELECT \"a", "SELECT 1; SELECT 2", "SELECT 1;;", "SELECT $a", "SELECT 1 $",
-        "SELECT \x01, 1", "SELECT 1\v", "SELECT CAST(1 AS float(24))", "SELECT 1::FLOAT",
-        "SELECT a UESCAPE '!'", "DO 'x'", "COPY chunks FROM '/x'", "EXPLAIN SELECT 1", "VALUES (1)",
-        "PREPARE a AS SELECT 1", "CREATE TABLE a (b int DEFAULT 1)", "(SELECT 1)", "", " ", "1", "'a'",
-        "SELECT1", "-- SELECT 1",
+        "SELECT E'a'",
+        "SELECT e'a'",
+        "SELECT U&'a'",
+        "SELECT u& 'a', U&\"a\"",
+        "SELECT b'1'",
+        "SELECT X'1f'",
+        "SELECT n'a'",
+        "SELECT date'2020-01-01'",
+        "SELECT $$a$$",
+        "SELECT $a$b$a$",
+        "SELECT 1 -- 'a'",
+        "SELECT 1 /* 'a' */",
+        "SELECT /* ' */ 1 /* ' */",
+        "SELECT 'a'\n'b'",
+        "SELECT 'a' 'b'",
+        "SELECT 1e5",
+        "SELECT 1.",
+        "SELECT .5",
+        "SELECT a.5",
+        "SELECT 1..2",
+        "SELECT 1.5.2",
+        "SELECT 1.5e3",
+        "SELECT 0x1f",
+        "SELECT 1_000",
+        "SELECT 12abc",
+        "SELECT 1$1",
+        "SELECT 'a",
+        "SELECT \"a",
+        "SELECT 1; SELECT 2",
+        "SELECT 1;;",
+        "SELECT $a",
+        "SELECT 1 $",
+        "SELECT \x01, 1",
+        "SELECT 1\v",
+        "SELECT CAST(1 AS float(24))",
+        "SELECT 1::FLOAT",
+        "SELECT a UESCAPE '!'",
+        "DO 'x'",
+        "COPY chunks FROM '/x'",
+        "EXPLAIN SELECT 1",
+        "VALUES (1)",
+        "PREPARE a AS SELECT 1",
+        "CREATE TABLE a (b int DEFAULT 1)",
+        "(SELECT 1)",
+        "",
+        " ",
+        "1",
+        "'a'",
+        "SELECT1",
+        "-- SELECT 1",
     };
     for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
         assert_null(shape_of(odd[i], true));
@@ -148,6 +190,7 @@ static void assert_judged_alike(const struct judges *judges, const struct judge_
     assert_true(kept->text == NULL || strlen(kept->text) == kept->text_len);
     assert_true(kept->fingerprint == fresh->fingerprint && kept->position == fresh->position);
     assert_true(kept->prepares == fresh->prepares && kept->schema_change == fresh->schema_change);
+    assert_true(kept->plain_from == fresh->plain_from && kept->plain_to == fresh->plain_to);
     assert_true(kept->supplied_count == fresh->supplied_count);
     for (size_t i = 0; i < kept->supplied_count; i++) {
         assert_true(kept->supplied[i].rule == fresh->supplied[i].rule &&
@@ -266,9 +309,12 @@ static const char *const look_alikes[] = {
     "INSERT INTO chunks (partition_key) VALUES (5)",
     "INSERT INTO chunks (partition_key) VALUES (5), (6)",
     "INSERT INTO chunks (id, partition_key) VALUES (1, 5) RETURNING *",
-    "INSERT INTO chunks (id, partition_key) VALUES (1, 5) ON CONFLICT (id) DO UPDATE SET content = 'a'",
-    "INSERT INTO chunks (id, partition_key) VALUES (1, 5) ON CONFLICT (id) DO UPDATE SET partition_key = 5",
-    "INSERT INTO chunks (id, partition_key) VALUES (1, 5) ON CONFLICT (id) DO UPDATE SET partition_key = 5, id = 5",
+    "INSERT INTO chunks (id, partition_key) VALUES (1, 5) ON CONFLICT (id) DO UPDATE SET content = "
+    "'a'",
+    "INSERT INTO chunks (id, partition_key) VALUES (1, 5) ON CONFLICT (id) DO UPDATE SET "
+    "partition_key = 5",
+    "INSERT INTO chunks (id, partition_key) VALUES (1, 5) ON CONFLICT (id) DO UPDATE SET "
+    "partition_key = 5, id = 5",
     "INSERT INTO chunks (id, partition_key) VALUES (1, 5);",
     "INSERT INTO chunks (id, partition_key) VALUES (1, 5); DROP TABLE chunks",
     "INSERT INTO chunks (id, partition_key) VALUES (1, 5); DO 'INSERT INTO chunks (partition_key)'",
@@ -297,7 +343,8 @@ static const char *const look_alikes[] = {
     "SELECT 'chunks notes' FROM FROM",
     "WITH a AS (INSERT INTO chunks (id, partition_key) VALUES (1, 5) RETURNING id) SELECT * FROM a",
     "WITH a AS (SELECT 1) INSERT INTO chunks (id, partition_key) VALUES (1, 5)",
-    "MERGE INTO chunks USING notes ON true WHEN NOT MATCHED THEN INSERT (id, partition_key) VALUES (1, 5)",
+    "MERGE INTO chunks USING notes ON true WHEN NOT MATCHED THEN INSERT (id, partition_key) VALUES "
+    "(1, 5)",
     "MERGE INTO chunks USING notes ON true WHEN MATCHED THEN UPDATE SET partition_key = 5, id = 6",
     "PREPARE a AS INSERT INTO chunks (id, partition_key) VALUES (1, 5)",
     "EXPLAIN INSERT INTO chunks (id, partition_key) VALUES (1, 5)",
@@ -329,13 +376,13 @@ static void no_text_gets_the_verdict_of_another_shape(void **state)
     }
 }
 
-/* Literals of every kind in every place: a text is a look-alike whose digits and strings are changed
- * at random. */
+/* Literals of every kind in every place: a text is a look-alike whose digits and strings are
+ * changed at random. */
 static void mutate(char *to, const char *from, unsigned *seed)
 {
-    static const char *const pieces[] = {"1",    "12",  "3.5",   "'x'", "'it''s'", "E'x'", "-1",
-                                         "NULL", "$1",  "1e3",   "''",  "'\\'",    "$$x$$", "b'1'",
-                                         "'''",  "007", "' '",   "DEFAULT", "2147483648", "'(, )'"};
+    static const char *const pieces[] = {
+        "1",  "12",   "3.5",   "'x'",  "'it''s'", "E'x'", "-1",  "NULL",    "$1",         "1e3",
+        "''", "'\\'", "$$x$$", "b'1'", "'''",     "007",  "' '", "DEFAULT", "2147483648", "'(, )'"};
     while (*from != '\0') {
         *seed = *seed * 1103515245 + 12345;
         const unsigned random = *seed >> 16;
@@ -385,6 +432,72 @@ static void bytes_that_are_no_text_are_refused_in_a_known_shape_too(void **state
     tear_down(&judges);
 }
 
+/* Forty rows, of which only the first is parsed. */
+static void write_bulk(char *to, const char *head, const char *first, const char *other,
+                       const char *tail)
+{
+    to = stpcpy(stpcpy(to, head), first);
+    for (size_t row = 1; row < 40; row++) {
+        to = stpcpy(stpcpy(to, ", "), other);
+    }
+    stpcpy(to, tail);
+}
+
+#define LONG "'sixty bytes in a row make forty of them long enough to be cut'"
+
+/* What the rows that nobody parsed hold must not be taken from another text. */
+static void bulk_loads_are_judged_by_all_their_rows(void **state)
+{
+    (void)state;
+    static const char *const heads[] = {
+        "INSERT INTO chunks (id, content) VALUES ",
+        "INSERT INTO chunks (id, partition_key, content) VALUES ",
+        "INSERT INTO chunks (id, \"Partition_key\", content) VALUES ",
+        "INSERT INTO chunks VALUES ",
+        "INSERT INTO chunks_view (id, content) VALUES ",
+        "INSERT INTO notes (id, content) VALUES ",
+        "INSERT INTO chunks AS values (id, content) VALUES ",
+    };
+    static const char *const rows[] = {
+        "(1, " LONG ")",
+        "(1, 2, " LONG ")",
+        "(1, DEFAULT, " LONG ")",
+        "(1, NULL, " LONG ")",
+        "(1, -2, " LONG ")",
+        "(DEFAULT, '\xc3', " LONG ")",
+        "(1, '\xc3\xa9', " LONG ")",
+        "(1, E'\\'', " LONG ")",
+    };
+    static const char *const tails[] = {
+        "",
+        " ON CONFLICT (id) DO UPDATE SET partition_key = 1",
+        " RETURNING *",
+        "; SELECT 'chunks'",
+        "; DO 'INSERT INTO chunks VALUES (1)'",
+        ", (1, (SELECT 2), 'x')",
+    };
+    static const enum rule_mode modes[] = {RULE_MODE_STRIP, RULE_MODE_REJECT, RULE_MODE_OBSERVE};
+    const size_t head_count = sizeof heads / sizeof heads[0],
+                 row_count = sizeof rows / sizeof rows[0];
+    char *text = malloc(100000);
+    for (size_t mode = 0; mode < 2 * sizeof modes / sizeof modes[0]; mode++) {
+        struct judges judges;
+        set_up(&judges, modes[mode / 2]);
+        for (size_t i = 0; i < head_count * row_count * row_count * 6; i++) {
+            const size_t other = i / head_count % row_count;
+            const size_t first = i / head_count / row_count % row_count;
+            write_bulk(text, heads[i % head_count], rows[first], rows[other],
+                       tails[i / head_count / row_count / row_count]);
+            struct judge_input input = input_of(text);
+            input.extended = mode % 2 != 0;
+            assert_judged_alike(&judges, &input);
+        }
+        assert_true(hits_of(&judges) > 100);
+        tear_down(&judges);
+    }
+    free(text);
+}
+
 static void long_literals_and_many_rows_keep_their_own_ways(void **state)
 {
     (void)state;
@@ -417,6 +530,7 @@ int main(void)
         cmocka_unit_test(no_text_gets_the_verdict_of_another_shape),
         cmocka_unit_test(changed_literals_are_judged_as_if_never_seen),
         cmocka_unit_test(bytes_that_are_no_text_are_refused_in_a_known_shape_too),
+        cmocka_unit_test(bulk_loads_are_judged_by_all_their_rows),
         cmocka_unit_test(long_literals_and_many_rows_keep_their_own_ways),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
