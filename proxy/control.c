@@ -366,11 +366,12 @@ static void cancel_if_wished(struct control *control, struct exchange *x)
     x->next_cancel = now_ms() + CANCEL_AGAIN_MS;
 }
 
-static bool give_up(struct control *control, const char *why, struct failure *f)
+static bool give_up(struct control *control, const char *sqlstate, const char *why,
+                    struct failure *f)
 {
     control->lost = true;
     fail(f, EXIT_REFUSED, "%s", why);
-    set_sqlstate(f, "08006");
+    set_sqlstate(f, sqlstate);
     return false;
 }
 
@@ -388,11 +389,11 @@ static bool await_result(struct control *control, struct exchange *x, struct fai
             return true;
         }
         if (control->impatient && is_over(control, x)) {
-            return give_up(control, "the server does not answer", f);
+            return give_up(control, "57014", "the server does not answer", f);
         }
         cancel_if_wished(control, x);
         if (x->give_up != 0 && now_ms() >= x->give_up) {
-            return give_up(control, "the server did not answer a cancel request", f);
+            return give_up(control, "08006", "the server did not answer a cancel request", f);
         }
         wait_slice(conn, unsent > 0 ? POLLIN | POLLOUT : POLLIN);
         if (!PQconsumeInput(conn)) {

@@ -112,7 +112,8 @@ static PGresult *ask(struct secrets *secrets, const char *query, const char *use
 {
     bool had_one = secrets->control != NULL;
     PGresult *result = ask_once(secrets, query, user, f);
-    if (result == NULL && had_one && secrets->control == NULL) {
+    bool hangs = strcmp(f->sqlstate, "57014") == 0;
+    if (result == NULL && had_one && secrets->control == NULL && !hangs) {
         result = ask_once(secrets, query, user, f);
     }
     return result;

@@ -233,3 +233,187 @@ def test_a_client_that_is_gone_when_the_login_is_granted(scripted, lied_to):
         common.wait_until(lambda: scripted.open == 0, 5, "the server's connection to end")
         assert lied_to.is_alive()
         assert_serves(lied_to)
+
+
+# --- the client ---
+
+JUNK = b"\0\0\0\0junk"
+LEAVING = {
+    "closes": lambda connection: connection.close(),
+    "resets": lambda connection: connection.reset(),
+    "half-closes": lambda connection: connection.half_close(),
+    "sends junk and closes": lambda connection: connection.send(JUNK).close(),
+    "sends half a message and closes": lambda connection: connection.send(b"p\0\0\0\x40half").close(),
+}
+
+
+@pytest.mark.parametrize("step", ["startup", "offered", "challenged", "proved"])
+@pytest.mark.parametrize("how", LEAVING)
+def test_a_client_that_goes_away(real, honest, step, how):
+    login = Login(honest)
+    getattr(login, step)()
+    LEAVING[how](login.connection)
+    real.wait_for_backends(0, "usename = 'good'", timeout=TIMEOUT + 3)
+    login.connection.close()
+
+
+@pytest.mark.parametrize("how", LEAVING)
+def test_a_client_that_goes_away_while_the_server_thinks(scripted, lied_to, how):
+    for user, turn in zip(USERS[1:], ("offer", "challenge", "verdict", "grant")):
+        scripted.deviations[user] = (turn, scripted_server.silent)
+        login = Login(lied_to, user)
+        {"offer": login.startup, "challenge": login.startup}.get(turn, login.proved)()
+        LEAVING[how](login.connection)
+        common.wait_until(lambda: scripted.open == 0, TIMEOUT, "the server's connection to end")
+        login.connection.close()
+
+
+@pytest.mark.parametrize("step", ["offered", "challenged"])
+@pytest.mark.parametrize("junk", [JUNK, wire.Query("SELECT 1"), wire.message("p", b"x" * 3000),
+                                  b"p\xff\xff\xff\xff", b"p\0\0\0\0"])
+def test_a_client_that_sends_junk(honest, step, junk):
+    login = Login(honest)
+    getattr(login, step)().connection.send(junk)
+    assert login.to_end() in ("08P01", "28P01")
+    assert not login.was_let_in()
+
+
+def test_what_a_client_sends_too_early_waits_for_its_turn(honest):
+    """Even a whole login that is sent before the server has answered anything."""
+    login = Login(honest)
+    login.connection.send(wire.StartupMessage("good", "postgres") + login.scram.initial())
+    login.read()
+    login.connection.send(login.scram.final(login.read().body) + wire.Query("SELECT 7"))
+    login.heard += login.connection.read_until("Z") + login.connection.read_until("Z")
+    assert [answer.values() for answer in login.heard if answer.kind == "D"] == [[b"7"]]
+    login.connection.close()
+
+
+def test_a_client_that_is_silent(real, honest):
+    logins = [getattr(Login(honest), step)() for step in ("startup", "offered", "challenged")]
+    assert [login.to_end() for login in logins] == ["57014"] * 3
+    real.wait_for_backends(0, "usename = 'good'")
+
+
+# --- who is there is not to be told from who is not ---
+
+def challenge_of(endpoint, user):
+    """Salt and iterations that a login is asked with, and how a wrong password ends it."""
+    login = Login(endpoint, user)
+    login.scram.password = "wrong"
+    login.proved()
+    asked = login.heard[1].body[4:].split(b",", 1)[1]
+    return asked, login.to_end(), login.heard[-1].fields()["M"].replace(user, "USER")
+
+
+@pytest.mark.parametrize("user", ["nobody", "user1", "not_in_the_file"])
+def test_a_login_is_asked_as_by_the_server_whoever_it_is(real, honest, user):
+    assert challenge_of(honest, user) == challenge_of(real, user)
+
+
+def test_a_password_is_not_derived_with_any_number_of_iterations(scripted, proxy_at):
+    """A server asks for two billions: of a password in auth_file no secret is made."""
+    proxy = proxy_at(scripted, PASSWORD)
+    challenge = b"i=2000000000"
+
+    def ask_for_more(connection, reply):
+        more = reply[5:].replace(b"i=4096", challenge)
+        saying(wire.message("R", more))(connection, reply)
+    scripted.deviations["user1"] = ("challenge", ask_for_more)
+    assert run(proxy, "user1")[0] == "58000"
+    assert "asks for 2000000000 iterations" in proxy.log()
+    assert_serves(proxy)
+
+
+# --- servers that go away or hang ---
+
+def test_a_server_that_restarts_in_the_middle(real, honest):
+    login = Login(honest).challenged()
+    real.restart("immediate")
+    login.connection.send(login.scram.final(login.heard[-1].body))
+    assert login.to_end() in ("57P01", "57P02", "08006")
+
+
+@pytest.fixture(scope="module")
+def asking(real, proxy_at, tmp_path_factory):
+    """In front of the real server; users are looked up by auth_query at a server that may hang."""
+    control = Server(auth="trust").start()
+    control.psql("".join(f"CREATE ROLE {user} LOGIN PASSWORD '{ScramServer(PASSWORD).secret}';"
+                         for user in USERS[1:4]), "postgres")
+    yield control, lambda **keys: proxy_at(
+        real, PASSWORD, auth_query=QUERY, client_login_timeout=20,
+        control=f"host={control.host} port={control.port} user=postgres dbname=postgres", **keys)
+    control.stop("immediate")
+
+
+class Stopped:
+    """A server all of whose processes hang."""
+
+    def __init__(self, server):
+        self.pids = [server.pid, *common.children_of(server.pid)]
+
+    def __enter__(self):
+        for pid in self.pids:
+            os.kill(pid, signal.SIGSTOP)
+
+    def __exit__(self, *_):
+        for pid in reversed(self.pids):
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_control_server_that_hangs(real, asking):
+    """Who needs it waits for one answer, not for as many as there are logins before; who does not
+    need it logs in; nobody waits longer than the proxy lives."""
+    control, start = asking
+    proxy = start()
+    strangers = ["stranger"] * 8
+    assert run(proxy, "stranger")[0] == "28P01"
+    with Stopped(control), concurrent.futures.ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(run, proxy, user) for user in strangers]
+        time.sleep(0.2)
+        started = time.monotonic()
+        assert_serves(proxy)
+        assert time.monotonic() - started < 1 * common.slowness()
+        for code, seconds, let_in in [task.result() for task in waiting]:
+            assert (code, let_in) == ("58000", False) and seconds < 7 * common.slowness()
+        assert "auth_query: the server does not answer" in proxy.log()
+        last = pool.submit(run, proxy, "stranger")
+        time.sleep(0.3)
+        started = time.monotonic()
+        proxy.process.send_signal(signal.SIGTERM)
+        assert last.result()[0] == "57P01"
+        assert proxy.process.wait(10 * common.slowness()) == 0
+        assert time.monotonic() - started < 3 * common.slowness()
+    real.wait_for_backends(0, "usename = 'stranger'")
+
+
+def test_a_control_server_that_is_gone(real, asking):
+    control, start = asking
+    proxy = start(workers=2)
+    control.stop("immediate")
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        results = list(pool.map(lambda _: run(proxy, "stranger"), range(60)))
+    assert {code for code, _, _ in results} == {"58000"}
+    assert max(seconds for _, seconds, _ in results) < 4 * common.slowness()
+    assert "auth_query: connection to server" in proxy.log()
+    control.start()
+    assert run(proxy, "stranger")[0] == "28P01"
+
+
+def test_sigterm_and_sighup_during_logins(real, proxy_at):
+    proxy = proxy_at(real, PASSWORD, workers=2)
+    logins = [getattr(Login(proxy, user), step)() for user in USERS[:3]
+              for step in ("startup", "offered", "challenged")]
+    users = proxy.settings["auth_file"]
+    users.write_text(users.read_text().replace(f'"{PASSWORD}"', '"another"'))
+    proxy.process.send_signal(signal.SIGHUP)
+    common.wait_until(lambda: "configuration was reloaded" in proxy.log(), 5, "the reload")
+    last = logins.pop()
+    last.connection.send(last.scram.final(last.heard[-1].body))
+    last.heard += last.connection.read_until("Z")
+    assert last.was_let_in()
+    proxy.process.send_signal(signal.SIGTERM)
+    assert {login.to_end() for login in logins} == {"57P01"}
+    last.connection.close()
+    assert proxy.process.wait(5 * common.slowness()) == 0
+    real.wait_for_backends(0, "usename LIKE 'user%'")
