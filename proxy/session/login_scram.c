@@ -386,27 +386,33 @@ bool login_scram_reads_client(const struct login *login)
            login->step == STEP_CLIENT_FINAL;
 }
 
-/* What is too long to be read tells so in its header. */
-static bool is_whole(const uint8_t *message, size_t have, size_t *size)
+/* What no reading would make right: known by its header. */
+static enum sasl_read judge_header(const uint8_t *message)
 {
-    *size = 1 + (size_t)load_u32(message + 1);
-    if (message[0] != 'p' || *size < FRAME_HEADER || *size > CLIENT_MESSAGE_MAX) {
-        *size = have;
+    uint32_t length = load_u32(message + 1);
+    if (message[0] != 'p') {
+        return SASL_OTHER_MESSAGE;
     }
-    return have >= *size;
+    return length < 4 || length > SCRAM_MESSAGE_MAX ? SASL_TOO_LONG : SASL_READ;
 }
 
 size_t login_scram_client(struct session *s, const uint8_t *bytes, size_t len)
 {
     size_t at = 0;
-    size_t size;
     while (s->state == SESSION_LOGIN && login_scram_reads_client(s->login) &&
            len - at >= FRAME_HEADER) {
-        if (!is_whole(bytes + at, len - at, &size)) {
+        const uint8_t *message = bytes + at;
+        enum sasl_read header = judge_header(message);
+        if (header != SASL_READ) {
+            fail_read(s, header, message[0]);
+            break;
+        }
+        size_t size = 1 + (size_t)load_u32(message + 1);
+        if (len - at < size) {
             s->front.need = size;
             break;
         }
-        take_client(s, bytes + at, size);
+        take_client(s, message, size);
         at += size;
     }
     return at;
