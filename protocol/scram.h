@@ -29,7 +29,6 @@
 #define SCRAM_SALT_MAX 256      /* bytes, decoded, that are taken */
 #define SCRAM_BINDING_MAX 64    /* bytes of a certificate's hash: a SHA-512 at most */
 #define SCRAM_MESSAGE_MAX 1024u /* bytes; PG_MAX_SASL_MESSAGE_LENGTH of the server */
-#define SCRAM_ITERATIONS 4096u  /* PostgreSQL's default */
 #define SCRAM_TEXT_MAX 3584     /* three messages of the longest kind, joined by commas */
 
 #define SCRAM_SHA_256 "SCRAM-SHA-256"
@@ -83,7 +82,7 @@ struct scram_secret {
     uint8_t salt[SCRAM_SALT_MAX];
     uint8_t stored_key[SCRAM_KEY];
     uint8_t server_key[SCRAM_KEY];
-    bool is_mock; /* no proof matches it */
+    bool is_mock; /* of a user that does not exist: no proof matches it */
 };
 
 /* Reads SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>; false when it is not one, or out
@@ -95,10 +94,6 @@ MUST_CHECK bool scram_secret_read(struct span text, struct scram_secret *out);
 MUST_CHECK bool scram_secret_derive(struct span password, const uint8_t *salt, size_t salt_len,
                                     uint32_t iterations, uint8_t client_key[SCRAM_KEY],
                                     struct scram_secret *out);
-/* A secret for a user that does not exist: always the same for one `user` and `nonce` (random, as
- * old as the process), and looking like PostgreSQL's. False when libcrypto fails. */
-MUST_CHECK bool scram_secret_mock(struct span user, const uint8_t nonce[32],
-                                  struct scram_secret *out);
 void scram_secret_wipe(struct scram_secret *secret);
 
 /* What the texts of PostgreSQL's errors repeat from the message. */

@@ -156,21 +156,6 @@ bool scram_secret_derive(struct span password, const uint8_t *salt, size_t salt_
     return is_derived;
 }
 
-/* As PostgreSQL makes it: the salt depends on the user's name, so that it is not a new one at each
- * attempt, and on what nobody outside knows, so that it cannot be told from a real one. */
-bool scram_secret_mock(struct span user, const uint8_t nonce[32], struct scram_secret *out)
-{
-    uint8_t digest[SCRAM_KEY];
-    *out = (struct scram_secret){
-        .iterations = SCRAM_ITERATIONS, .salt_len = SCRAM_SALT_LEN, .is_mock = true};
-    if (!scram_hmac(nonce, user, digest)) {
-        return false;
-    }
-    memcpy(out->salt, digest, SCRAM_SALT_LEN);
-    OPENSSL_cleanse(digest, sizeof digest);
-    return true;
-}
-
 void scram_secret_wipe(struct scram_secret *secret)
 {
     OPENSSL_cleanse(secret, sizeof *secret);

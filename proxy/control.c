@@ -5,6 +5,8 @@
 #include "proxy/control.h"
 
 #include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,12 +20,18 @@ enum {
     KEYWORDS_MAX = 64,
 };
 
+struct canceller;
+
 struct control {
     PGconn *conn;
     bool lost; /* given up although the socket is open */
+    bool impatient;
+    struct canceller *canceller; /* the last one; NULL: none was needed */
     bool (*abort_requested)(void *arg);
     void *abort_arg;
 };
+
+static void canceller_leave(struct canceller *canceller);
 
 struct keywords {
     const char *names[KEYWORDS_MAX];
@@ -220,6 +228,7 @@ bool control_open(const struct control_target *target, struct control **out, str
         fail(f, EXIT_REFUSED, "out of memory");
         goto out;
     }
+    control->impatient = target->impatient;
     control->abort_requested = target->abort_requested;
     control->abort_arg = target->abort_arg;
     control->conn = PQconnectStartParams(k.names, k.values, 0);
@@ -246,6 +255,7 @@ void control_close(struct control *control)
         return;
     }
     PQfinish(control->conn);
+    canceller_leave(control->canceller);
     free(control);
 }
 
@@ -274,14 +284,56 @@ bool control_is_lost(const struct control *control)
     return control->lost || PQstatus(control->conn) != CONNECTION_OK;
 }
 
-static void send_cancel(struct control *control)
+/* PQcancel() waits for the server, without end where that hangs: so a thread of its own does. Whoever
+ * of the two that share it comes last frees it. */
+struct canceller {
+    PGcancel *cancel;
+    atomic_bool done;
+    atomic_int owners;
+};
+
+static void canceller_leave(struct canceller *canceller)
+{
+    if (canceller != NULL && atomic_fetch_sub(&canceller->owners, 1) == 1) {
+        PQfreeCancel(canceller->cancel);
+        free(canceller);
+    }
+}
+
+static void *run_cancel(void *arg)
 {
     char ignored[256];
-    PGcancel *cancel = PQgetCancel(control->conn);
-    if (cancel != NULL) {
-        (void)PQcancel(cancel, ignored, sizeof ignored);
-        PQfreeCancel(cancel);
+    struct canceller *canceller = arg;
+    (void)PQcancel(canceller->cancel, ignored, sizeof ignored);
+    atomic_store(&canceller->done, true);
+    canceller_leave(canceller);
+    return NULL;
+}
+
+static bool is_cancelling(const struct control *control)
+{
+    return control->canceller != NULL && !atomic_load(&control->canceller->done);
+}
+
+static void send_cancel(struct control *control)
+{
+    if (is_cancelling(control)) {
+        return;
     }
+    canceller_leave(control->canceller);
+    struct canceller *canceller = control->canceller = calloc(1, sizeof *canceller);
+    if (canceller == NULL) {
+        return;
+    }
+    pthread_t thread;
+    canceller->cancel = PQgetCancel(control->conn);
+    atomic_init(&canceller->owners, 2);
+    if (canceller->cancel != NULL && pthread_create(&thread, NULL, run_cancel, canceller) == 0) {
+        pthread_detach(thread);
+        return;
+    }
+    atomic_store(&canceller->done, true);
+    canceller_leave(canceller);
 }
 
 /* One exchange with the server: how long it may take, and what became of the wish to end it. */
@@ -291,13 +343,19 @@ struct exchange {
     uint64_t give_up;
 };
 
+/* The deadline is over, or an abort is wished. */
+static bool is_over(const struct control *control, const struct exchange *x)
+{
+    return (x->deadline != 0 && now_ms() >= x->deadline) || is_abort_requested(control);
+}
+
 /* A cancel request can overtake the statement it is meant for, and is then forgotten by the server:
  * it is sent again until the statement ends. */
 static void cancel_if_wished(struct control *control, struct exchange *x)
 {
     uint64_t now = now_ms();
     if (x->next_cancel == 0) {
-        if ((x->deadline == 0 || now < x->deadline) && !is_abort_requested(control)) {
+        if (!is_over(control, x)) {
             return;
         }
         x->give_up = now + CANCEL_WAIT_MS;
@@ -306,6 +364,15 @@ static void cancel_if_wished(struct control *control, struct exchange *x)
     }
     send_cancel(control);
     x->next_cancel = now_ms() + CANCEL_AGAIN_MS;
+}
+
+static bool give_up(struct control *control, const char *sqlstate, const char *why,
+                    struct failure *f)
+{
+    control->lost = true;
+    fail(f, EXIT_REFUSED, "%s", why);
+    set_sqlstate(f, sqlstate);
+    return false;
 }
 
 /* Waits until PQgetResult() will not block. False when the connection is lost, or when the server
@@ -321,18 +388,28 @@ static bool await_result(struct control *control, struct exchange *x, struct fai
         if (unsent == 0 && !PQisBusy(conn)) {
             return true;
         }
+        if (control->impatient && is_over(control, x)) {
+            return give_up(control, "57014", "the server does not answer", f);
+        }
         cancel_if_wished(control, x);
         if (x->give_up != 0 && now_ms() >= x->give_up) {
-            control->lost = true;
-            fail(f, EXIT_REFUSED, "the server did not answer a cancel request");
-            set_sqlstate(f, "08006");
-            return false;
+            return give_up(control, "08006", "the server did not answer a cancel request", f);
         }
         wait_slice(conn, unsent > 0 ? POLLIN | POLLOUT : POLLIN);
         if (!PQconsumeInput(conn)) {
             return fail_with_connection(conn, f);
         }
     }
+}
+
+/* A cancel request that is late must not meet the next statement: the connection is of no more use
+ * when it is still on its way at the end of the time for it. */
+static void await_cancel(struct control *control, const struct exchange *x)
+{
+    while (is_cancelling(control) && now_ms() < x->give_up) {
+        (void)poll(NULL, 0, SLICE_MS);
+    }
+    control->lost = control->lost || is_cancelling(control);
 }
 
 /* Reads every result of what was sent. The first failure counts; the rest is read all the same. */
@@ -370,6 +447,7 @@ static bool drain(struct control *control, unsigned timeout_ms,
             PQclear(result);
         }
     }
+    await_cancel(control, &x);
     if (control_is_lost(control)) {
         return ok ? fail_with_connection(control->conn, f) : false;
     }

@@ -115,6 +115,7 @@ static void *run(void *arg)
     struct control_target target = {.conninfo = asker->hosts->conninfo,
                                     .host = asker->host->name,
                                     .port = asker->host->port,
+                                    .impatient = true,
                                     .abort_requested = is_closing,
                                     .abort_arg = asker->hosts};
     do {

@@ -36,7 +36,6 @@ struct service {
     struct worker **workers;
     unsigned worker_count;
     char nonce[17];               /* marks the proxy's own failing statements; hex, random */
-    uint8_t mock_nonce[32];       /* makes up secrets of users that do not exist; random */
     _Atomic uint32_t clients;     /* client connections open now */
     _Atomic uint64_t next_id;     /* of the next session */
     _Atomic bool draining;        /* SIGTERM: sessions end at their next transaction boundary */

@@ -255,6 +255,9 @@ static void on_mail(uv_async_t *async)
         case MAIL_GATE:
             hold_release(worker);
             break;
+        case MAIL_SECRET:
+            login_looked_up(mail->session, mail->lookup);
+            break;
         case MAIL_STOP:
             stop(worker);
             break;

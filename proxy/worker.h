@@ -22,6 +22,7 @@
 #define WORKER_BUFFER ((size_t)64 * 1024)
 #define WORKER_IOV 64
 
+struct secrets_lookup;
 struct service;
 struct session;
 
@@ -68,6 +69,7 @@ enum mail_kind {
     MAIL_CLIENT, /* a socket that was accepted */
     MAIL_CANCEL, /* end the hold of the session with this key */
     MAIL_GATE,   /* a gate changed its state */
+    MAIL_SECRET, /* a look-up for a login has ended */
     MAIL_STOP,   /* close every session and end the loop */
 };
 
@@ -75,6 +77,8 @@ struct mail {
     struct mail *next;
     enum mail_kind kind;
     int fd;
+    struct secrets_lookup *lookup; /* taken */
+    struct session *session;       /* that it is for, unless it is forgotten */
     struct registry_key key;
 };
 

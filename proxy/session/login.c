@@ -14,19 +14,35 @@
 #include "proxy/service.h"
 #include "proxy/session/login_scram.h"
 
+bool login_send(struct session *s, uint8_t *bytes, size_t len)
+{
+    struct iovec iov = {.iov_base = bytes, .iov_len = len};
+    switch (stream_send(&s->server, &iov, 1)) {
+    case STREAM_OK:
+        return true;
+    case STREAM_NO_MEMORY:
+        session_fail(s, "53200", "out of memory");
+        return false;
+    case STREAM_AGAIN:
+    case STREAM_EOF:
+    case STREAM_BROKEN:
+        break;
+    }
+    s->server_gone = true; /* its last words may be there to read */
+    return true;
+}
+
 /* The packet waits at the head of the stash, and stays there while it may have to be sent again. */
 static bool send_packet(struct session *s)
 {
     size_t size = startup_read(s->front.stash, s->front.stash_len).size;
-    struct iovec iov = {.iov_base = s->front.stash, .iov_len = size};
     struct writer renamed;
     writer_init(&renamed, STARTUP_LENGTH_MAX);
-    if (application_name_packet(s, s->front.stash, size, &renamed)) {
-        iov = (struct iovec){.iov_base = renamed.bytes, .iov_len = renamed.len};
-    }
-    enum stream_result sent = stream_send(&s->server, &iov, 1);
+    bool is_renamed = application_name_packet(s, s->front.stash, size, &renamed);
+    bool sent = is_renamed ? login_send(s, renamed.bytes, renamed.len)
+                           : login_send(s, s->front.stash, size);
     writer_fini(&renamed);
-    return sent == STREAM_OK;
+    return sent;
 }
 
 /* The server goes on with this login: no other connection will be tried. */
@@ -57,11 +73,7 @@ static void begin_relay(struct session *s)
 void login_begin(struct session *s)
 {
     s->state = SESSION_LOGIN;
-    if (!send_packet(s)) {
-        session_fail(s, "08006", "server closed the connection unexpectedly");
-        return;
-    }
-    if (s->is_cancel) {
+    if (send_packet(s) && s->is_cancel) {
         begin_relay(s); /* the answer is the connection's end */
         session_resume(s);
     }
@@ -84,6 +96,22 @@ static bool forward(struct session *s, uint8_t *message, size_t size)
     return true;
 }
 
+/* In a login that pgsluice answers, nothing may reach the client but what belongs into it: a grant
+ * above all is worth what the client has proved. */
+static void take_answer(struct session *s, uint8_t *message, size_t size)
+{
+    if (message[0] == 'R' && login_scram_server(s, message, size)) {
+        begin_relay(s);
+    } else if (message[0] == 'E') {
+        if (forward(s, message, size)) {
+            s->fatal = true;
+            session_server_ended(s);
+        }
+    } else if (message[0] != 'R') {
+        login_scram_malformed(s, "It is no message of authentication.");
+    }
+}
+
 /* One whole message. False when the login is over one way or the other: with the message consumed
  * (*consumed) or left to the relay. */
 static bool take(struct session *s, uint8_t *message, size_t size, bool *consumed)
@@ -98,10 +126,8 @@ static bool take(struct session *s, uint8_t *message, size_t size, bool *consume
     if (message[0] == 'N' || message[0] == 'v') {
         return forward(s, message, size);
     }
-    if (message[0] == 'R' && s->login != NULL) {
-        if (login_scram_server(s, message, size)) {
-            begin_relay(s);
-        }
+    if (s->login != NULL) {
+        take_answer(s, message, size);
         return s->state == SESSION_LOGIN;
     }
     if (message[0] == 'R' && login_scram_begin(s, message, size)) {
@@ -112,6 +138,16 @@ static bool take(struct session *s, uint8_t *message, size_t size, bool *consume
     return false;
 }
 
+/* Too long to be looked at. */
+static void take_endless(struct session *s)
+{
+    if (s->login != NULL) {
+        login_scram_malformed(s, "It is too long.");
+    } else {
+        begin_relay(s);
+    }
+}
+
 size_t login_consume_server(struct session *s, uint8_t *bytes, size_t len)
 {
     size_t at = 0;
@@ -120,7 +156,7 @@ size_t login_consume_server(struct session *s, uint8_t *bytes, size_t len)
         uint32_t length = load_u32(bytes + at + 1);
         size_t size = 1 + (size_t)length;
         if (!frame_length_valid(length) || size > WORKER_BUFFER) {
-            begin_relay(s);
+            take_endless(s);
             break;
         }
         if (len - at < size) {
@@ -146,6 +182,5 @@ size_t login_consume_client(struct session *s, const uint8_t *bytes, size_t len)
 
 void login_fini(struct session *s)
 {
-    login_scram_free(s->login);
-    s->login = NULL;
+    login_scram_free(s);
 }

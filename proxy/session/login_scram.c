@@ -38,7 +38,6 @@ enum step {
 };
 
 struct login {
-    struct session *session;
     enum step step;
     struct scram_client at_server; /* our role there */
     struct scram_server at_client;
@@ -46,26 +45,26 @@ struct login {
     size_t challenge_len;
     struct scram_secret secret;
     struct span final; /* for the client, when the server has granted the login; in at_client */
-    uv_work_t work;
-    bool looking_up; /* another thread has it */
-    bool abandoned;  /* freed when the look-up ends */
-    enum secrets_result found;
-    struct failure failure;
+    struct secrets_lookup *lookup; /* under way */
 };
 
-void login_scram_free(struct login *login)
+void login_scram_free(struct session *s)
 {
-    if (login != NULL && login->looking_up) {
-        login->abandoned = true;
-    } else if (login != NULL) {
-        scram_client_fini(&login->at_server);
-        scram_server_fini(&login->at_client);
-        scram_secret_wipe(&login->secret);
-        free(login);
+    struct login *login = s->login;
+    if (login == NULL) {
+        return;
     }
+    if (login->lookup != NULL) {
+        secrets_forget(session_service(s)->secrets, login->lookup);
+    }
+    scram_client_fini(&login->at_server);
+    scram_server_fini(&login->at_client);
+    scram_secret_wipe(&login->secret);
+    free(login);
+    s->login = NULL;
 }
 
-static void malformed(struct session *s, const char *detail)
+void login_scram_malformed(struct session *s, const char *detail)
 {
     session_fail_detail(s, "08P01", "malformed answer of the server to a SCRAM login", detail);
 }
@@ -82,15 +81,14 @@ static bool random_bytes(uint8_t *room, int len)
 
 /* --- towards the server --- */
 
-static bool send_server(struct session *s, struct writer *w)
+static void send_server(struct session *s, struct writer *w)
 {
-    struct iovec iov = {.iov_base = w->bytes, .iov_len = w->len};
-    bool sent = w->ok && stream_send(&s->server, &iov, 1) == STREAM_OK;
-    writer_fini(w);
-    if (!sent) {
-        session_fail(s, "08006", "server closed the connection unexpectedly");
+    if (w->ok) {
+        login_send(s, w->bytes, w->len);
+    } else {
+        out_of_memory(s);
     }
-    return sent;
+    writer_fini(w);
 }
 
 static void fail_at_server(struct session *s, enum scram_result result)
@@ -128,7 +126,6 @@ bool login_scram_begin(struct session *s, const uint8_t *message, size_t size)
         out_of_memory(s);
         return true;
     }
-    login->session = s;
     s->login = login;
     enum scram_binding binding = binding_at(s, &offer);
     struct span first = scram_client_first(&login->at_server, binding, random);
@@ -142,32 +139,21 @@ bool login_scram_begin(struct session *s, const uint8_t *message, size_t size)
 
 /* --- the secret --- */
 
-static void look_up(uv_work_t *work)
+/* Somebody without a secret goes through the same motions, with the server's own salt, and fails at
+ * the end. */
+static bool settle_secret(struct session *s, const struct secrets_lookup *lookup)
 {
-    struct login *login = work->data;
-    struct session *s = login->session;
-    struct scram_secret like = login->secret;
-    login->found =
-        secrets_find(session_service(s)->secrets, s->user, &like, &login->secret, &login->failure);
-    scram_secret_wipe(&like);
-}
-
-/* Somebody without a secret goes through the same motions, and fails at the end. */
-static bool settle_secret(struct session *s)
-{
-    struct login *login = s->login;
-    if (login->found == SECRETS_FAILED) {
-        log_error("the secret of user \"%s\" cannot be looked up: %s", s->user, login->failure.msg);
+    if (lookup->result == SECRETS_FAILED) {
+        log_error("the secret of user \"%s\" cannot be looked up: %s", s->user,
+                  lookup->failure.msg);
         session_fail(s, "58000", "the secret of user \"%s\" cannot be looked up now", s->user);
         return false;
     }
-    if (login->found == SECRETS_NONE) {
-        log_info("client %s: %s", s->client_name, login->failure.msg);
-        struct span user = {s->user, strlen(s->user)};
-        if (!scram_secret_mock(user, session_service(s)->mock_nonce, &login->secret)) {
-            out_of_memory(s);
-            return false;
-        }
+    if (lookup->result == SECRETS_NONE) {
+        log_info("client %s: %s", s->client_name, lookup->failure.msg);
+        s->login->secret.is_mock = true;
+    } else {
+        s->login->secret = lookup->secret;
     }
     return true;
 }
@@ -178,9 +164,6 @@ static void offer_to_client(struct session *s)
     uint8_t random[SCRAM_RANDOM];
     uint8_t hash[SCRAM_BINDING_MAX];
     bool plus = s->client.tls != NULL && tls_own_hash(s->client.tls, hash) > 0;
-    if (!settle_secret(s)) {
-        return;
-    }
     if (!random_bytes(random, sizeof random)) {
         out_of_memory(s);
         return;
@@ -190,24 +173,59 @@ static void offer_to_client(struct session *s)
     writer_init(&w, 128);
     authentication_write_sasl(&w, plus);
     login->step = STEP_CLIENT_FIRST;
-    if (session_reply(s, &w)) {
-        session_resume(s);
-    }
+    session_reply(s, &w);
     writer_fini(&w);
 }
 
-static void on_looked_up(uv_work_t *work, int status)
+static void take_lookup(struct session *s, struct secrets_lookup *lookup)
 {
-    struct login *login = work->data;
-    struct session *s = login->session;
-    (void)status;
-    login->looking_up = false;
-    if (login->abandoned) {
-        login_scram_free(login);
-    } else if (s->state == SESSION_LOGIN) {
+    s->login->lookup = NULL;
+    if (s->state == SESSION_LOGIN && settle_secret(s, lookup)) {
         offer_to_client(s);
     }
-    session_release(s);
+    secrets_lookup_free(lookup);
+}
+
+void login_looked_up(struct session *s, struct secrets_lookup *lookup)
+{
+    if (lookup->is_forgotten) {
+        secrets_lookup_free(lookup);
+        return;
+    }
+    take_lookup(s, lookup);
+    if (s->state == SESSION_LOGIN) {
+        session_resume(s); /* the client may have spoken already */
+    }
+}
+
+/* On another thread. */
+static void post_lookup(struct secrets_lookup *lookup)
+{
+    struct mail *mail = lookup->arg;
+    lookup->arg = NULL;
+    mail->lookup = lookup;
+    worker_post(mail->session->worker, mail);
+}
+
+static void look_up(struct session *s)
+{
+    struct login *login = s->login;
+    struct mail *mail = mail_new(MAIL_SECRET);
+    if (mail == NULL) {
+        out_of_memory(s);
+        return;
+    }
+    mail->session = s;
+    bool at_once;
+    struct secrets_lookup *lookup = secrets_find(session_service(s)->secrets, s->user,
+                                                 &login->secret, post_lookup, mail, &at_once);
+    if (lookup == NULL) {
+        out_of_memory(s);
+    } else if (at_once) {
+        take_lookup(s, lookup);
+    } else {
+        login->lookup = lookup;
+    }
 }
 
 static void take_challenge(struct session *s, struct span data)
@@ -225,14 +243,7 @@ static void take_challenge(struct session *s, struct span data)
     login->secret.salt_len = challenge.salt_len;
     memcpy(login->secret.salt, challenge.salt, challenge.salt_len);
     login->step = STEP_SECRET;
-    login->work.data = login;
-    s->handles++;
-    if (uv_queue_work(&s->worker->loop, &login->work, look_up, on_looked_up) != 0) {
-        s->handles--;
-        out_of_memory(s);
-        return;
-    }
-    login->looking_up = true;
+    look_up(s);
 }
 
 /* --- towards the client --- */
@@ -375,27 +386,33 @@ bool login_scram_reads_client(const struct login *login)
            login->step == STEP_CLIENT_FINAL;
 }
 
-/* What is too long to be read tells so in its header. */
-static bool is_whole(const uint8_t *message, size_t have, size_t *size)
+/* What no reading would make right: known by its header. */
+static enum sasl_read judge_header(const uint8_t *message)
 {
-    *size = 1 + (size_t)load_u32(message + 1);
-    if (message[0] != 'p' || *size < FRAME_HEADER || *size > CLIENT_MESSAGE_MAX) {
-        *size = have;
+    uint32_t length = load_u32(message + 1);
+    if (message[0] != 'p') {
+        return SASL_OTHER_MESSAGE;
     }
-    return have >= *size;
+    return length < 4 || length > SCRAM_MESSAGE_MAX ? SASL_TOO_LONG : SASL_READ;
 }
 
 size_t login_scram_client(struct session *s, const uint8_t *bytes, size_t len)
 {
     size_t at = 0;
-    size_t size;
     while (s->state == SESSION_LOGIN && login_scram_reads_client(s->login) &&
            len - at >= FRAME_HEADER) {
-        if (!is_whole(bytes + at, len - at, &size)) {
+        const uint8_t *message = bytes + at;
+        enum sasl_read header = judge_header(message);
+        if (header != SASL_READ) {
+            fail_read(s, header, message[0]);
+            break;
+        }
+        size_t size = 1 + (size_t)load_u32(message + 1);
+        if (len - at < size) {
             s->front.need = size;
             break;
         }
-        take_client(s, bytes + at, size);
+        take_client(s, message, size);
         at += size;
     }
     return at;
@@ -413,21 +430,23 @@ static void take_verdict(struct session *s, struct span data)
     s->login->step = STEP_GRANT;
 }
 
-static void grant(struct session *s)
+/* False when the client is gone. */
+static bool grant(struct session *s)
 {
     struct writer w;
     writer_init(&w, SCRAM_MESSAGE_MAX);
     authentication_write_final(&w, s->login->final);
     authentication_write_ok(&w);
-    session_reply(s, &w);
+    bool sent = session_reply(s, &w);
     writer_fini(&w);
+    return sent;
 }
 
 bool login_scram_server(struct session *s, const uint8_t *message, size_t size)
 {
     struct authentication authentication;
     if (!authentication_read(message, size, &authentication)) {
-        malformed(s, "It is cut off.");
+        login_scram_malformed(s, "It is cut off.");
         return false;
     }
     enum step step = s->login->step;
@@ -437,10 +456,9 @@ bool login_scram_server(struct session *s, const uint8_t *message, size_t size)
     } else if (step == STEP_VERDICT && code == AUTHENTICATION_SASL_FINAL) {
         take_verdict(s, authentication.data);
     } else if (step == STEP_GRANT && code == AUTHENTICATION_OK) {
-        grant(s);
-        return true;
+        return grant(s);
     } else {
-        malformed(s, "It comes out of turn.");
+        login_scram_malformed(s, "It comes out of turn.");
     }
     return false;
 }

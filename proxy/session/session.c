@@ -72,6 +72,7 @@ static bool intake_keep(struct intake *in, const uint8_t *bytes, size_t len);
 void session_drop_server(struct session *s)
 {
     intake_keep(&s->back, NULL, 0);
+    s->server_gone = false;
     stream_close(&s->server, on_closed);
 }
 
@@ -384,10 +385,16 @@ static void read_pending(struct session *s)
     s->unread = turns == 0;
 }
 
-void session_resume(struct session *s)
+/* False when the session ended. */
+static bool consume_stash(struct session *s)
 {
     /* the stash is replaced while it is consumed, unless nothing was */
-    if (s->front.stash_len > 0 && !client_consume(s, s->front.stash, s->front.stash_len)) {
+    return s->front.stash_len == 0 || client_consume(s, s->front.stash, s->front.stash_len);
+}
+
+void session_resume(struct session *s)
+{
+    if (!consume_stash(s)) {
         return;
     }
     read_pending(s);
@@ -397,7 +404,7 @@ void session_resume(struct session *s)
     }
 }
 
-static void server_ended(struct session *s)
+void session_server_ended(struct session *s)
 {
     if (s->fatal || s->terminated || s->client_eof || s->is_cancel) {
         swallow_input(s);
@@ -414,7 +421,7 @@ static bool server_readable(struct session *s)
     size_t len;
     enum stream_result result = intake_read(&s->back, &s->server, s->worker->buffer, &bytes, &len);
     if (result == STREAM_BROKEN || result == STREAM_EOF) {
-        server_ended(s);
+        session_server_ended(s);
         return false;
     }
     if (result == STREAM_AGAIN) {
@@ -430,11 +437,12 @@ static bool server_readable(struct session *s)
         session_fail(s, "53200", "out of memory");
         return false;
     }
-    if (login) {
-        session_resume(s);
-    } else if (s->wait == SESSION_WAIT_BOUNDARY && s->syncs_sent == s->syncs_done) {
+    bool answered = s->wait == SESSION_WAIT_BOUNDARY && s->syncs_sent == s->syncs_done;
+    if (answered) {
         s->wait = SESSION_WAIT_NONE;
-        session_resume(s);
+    }
+    if ((login || answered) && consume_stash(s)) {
+        shutdown_server(s);
     }
     return s->state != SESSION_CLOSING;
 }
@@ -484,19 +492,17 @@ static void on_client(uv_poll_t *poll, int status, int events)
         handshake_look(s);
         events = s->state == SESSION_STARTUP ? events : 0;
     }
-    if (s->client.tls_writes) {
-        events |= UV_READABLE;
-    }
     if ((events & UV_DISCONNECT) != 0 && s->wait != SESSION_WAIT_NONE) {
         session_close(s);
         return;
     }
-    if ((events & (UV_READABLE | UV_DISCONNECT)) != 0) {
-        if (may_read_client(s)) {
+    bool happened = (events & (UV_READABLE | UV_DISCONNECT)) != 0;
+    if (may_read_client(s)) {
+        if (happened || s->client.tls_writes) {
             client_readable(s);
-        } else if (status < 0 || is_arriving(s)) {
-            session_close(s);
         }
+    } else if (happened && (status < 0 || is_arriving(s))) {
+        session_close(s);
     }
     read_pending(s);
     if (s->state != SESSION_CLOSING) {

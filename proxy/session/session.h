@@ -136,6 +136,8 @@ void session_accept(struct worker *worker, int fd); /* takes fd */
 void session_release(struct session *s);
 /* Closes a server connection that did not come to a login; connect_dropped() follows. */
 void session_drop_server(struct session *s);
+/* The server has closed the connection, or has said its last words: ends the session. */
+void session_server_ended(struct session *s);
 /* Closes both sides now. Safe to call again. */
 void session_close(struct session *s);
 /* Tells the client (FATAL, where the stream's position allows) and closes. */
@@ -199,6 +201,8 @@ void login_begin(struct session *s); /* the server is there: the startup packet 
 size_t login_consume_server(struct session *s, uint8_t *bytes, size_t len);
 size_t login_consume_client(struct session *s, const uint8_t *bytes, size_t len);
 bool login_reads_client(const struct session *s);
+/* What the login asked for is there: takes `lookup`. `s` may be gone when the lookup is forgotten. */
+void login_looked_up(struct session *s, struct secrets_lookup *lookup);
 void login_fini(struct session *s);
 
 /* frontend.c, backend.c: return the bytes consumed; what is left is kept by the caller. A message

@@ -8,19 +8,14 @@
  * must be the same. Without rules it must be what the other side sent. At the end nothing may be
  * left: no session, no count at a gate, no memory.
  */
+#include "tests/fuzz/fuzz_peers.h"
 #include "tests/fuzz/fuzz_rules.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <stddef.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include "proxy/worker.c"
 
 #include "protocol/frame.h"
-#include "proxy/log.h"
 
 enum { OPERATIONS_MAX = 100, SMALL = 4096, PIECES_MAX = 24, PACKET_MAX = 200000 };
 
@@ -92,28 +87,6 @@ static void catalog_publish(uint8_t setting)
     catalog.newest = counted;
 }
 
-/* client_tls is off here. */
-SSL *service_accept_tls(struct service *service, int fd)
-{
-    (void)service;
-    (void)fd;
-    return NULL;
-}
-
-/* --- the log: silent --- */
-
-void log_init(bool json, enum log_level least)
-{
-    (void)json;
-    (void)least;
-}
-
-void log_line(enum log_level level, const char *fmt, ...)
-{
-    (void)level;
-    (void)fmt;
-}
-
 /* --- the process: made once --- */
 
 static struct service service;
@@ -130,21 +103,6 @@ static struct config config = {
     .rule_count = FUZZ_RULES,
 };
 
-static void listen_for_sessions(struct upstream_host *host)
-{
-    /* in the abstract namespace: no file, and a name that is this process's */
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    const int len = snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "pgsluice-fuzz-%ld",
-                             (long)getpid());
-    host->is_unix = true;
-    host->is_fixed = true;
-    host->address_len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)len);
-    memcpy(&host->address, &address, sizeof address);
-    listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    FUZZ_CHECK(bind(listener, (const struct sockaddr *)&address, host->address_len) == 0);
-    FUZZ_CHECK(listen(listener, 16) == 0);
-}
-
 static void start(void)
 {
     static char name[] = "fuzz", port[] = "0";
@@ -152,7 +110,7 @@ static void start(void)
     static struct upstream upstream = {.hosts = &host, .count = 1};
     static struct gate *gates[FUZZ_RULES];
     static struct worker *workers[1] = {&worker};
-    listen_for_sessions(&host);
+    listener = listen_as("session", &host);
     for (size_t i = 0; i < FUZZ_RULES; i++) {
         gates[i] = gate_new(rule_names[i]);
         FUZZ_CHECK(gates[i] != NULL);
@@ -173,16 +131,6 @@ static void start(void)
 
 /* --- one play --- */
 
-struct bytes {
-    uint8_t *at;
-    size_t len, room;
-};
-
-struct peer {
-    int fd;
-    struct bytes sent, received;
-};
-
 struct play {
     struct peer client, server;
     size_t piece;  /* sends are cut into pieces of so many bytes; 0: not cut */
@@ -190,38 +138,6 @@ struct play {
     bool is_slow;  /* the peers read nothing before the end, and what the sockets hold is little */
     bool was_full; /* a peer could not send all it had to say: a held session does not read */
 };
-
-static void bytes_add(struct bytes *b, const uint8_t *bytes, size_t len)
-{
-    if (b->room - b->len < len) {
-        b->room = b->room * 2 + len;
-        b->at = realloc(b->at, b->room);
-        FUZZ_CHECK(b->at != NULL);
-    }
-    if (len > 0) {
-        memcpy(b->at + b->len, bytes, len);
-    }
-    b->len += len;
-}
-
-static void peer_drain(struct peer *peer)
-{
-    static uint8_t room[65536];
-    for (ssize_t n = sizeof room; peer->fd >= 0 && n == sizeof room;) {
-        n = recv(peer->fd, room, sizeof room, 0);
-        if (n > 0) {
-            bytes_add(&peer->received, room, (size_t)n);
-        }
-    }
-}
-
-static void peer_close(struct peer *peer)
-{
-    if (peer->fd >= 0) {
-        close(peer->fd);
-        peer->fd = -1;
-    }
-}
 
 static struct session *session_of(void)
 {

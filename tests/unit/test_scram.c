@@ -346,31 +346,16 @@ static void a_cut_message_ends_the_exchange(void **state)
 static void nobody_can_log_in_against_a_mock(void **state)
 {
     (void)state;
-    static const uint8_t nonce[32] = "as old as the process", other[32] = "of another process";
-    struct scram_secret mock, again, strange;
-    assert_true(scram_secret_mock(span_of("nobody"), nonce, &mock));
-    assert_true(scram_secret_mock(span_of("nobody"), nonce, &again));
-    assert_memory_equal(&mock, &again, sizeof mock);
-    assert_true(scram_secret_mock(span_of("nobodx"), nonce, &strange));
-    assert_memory_not_equal(mock.salt, strange.salt, SCRAM_SALT_LEN);
-    assert_true(scram_secret_mock(span_of("nobody"), other, &strange));
-    assert_memory_not_equal(mock.salt, strange.salt, SCRAM_SALT_LEN);
-    assert_int_equal(mock.salt_len, SCRAM_SALT_LEN);
-    assert_int_equal(mock.iterations, 4096);
-
-    /* Even with the keys of a real password in it. */
+    struct scram_secret mock = pencil;
+    mock.is_mock = true;
     struct scram_server server;
     struct scram_client client;
     struct exchange x = exchange_of(SCRAM_BINDING_NONE);
-    again = pencil;
-    again.is_mock = true;
-    for (size_t i = 0; i < 2; i++) {
-        x.secret = i == 0 ? mock : again;
-        scram_server_init(&server, &x.secret, false, random_b);
-        hold_exchange(&x, &client, &server);
-        assert_int_equal(x.server, SCRAM_PROOF_WRONG);
-        assert_wiped(x.learned, SCRAM_KEY);
-    }
+    x.secret = mock;
+    scram_server_init(&server, &x.secret, false, random_b);
+    hold_exchange(&x, &client, &server);
+    assert_int_equal(x.server, SCRAM_PROOF_WRONG);
+    assert_wiped(x.learned, SCRAM_KEY);
     scram_server_fini(&server);
     scram_client_fini(&client);
 }
