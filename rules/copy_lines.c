@@ -99,16 +99,13 @@ static bool has_other_names(const struct copy_filter *f)
 bool copy_is_bad_row(struct copy_filter *f, const char *at)
 {
     copy_capture_end(f, at);
-    if (is_short(f) ||
-        (f->is_header && f->options.header == COPY_HEADER_MATCHED && has_other_names(f))) {
-        return true;
-    }
-    if (f->is_header) {
-        f->is_header = false;
-    } else {
+    const bool is_matched = f->is_header && f->options.header == COPY_HEADER_MATCHED;
+    const bool is_bad = is_short(f) || (is_matched && has_other_names(f));
+    if (!is_bad && !f->is_header) {
         copy_report_row(f);
     }
-    return false;
+    f->is_header = false;
+    return is_bad;
 }
 
 void copy_poison(struct copy_cursor *c)

@@ -77,8 +77,8 @@ void copy_line_end(struct copy_cursor *c);
 /* Behind a CR. */
 void copy_carriage(struct copy_cursor *c);
 void copy_begin_line(struct copy_cursor *c);
-/* The fields up to `at` are a row, or the header: true when the server must not take it. Then, and
- * only then, nothing of it is noted. */
+/* The fields up to `at` are a row, or the header: true when the server must not take it. A data row
+ * that it may take is reported. */
 bool copy_is_bad_row(struct copy_filter *f, const char *at);
 /* Nothing more goes out but what makes the server fail. */
 void copy_poison(struct copy_cursor *c);

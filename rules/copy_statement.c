@@ -55,6 +55,9 @@ static const char *option_text(const struct analysis *a, const DefElem *option)
     if (IsA(option->arg, String)) {
         return strVal(option->arg);
     }
+    if (IsA(option->arg, Boolean)) {
+        return boolVal(option->arg) ? "true" : "false";
+    }
     return IsA(option->arg, Integer) ? arena_printf(a->arena, "%d", intVal(option->arg)) : NULL;
 }
 

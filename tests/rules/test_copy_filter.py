@@ -237,7 +237,7 @@ def test_rows_and_errors_are_those_of_the_whole_stream(probe, reference, format,
         if round % 2:
             stream = spoiled(rng, stream, options)
         good += compare(probe, reference, options, stream, rng)
-    assert good >= 120
+    assert good >= 100
 
 
 def binary_stream(reference, rng):
