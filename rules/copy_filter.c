@@ -1,0 +1,314 @@
+/*
+ * The frame of a COPY filter: options checked, pieces taken, runs collected, values noted. Called
+ * by the proxy's sessions through copy_filter.h; the formats' own files do the looking. Owns
+ * nothing.
+ */
+#include "rules/copy_filter.h"
+
+#include <ctype.h>
+#include <string.h>
+
+#include "rules/copy_row.h"
+
+enum { RUNS_OF_A_STEP = 4 };
+
+typedef unsigned char byte16 __attribute__((vector_size(16)));
+
+static const struct {
+    void (*init)(struct copy_filter *f);
+    void (*step)(struct copy_cursor *c);
+    void (*finish)(struct copy_cursor *c);
+} formats[] = {
+    [COPY_FORMAT_TEXT] = {copy_text_init, copy_text_step, copy_text_finish},
+    [COPY_FORMAT_CSV] = {copy_csv_init, copy_csv_step, copy_csv_finish},
+    [COPY_FORMAT_BINARY] = {copy_binary_init, copy_binary_step, copy_binary_finish},
+};
+
+enum copy_encoding copy_encoding_of(const char *name)
+{
+    static const struct {
+        const char *name;
+        enum copy_encoding encoding;
+    } known[] = {
+        {"big5", COPY_ENCODING_PAIRS},       {"win950", COPY_ENCODING_PAIRS},
+        {"windows950", COPY_ENCODING_PAIRS}, {"gbk", COPY_ENCODING_PAIRS},
+        {"win936", COPY_ENCODING_PAIRS},     {"windows936", COPY_ENCODING_PAIRS},
+        {"uhc", COPY_ENCODING_PAIRS},        {"win949", COPY_ENCODING_PAIRS},
+        {"windows949", COPY_ENCODING_PAIRS}, {"gb18030", COPY_ENCODING_PAIRS},
+        {"sjis", COPY_ENCODING_SJIS},        {"shiftjis", COPY_ENCODING_SJIS},
+        {"mskanji", COPY_ENCODING_SJIS},     {"win932", COPY_ENCODING_SJIS},
+        {"windows932", COPY_ENCODING_SJIS},  {"shiftjis2004", COPY_ENCODING_SJIS},
+        {"johab", COPY_ENCODING_JOHAB},
+    };
+    /* As PostgreSQL compares them: letters and digits only, in any case. */
+    char plain[16];
+    size_t len = 0;
+    for (; *name != '\0' && len < sizeof plain - 1; name++) {
+        if (isalnum((unsigned char)*name)) {
+            plain[len++] = (char)tolower((unsigned char)*name);
+        }
+    }
+    plain[len] = '\0';
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        if (strcmp(known[i].name, plain) == 0) {
+            return known[i].encoding;
+        }
+    }
+    return COPY_ENCODING_ASCII_SAFE;
+}
+
+static bool is_sound(const struct copy_options *options)
+{
+    const size_t count = options->field_count;
+    if (count == 0 || count > COPY_FIELDS_MAX || options->null_len > COPY_NULL_MAX ||
+        options->width > INT16_MAX || options->fields[count - 1].index >= options->width) {
+        return false;
+    }
+    uint32_t removed = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (i > 0 && options->fields[i].index <= options->fields[i - 1].index) {
+            return false;
+        }
+        removed += !options->fields[i].stays;
+    }
+    return removed < options->width;
+}
+
+/* How many fields of interest in a row are removed, from `at` in direction `step`, the first of
+ * them field `index`. */
+static uint32_t count_removed(const struct copy_options *options, size_t at, int step,
+                              uint32_t index)
+{
+    uint32_t count = 0;
+    while (at < options->field_count && !options->fields[at].stays &&
+           options->fields[at].index == index) {
+        count++;
+        at += (size_t)step;
+        index += (uint32_t)step;
+    }
+    return count;
+}
+
+bool copy_filter_init(struct copy_filter *f, const struct copy_options *options, copy_row_cb on_row,
+                      void *context)
+{
+    if (!is_sound(options)) {
+        return false;
+    }
+    *f = (struct copy_filter){.options = *options, .on_row = on_row, .context = context};
+    const size_t last = options->field_count - 1;
+    f->interest = options->fields[last].index + 1;
+    f->leading = count_removed(options, 0, 1, 0);
+    f->trailing = count_removed(options, last, -1, options->width - 1);
+    f->kept = options->width;
+    for (size_t i = 0; i < options->field_count; i++) {
+        f->kept -= !options->fields[i].stays;
+    }
+    formats[options->format].init(f);
+    return true;
+}
+
+bool copy_is_removed(const struct copy_filter *f)
+{
+    const struct copy_field *next = &f->options.fields[f->next];
+    return f->next < f->options.field_count && next->index == f->field && !next->stays;
+}
+
+void copy_close_run(struct copy_cursor *c, const char *end)
+{
+    if (c->run != NULL && end > c->run) {
+        c->runs[c->count++] = (struct copy_run){c->run, (size_t)(end - c->run)};
+    }
+    c->run = NULL;
+}
+
+void copy_write(struct copy_cursor *c, const char *bytes, size_t len)
+{
+    c->runs[c->count++] = (struct copy_run){bytes, len};
+}
+
+void copy_pass(struct copy_cursor *c, const char *from)
+{
+    if (c->run == NULL) {
+        c->run = from;
+    }
+    c->at = c->end;
+    c->filter->state = COPY_STATE_PASS;
+}
+
+static bool is_in_set(char byte, const struct copy_set *set)
+{
+    return byte == set->needles[0] || byte == set->needles[1] || byte == set->needles[2] ||
+           byte == set->needles[3] || (set->has_high && (unsigned char)byte >= 0x80);
+}
+
+const char *copy_find(const char *at, const char *end, const struct copy_set *set)
+{
+    const byte16 high = (byte16){0} + (unsigned char)(set->has_high ? 0x80 : 0);
+    while (end - at >= 16) {
+        byte16 bytes;
+        memcpy(&bytes, at, sizeof bytes);
+        const byte16 found = (byte16)(bytes == (unsigned char)set->needles[0]) |
+                             (byte16)(bytes == (unsigned char)set->needles[1]) |
+                             (byte16)(bytes == (unsigned char)set->needles[2]) |
+                             (byte16)(bytes == (unsigned char)set->needles[3]) | (bytes & high);
+        uint64_t halves[2];
+        memcpy(halves, &found, sizeof halves);
+        if (halves[0] != 0) {
+            return at + __builtin_ctzll(halves[0]) / 8;
+        }
+        if (halves[1] != 0) {
+            return at + 8 + __builtin_ctzll(halves[1]) / 8;
+        }
+        at += 16;
+    }
+    while (at < end && !is_in_set(*at, set)) {
+        at++;
+    }
+    return at;
+}
+
+static bool is_capturing(const struct copy_filter *f)
+{
+    return f->on_row != NULL || (f->is_header && f->options.header == COPY_HEADER_MATCHED);
+}
+
+void copy_capture_begin(struct copy_filter *f, const char *at)
+{
+    if (is_capturing(f) && f->next < f->options.field_count &&
+        f->options.fields[f->next].index == f->field) {
+        struct copy_capture *capture = &f->captures[f->next];
+        capture->from = at;
+        capture->len = capture->stored = 0;
+        capture->is_open = capture->is_there = true;
+        capture->is_null = false;
+    }
+}
+
+/* Puts what is in the piece behind what is stored. */
+static void store(struct copy_capture *capture, size_t len)
+{
+    if (capture->stored < COPY_VALUE_MAX) {
+        const size_t room = COPY_VALUE_MAX - capture->stored;
+        memcpy(capture->store + capture->stored, capture->from, len < room ? len : room);
+    }
+    capture->stored += len;
+    capture->from = NULL;
+}
+
+void copy_capture_end(struct copy_filter *f, const char *at)
+{
+    struct copy_capture *capture = &f->captures[f->next];
+    if (f->next >= f->options.field_count || !capture->is_open) {
+        return;
+    }
+    capture->is_open = false;
+    if (capture->from == NULL) {
+        capture->len = capture->stored;
+    } else if (capture->stored == 0) {
+        capture->len = (size_t)(at - capture->from);
+    } else {
+        store(capture, (size_t)(at - capture->from));
+        capture->len = capture->stored;
+    }
+}
+
+struct copy_value copy_captured(const struct copy_filter *f, size_t index)
+{
+    const struct copy_capture *capture = &f->captures[index];
+    struct copy_value value = {.len = capture->len, .is_null = capture->is_null};
+    if (!capture->is_there || capture->is_open) {
+        return (struct copy_value){0};
+    }
+    if (capture->from != NULL) {
+        value.bytes = capture->from;
+    } else if (capture->len <= COPY_VALUE_MAX) {
+        value.bytes = capture->store;
+    }
+    return value;
+}
+
+void copy_report_row(struct copy_filter *f)
+{
+    f->rows++;
+    if (f->on_row != NULL) {
+        struct copy_value values[COPY_FIELDS_MAX];
+        for (size_t i = 0; i < f->options.field_count; i++) {
+            values[i] = copy_captured(f, i);
+        }
+        f->on_row(f->context, values);
+    }
+}
+
+static void begin_piece(struct copy_filter *f, const char *bytes)
+{
+    for (size_t i = 0; i < f->options.field_count; i++) {
+        if (f->captures[i].is_open) {
+            f->captures[i].from = bytes;
+        }
+    }
+}
+
+static void end_piece(struct copy_filter *f, const char *end)
+{
+    for (size_t i = 0; i < f->options.field_count; i++) {
+        struct copy_capture *capture = &f->captures[i];
+        if (capture->is_there && capture->from != NULL) {
+            store(capture, capture->is_open ? (size_t)(end - capture->from) : capture->len);
+        }
+    }
+}
+
+/* Whether the next byte goes out, unless a step decides otherwise. */
+static bool goes_out(const struct copy_filter *f)
+{
+    switch ((enum copy_state)f->state) {
+    case COPY_STATE_PASS:
+    case COPY_STATE_CARRIAGE:
+    case COPY_STATE_HEADER:
+    case COPY_STATE_EXTENSION:
+        return true;
+    case COPY_STATE_DEAD:
+    case COPY_STATE_ESCAPE:
+    case COPY_STATE_BACKSLASH:
+    case COPY_STATE_MARKER:
+    case COPY_STATE_COUNT:
+        return false;
+    case COPY_STATE_START:
+    case COPY_STATE_FIELD:
+    case COPY_STATE_TRAIL:
+    case COPY_STATE_QUOTED:
+    case COPY_STATE_QUOTED_ESCAPE:
+    case COPY_STATE_LENGTH:
+    case COPY_STATE_DATA:
+        break;
+    }
+    return !copy_is_removed(f);
+}
+
+size_t copy_filter_feed(struct copy_filter *f, const char *bytes, size_t len, size_t *taken,
+                        struct copy_run *runs, size_t max)
+{
+    struct copy_cursor c = {.filter = f, .at = bytes, .end = bytes + len, .runs = runs};
+    if (goes_out(f)) {
+        c.run = bytes;
+    }
+    begin_piece(f, bytes);
+    while (c.at < c.end && c.count + RUNS_OF_A_STEP < max) {
+        formats[f->options.format].step(&c);
+    }
+    copy_close_run(&c, c.at);
+    end_piece(f, c.at);
+    *taken = (size_t)(c.at - bytes);
+    return c.count;
+}
+
+size_t copy_filter_finish(struct copy_filter *f, struct copy_run *runs, size_t max)
+{
+    struct copy_cursor c = {.filter = f, .runs = runs};
+    if (max >= COPY_RUNS_MIN && f->state != COPY_STATE_PASS && f->state != COPY_STATE_DEAD) {
+        formats[f->options.format].finish(&c);
+        f->state = COPY_STATE_DEAD;
+    }
+    return c.count;
+}

@@ -1,0 +1,150 @@
+/*
+ * The stream of a COPY ... FROM STDIN without some of its columns: CopyData comes in, in pieces cut
+ * anywhere, and the runs of it that stay go out. Called by the proxy's sessions, one filter for one
+ * COPY; memory is of a fixed size and the caller's.
+ *
+ * The edited statement has no place for the columns, so that the server writes none of them
+ * whatever the filter does. The filter's part is that nothing else changes: rows are told apart and
+ * taken apart as PostgreSQL does it (COPY, "File Formats"), and a stream that the server would
+ * refuse is still refused. Where the fault itself would vanish with a column (a row with a field
+ * too few, a quoted value without an end), something is put in its place that fails with the same
+ * SQLSTATE, 22P04. Only what is wrong with a removed value alone is forgiven.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define COPY_FIELDS_MAX 8 /* columns to remove or to look at, of one COPY */
+#define COPY_NAME_MAX 64  /* with the NUL: PostgreSQL's NAMEDATALEN */
+#define COPY_NULL_MAX 64
+#define COPY_VALUE_MAX 64 /* of a value that is cut by the end of a piece, this much is kept */
+#define COPY_RUNS_MIN 8   /* the least that copy_filter_feed() can work with */
+
+enum copy_format {
+    COPY_FORMAT_TEXT,
+    COPY_FORMAT_CSV,
+    COPY_FORMAT_BINARY,
+};
+
+/* How many bytes a character has whose first byte is not ASCII, where others of its bytes may look
+ * like ASCII. */
+enum copy_encoding {
+    COPY_ENCODING_ASCII_SAFE, /* no byte of it does: UTF8, LATIN1, EUC_JP, ... */
+    COPY_ENCODING_PAIRS,      /* two: BIG5, GBK, UHC, GB18030 (of which four are two pairs) */
+    COPY_ENCODING_SJIS,       /* two, but for half-width katakana: SJIS, SHIFT_JIS_2004 */
+    COPY_ENCODING_JOHAB,      /* two, or three behind 0x8f, as PostgreSQL reads it */
+};
+
+enum copy_header {
+    COPY_HEADER_NONE,
+    COPY_HEADER_IGNORED, /* the server throws the first line away */
+    COPY_HEADER_MATCHED, /* it compares it with the column list (HEADER MATCH) */
+};
+
+struct copy_field {
+    uint32_t index;           /* in the stream, from 0 */
+    bool stays;               /* only its values are of interest, to on_row */
+    char name[COPY_NAME_MAX]; /* of the column, as HEADER MATCH expects it; "": not compared */
+};
+
+/* Holds no pointers, so that it can be kept with a statement and copied. */
+struct copy_options {
+    enum copy_format format;
+    enum copy_encoding encoding;
+    bool has_encoding; /* the statement says so; otherwise the caller puts client_encoding's here */
+    enum copy_header header;
+    char delimiter, quote, escape; /* ASCII; quote and escape of CSV only */
+    /* In CSV a line of only \. ends the data: so up to PostgreSQL 17, not since. The caller knows
+     * the server's version. */
+    bool csv_has_end_marker;
+    uint32_t width; /* fields in a row, as the client sends it */
+    size_t null_len;
+    char null[COPY_NULL_MAX];
+    size_t field_count;
+    struct copy_field fields[COPY_FIELDS_MAX]; /* by ascending index; some column stays */
+};
+
+/* The class of an encoding by a name that PostgreSQL knows it by, in any spelling. */
+enum copy_encoding copy_encoding_of(const char *name);
+
+struct copy_run {
+    const char *bytes;
+    size_t len;
+};
+
+/* What a row had for one of the fields: the bytes as they came, escapes and quotes included. */
+struct copy_value {
+    const char *bytes; /* NULL: the row has no such field, or it was cut and is longer than kept */
+    size_t len;
+    bool is_null; /* binary: length -1 */
+};
+
+/* Called at the end of each data row whose fields are as many as they must be, as far as the filter
+ * can tell; values[i] belongs to options.fields[i] and is borrowed until it returns. */
+typedef void (*copy_row_cb)(void *context, const struct copy_value *values);
+
+struct copy_set {
+    char needles[4];
+    bool has_high; /* bytes from 0x80 on belong to it */
+};
+
+struct copy_capture {
+    const char *from; /* in the piece at hand; NULL: all of it is stored */
+    size_t len;
+    size_t stored; /* of earlier pieces; only the first COPY_VALUE_MAX are there */
+    bool is_open, is_there, is_null;
+    char store[COPY_VALUE_MAX];
+};
+
+struct copy_filter {
+    struct copy_options options;
+    copy_row_cb on_row;
+    void *context;
+    uint64_t rows; /* data rows, so far */
+
+    /* From here on the filter's own. */
+    uint32_t interest;          /* one past the last of options.fields */
+    uint32_t leading, trailing; /* fields removed at either end of the row */
+    uint32_t kept;              /* fields that stay */
+    struct copy_set in_fields;  /* what ends a run of plain bytes: while fields are counted, */
+    struct copy_set in_line;    /* behind the last field of interest, */
+    struct copy_set in_quotes;  /* and in quotes */
+    char kept_count[2];         /* binary: the field count of a row that goes out */
+    int state, resumed;         /* as in copy_row.h; resumed: the state behind a character */
+    int line_end;
+    bool is_header;
+    bool has_input, has_output; /* of the current line */
+    char lead;                  /* of an unfinished character */
+    uint32_t field;             /* the current one; at most `interest` */
+    size_t next;                /* the first of options.fields that is not before `field` */
+    uint32_t remaining;         /* bytes: of a character, of a binary field */
+    char word[4];               /* of an unfinished integer */
+    size_t word_len;
+    struct copy_capture captures[COPY_FIELDS_MAX];
+};
+
+/* Copies `options`. `on_row` may be NULL, which is faster. False when the options make no sense: no
+ * fields or too many, not ascending, beyond the width, or nothing would stay. */
+bool copy_filter_init(struct copy_filter *filter, const struct copy_options *options,
+                      copy_row_cb on_row, void *context);
+
+/* Takes a piece of the stream. Returns how many runs go out for its first *taken bytes, in order;
+ * less than `len` are taken only when `max`, at least COPY_RUNS_MIN, was too small for more. Runs
+ * lie in `bytes` or in the filter. */
+size_t copy_filter_feed(struct copy_filter *filter, const char *bytes, size_t len, size_t *taken,
+                        struct copy_run *runs, size_t max);
+
+/* At CopyDone, not at CopyFail: the runs that still go out, at most COPY_RUNS_MIN. */
+size_t copy_filter_finish(struct copy_filter *filter, struct copy_run *runs, size_t max);
+
+enum copy_plain {
+    COPY_PLAIN_VALUE,
+    COPY_PLAIN_NULL,
+    COPY_PLAIN_UNKNOWN, /* not all of it is at hand, or it does not fit */
+};
+
+/* A value without its quotes and escapes, as the server would read it. */
+enum copy_plain copy_value_plain(const struct copy_options *options, const struct copy_value *value,
+                                 char *out, size_t room, size_t *len);

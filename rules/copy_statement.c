@@ -1,0 +1,430 @@
+/*
+ * The statement around a COPY stream: options as PostgreSQL reads them, the column list edited by
+ * token. Called by the judge of COPY; owns nothing.
+ */
+#include "rules/copy_statement.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+/* The stream's columns, in its order. */
+static size_t stream_width(const struct rule *rule, const CopyStmt *stmt)
+{
+    return stmt->attlist == NIL ? rule->column_count : (size_t)list_length(stmt->attlist);
+}
+
+static const char *stream_column(const struct rule *rule, const CopyStmt *stmt, size_t at)
+{
+    return stmt->attlist == NIL ? rule->columns[at].name : strVal(list_nth(stmt->attlist, (int)at));
+}
+
+/* The place of the rule's column in the stream; the width when it is not there. */
+static size_t stream_index(const struct rule *rule, const CopyStmt *stmt)
+{
+    const size_t width = stream_width(rule, stmt);
+    size_t at = 0;
+    while (at < width && strcmp(stream_column(rule, stmt, at), rule->column) != 0) {
+        at++;
+    }
+    return at;
+}
+
+uint64_t copy_statement_carries(const struct analysis *a, const CopyStmt *stmt, uint64_t rules)
+{
+    uint64_t carried = 0;
+    for (; rules != 0; rules &= rules - 1) {
+        const struct rule *rule = rule_set_get(a->set, rule_first(rules));
+        /* Without a list a generated column is not in the stream, but applications that knew the
+         * table before its column moved still put it there. */
+        const bool is_left_out =
+            stmt->attlist == NIL && rule->shape == RULE_SHAPE_GENERATED && !rule->reordered;
+        if (!is_left_out && stream_index(rule, stmt) < stream_width(rule, stmt)) {
+            carried |= UINT64_C(1) << rule_first(rules);
+        }
+    }
+    return carried;
+}
+
+/* What stands for an option as text, as defGetString() has it; NULL when it is something else. */
+static const char *option_text(const struct analysis *a, const DefElem *option)
+{
+    if (option->arg == NULL) {
+        return NULL;
+    }
+    if (IsA(option->arg, String)) {
+        return strVal(option->arg);
+    }
+    if (IsA(option->arg, Boolean)) {
+        return boolVal(option->arg) ? "true" : "false";
+    }
+    return IsA(option->arg, Integer) ? arena_printf(a->arena, "%d", intVal(option->arg)) : NULL;
+}
+
+static bool is_one_of(const char *text, const char *const *words)
+{
+    for (; *words != NULL; words++) {
+        if (strcasecmp(text, *words) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool read_header(const struct analysis *a, const DefElem *option,
+                        struct copy_options *options)
+{
+    static const char *const yes[] = {"true", "on", "1", NULL};
+    static const char *const no[] = {"false", "off", "0", NULL};
+    const char *text = option->arg == NULL ? "true" : option_text(a, option);
+    if (text == NULL) {
+        return false;
+    }
+    if (strcasecmp(text, "match") == 0) {
+        options->header = COPY_HEADER_MATCHED;
+    } else if (is_one_of(text, yes)) {
+        options->header = COPY_HEADER_IGNORED;
+    } else if (is_one_of(text, no)) {
+        options->header = COPY_HEADER_NONE;
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static bool read_format(const char *text, struct copy_options *options)
+{
+    if (text != NULL && strcmp(text, "csv") == 0) {
+        options->format = COPY_FORMAT_CSV;
+    } else if (text != NULL && strcmp(text, "binary") == 0) {
+        options->format = COPY_FORMAT_BINARY;
+    } else {
+        return text != NULL && strcmp(text, "text") == 0;
+    }
+    return true;
+}
+
+static bool read_byte(const char *text, char *byte)
+{
+    if (text == NULL || strlen(text) != 1 || (unsigned char)*text >= 0x80) {
+        return false;
+    }
+    *byte = *text;
+    return true;
+}
+
+static bool read_null(const char *text, struct copy_options *options)
+{
+    if (text == NULL || strlen(text) > COPY_NULL_MAX) {
+        return false;
+    }
+    options->null_len = strlen(text);
+    memcpy(options->null, text, options->null_len);
+    return true;
+}
+
+/* A list of columns, or "*". */
+static bool names_column(const struct analysis *a, const Node *list, uint64_t rules)
+{
+    if (list == NULL || !IsA(list, List)) {
+        return false;
+    }
+    for (int i = 0; i < list_length((const List *)list); i++) {
+        for (uint64_t rest = rules; rest != 0; rest &= rest - 1) {
+            const struct rule *rule = rule_set_get(a->set, rule_first(rest));
+            const Node *name = list_nth((const List *)list, i);
+            if (IsA(name, String) && strcmp(strVal(name), rule->column) == 0) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* What the options say that is not the filter's. */
+struct option_words {
+    const char *default_text; /* PostgreSQL 16: a field that stands for the column's default */
+    bool has_null, has_delimiter, has_escape;
+};
+
+/* Options that do not change how a stream is taken apart. FORCE_QUOTE, of COPY TO, the server
+ * refuses. */
+static bool is_indifferent(const char *name)
+{
+    static const char *const names[] = {"freeze",   "force_quote",  "force_not_null", "force_null",
+                                        "on_error", "reject_limit", "log_verbosity",  NULL};
+    return is_one_of(name, names);
+}
+
+static bool read_option(const struct analysis *a, const DefElem *option,
+                        struct copy_options *options, struct option_words *words)
+{
+    const char *name = option->defname;
+    const char *text = option_text(a, option);
+    if (strcmp(name, "format") == 0) {
+        return read_format(text, options);
+    }
+    if (strcmp(name, "delimiter") == 0) {
+        words->has_delimiter = true;
+        return read_byte(text, &options->delimiter);
+    }
+    if (strcmp(name, "null") == 0) {
+        words->has_null = true;
+        return read_null(text, options);
+    }
+    if (strcmp(name, "header") == 0) {
+        return read_header(a, option, options);
+    }
+    if (strcmp(name, "quote") == 0) {
+        return read_byte(text, &options->quote);
+    }
+    if (strcmp(name, "escape") == 0) {
+        words->has_escape = true;
+        return read_byte(text, &options->escape);
+    }
+    if (strcmp(name, "encoding") == 0 && text != NULL) {
+        options->has_encoding = true;
+        options->encoding = copy_encoding_of(text);
+        return true;
+    }
+    if (strcmp(name, "default") == 0) {
+        words->default_text = text;
+        return text != NULL;
+    }
+    return is_indifferent(name);
+}
+
+static void fill_defaults(struct copy_options *options, const struct option_words *words)
+{
+    const bool is_csv = options->format == COPY_FORMAT_CSV;
+    if (!words->has_delimiter) {
+        options->delimiter = is_csv ? ',' : '\t';
+    }
+    if (!words->has_null) {
+        read_null(is_csv ? "" : "\\N", options);
+    }
+    if (!words->has_escape) {
+        options->escape = options->quote;
+    }
+}
+
+static bool begins_with_marker(const char *text, size_t len)
+{
+    return len >= 2 && memcmp(text, "\\.", 2) == 0;
+}
+
+/* Bytes whose meaning the filter would have to guess: those of line ends, those of the end marker,
+ * and, in text, those that can be a digit of an escape. */
+static const char *ambiguity(const struct copy_options *options, const struct option_words *words)
+{
+    static const char line_ends[] = "\r\n", hex_digits[] = "ABCDEF";
+    if (options->format == COPY_FORMAT_TEXT && strchr(hex_digits, options->delimiter) != NULL) {
+        return "its DELIMITER is a hexadecimal digit";
+    }
+    if (options->format != COPY_FORMAT_CSV) {
+        return NULL;
+    }
+    const char special[] = {options->delimiter, options->quote, '\0'};
+    if (strpbrk(special, "\\.") != NULL) {
+        return "its DELIMITER or QUOTE is a part of the end marker";
+    }
+    if (strpbrk(special, line_ends) != NULL || strchr(line_ends, options->escape) != NULL) {
+        return "its DELIMITER, QUOTE or ESCAPE is a line end";
+    }
+    if (begins_with_marker(options->null, options->null_len) ||
+        (words->default_text != NULL &&
+         begins_with_marker(words->default_text, strlen(words->default_text)))) {
+        return "its NULL or DEFAULT begins with the end marker";
+    }
+    return NULL;
+}
+
+static const char *read_options(const struct analysis *a, const CopyStmt *stmt, uint64_t rules,
+                                struct copy_options *options)
+{
+    struct option_words words = {0};
+    *options = (struct copy_options){.quote = '"'};
+    for (int i = 0; i < list_length(stmt->options); i++) {
+        const DefElem *option = list_nth(stmt->options, i);
+        if (!read_option(a, option, options, &words)) {
+            return arena_printf(a->arena, "its option %s is not understood", option->defname);
+        }
+        if (strncmp(option->defname, "force_", 6) == 0 && names_column(a, option->arg, rules)) {
+            return arena_printf(a->arena, "its option %s names the column", option->defname);
+        }
+    }
+    fill_defaults(options, &words);
+    return ambiguity(options, &words);
+}
+
+/* For the walk over WHERE. */
+struct reading {
+    const struct analysis *a;
+    const CopyStmt *stmt;
+    uint64_t rules;
+    bool is_found;
+};
+
+/* The column, the whole row or all of its columns. */
+static bool visit(Node *node, void *context)
+{
+    struct reading *reading = context;
+    if (!IsA(node, ColumnRef)) {
+        return true;
+    }
+    const Node *last = llast(((ColumnRef *)node)->fields);
+    if (!IsA(last, String) || strcmp(strVal(last), reading->stmt->relation->relname) == 0) {
+        reading->is_found = true;
+        return true;
+    }
+    for (uint64_t rest = reading->rules; rest != 0; rest &= rest - 1) {
+        const struct rule *rule = rule_set_get(reading->a->set, rule_first(rest));
+        reading->is_found |= strcmp(strVal(last), rule->column) == 0;
+    }
+    return true;
+}
+
+static bool reads_column(const struct analysis *a, const CopyStmt *stmt, uint64_t rules)
+{
+    struct reading reading = {.a = a, .stmt = stmt, .rules = rules};
+    struct sql_walk walk = {.visit = visit, .context = &reading};
+    statement_walk(stmt->whereClause, &walk);
+    return reading.is_found || walk.is_cut_short;
+}
+
+static size_t count_rules(uint64_t rules)
+{
+    return (size_t)__builtin_popcountll(rules);
+}
+
+/* A list that is made must be the one that the server would have made. It leaves generated columns
+ * out, but not identities; the catalog has one word for both. */
+static bool has_other_computed(const struct rule *rule)
+{
+    for (size_t i = 0; i < rule->column_count; i++) {
+        if (rule->columns[i].is_computed && strcmp(rule->columns[i].name, rule->column) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool has_duplicates(const CopyStmt *stmt)
+{
+    for (int i = 0; i < list_length(stmt->attlist); i++) {
+        for (int other = 0; other < i; other++) {
+            if (equal(list_nth(stmt->attlist, i), list_nth(stmt->attlist, other))) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+const char *copy_statement_read(const struct analysis *a, const CopyStmt *stmt, uint64_t rules,
+                                struct copy_options *options)
+{
+    const struct rule *rule = rule_set_get(a->set, rule_first(rules));
+    if (stmt->is_program) {
+        return "the data is a program's output";
+    }
+    if (stmt->filename != NULL) {
+        return "the data is in a file of the server";
+    }
+    if (count_rules(rules) > COPY_FIELDS_MAX) {
+        return "it carries too many computed columns";
+    }
+    if (stream_width(rule, stmt) <= count_rules(rules)) {
+        return "it carries no other column";
+    }
+    if (stmt->attlist == NIL && has_other_computed(rule)) {
+        return "without a column list it is not known which columns it carries";
+    }
+    if (has_duplicates(stmt)) {
+        return "it names a column twice";
+    }
+    if (reads_column(a, stmt, rules)) {
+        return "its WHERE reads the column";
+    }
+    const char *obstacle = read_options(a, stmt, rules, options);
+    options->width = (uint32_t)stream_width(rule, stmt);
+    return obstacle;
+}
+
+/* By index. */
+static int compare_fields(const void *left, const void *right)
+{
+    const struct copy_field *l = left, *r = right;
+    return l->index < r->index ? -1 : l->index > r->index;
+}
+
+static void name_fields(const struct analysis *a, const CopyStmt *stmt, uint64_t rules,
+                        struct copy_options *options)
+{
+    options->field_count = 0;
+    for (; rules != 0; rules &= rules - 1) {
+        const struct rule *rule = rule_set_get(a->set, rule_first(rules));
+        struct copy_field *field = &options->fields[options->field_count++];
+        *field = (struct copy_field){.index = (uint32_t)stream_index(rule, stmt)};
+        const size_t len = strnlen(rule->column, COPY_NAME_MAX - 1);
+        memcpy(field->name, rule->column, len);
+    }
+    qsort(options->fields, options->field_count, sizeof *options->fields, compare_fields);
+}
+
+static const bool *fields_to_drop(struct analysis *a, const struct copy_options *options)
+{
+    bool *drop = arena_alloc(a->arena, options->width * sizeof *drop);
+    memset(drop, 0, options->width * sizeof *drop);
+    for (size_t i = 0; i < options->field_count; i++) {
+        drop[options->fields[i].index] = true;
+    }
+    return drop;
+}
+
+static void shorten_list(struct analysis *a, CopyStmt *stmt, size_t open, const bool *drop,
+                         size_t width)
+{
+    size_t *firsts = arena_alloc(a->arena, width * sizeof *firsts);
+    if (tokens_list(analysis_tokens(a), open, firsts, width) != width) {
+        analysis_refuse_unfollowed(a, "COPY");
+        return;
+    }
+    tokens_drop(a, open, firsts, drop, width);
+    revision_note_drops(a, &stmt->attlist, drop, width);
+}
+
+static void make_list(struct analysis *a, CopyStmt *stmt, const struct rule *rule, size_t behind,
+                      const bool *drop)
+{
+    const char *text = "";
+    List *names = NIL;
+    for (size_t i = 0; i < rule->column_count; i++) {
+        if (!drop[i]) {
+            const char *name = rule->columns[i].name;
+            text = arena_printf(a->arena, "%s%s%s", text, *text == '\0' ? "" : ", ",
+                                quoted_name(name));
+            names = lappend(names, makeString(pstrdup(name)));
+        }
+    }
+    const int at = analysis_tokens(a)->items[behind].start;
+    analysis_edit(a, at, at, arena_printf(a->arena, "(%s) ", text));
+    revision_note(a, &stmt->attlist, 0, 0, names);
+}
+
+void copy_statement_strip(struct analysis *a, CopyStmt *stmt, uint64_t rules,
+                          struct copy_options *options)
+{
+    const struct rule *rule = rule_set_get(a->set, rule_first(rules));
+    name_fields(a, stmt, rules, options);
+    const bool *drop = fields_to_drop(a, options);
+    const struct token_list *tokens = analysis_tokens(a);
+    const size_t behind = tokens_after_relation(tokens, stmt->relation);
+    if (behind >= tokens->count) {
+        analysis_refuse_unfollowed(a, "COPY");
+    } else if (stmt->attlist != NIL) {
+        shorten_list(a, stmt, behind, drop, options->width);
+    } else {
+        make_list(a, stmt, rule, behind, drop);
+    }
+}

@@ -1,0 +1,25 @@
+/*
+ * COPY ... FROM STDIN whose stream may carry guarded columns: whether it does, at which places,
+ * what the statement says without them, and what the stream's filter (copy_filter.h) has to know.
+ * Called by the judge of COPY, within an analysis.
+ */
+#pragma once
+
+#include "rules/analysis.h"
+#include "rules/copy_filter.h"
+
+/* Of `rules`, which have the COPY's relation as their table: those whose column is in the stream.
+ */
+uint64_t copy_statement_carries(const struct analysis *a, const CopyStmt *stmt, uint64_t rules);
+
+/* Reads the options for the filter of a COPY FROM that carries the columns of `rules`, all but
+ * those that the session knows (has_encoding, csv_has_end_marker) and the fields. Returns why the
+ * columns cannot be taken out, in words that follow a colon; NULL when they can. */
+const char *copy_statement_read(const struct analysis *a, const CopyStmt *stmt, uint64_t rules,
+                                struct copy_options *options);
+
+/* Takes the columns of `rules` out of the column list, or makes a list without them where there is
+ * none, and names their fields in `options`. Only after copy_statement_read() of the same rules or
+ * more of them had no objection. */
+void copy_statement_strip(struct analysis *a, CopyStmt *stmt, uint64_t rules,
+                          struct copy_options *options);

@@ -1,0 +1,152 @@
+/*
+ * A value of a COPY stream as the server would read it: escapes and quotes undone. Called by
+ * copy_lines.c for the names in a header, and by the proxy for what the audit says. Owns nothing.
+ */
+#include "rules/copy_row.h"
+
+#include <ctype.h>
+#include <string.h>
+
+/* The value's bytes, and what is made of them. */
+struct reading {
+    const char *at, *end;
+    enum copy_encoding encoding;
+    char *out;
+    size_t room, len;
+};
+
+static void put(struct reading *r, char byte)
+{
+    if (r->len < r->room) {
+        r->out[r->len] = byte;
+    }
+    r->len++;
+}
+
+/* The byte at hand, and those that belong to its character. */
+static void put_character(struct reading *r)
+{
+    uint32_t trail = copy_trail_len(r->encoding, *r->at);
+    put(r, *r->at++);
+    for (; trail > 0 && r->at < r->end; trail--) {
+        put(r, *r->at++);
+    }
+}
+
+static int digit_value(char digit)
+{
+    return isdigit((unsigned char)digit) ? digit - '0' : tolower((unsigned char)digit) - 'a' + 10;
+}
+
+/* At most `max` digits of the base, 8 or 16; false when there is none. */
+static bool put_number(struct reading *r, int base, int max)
+{
+    int value = 0, count = 0;
+    while (count < max && r->at < r->end && isxdigit((unsigned char)*r->at) &&
+           digit_value(*r->at) < base) {
+        value = value * base + digit_value(*r->at++);
+        count++;
+    }
+    if (count == 0) {
+        return false;
+    }
+    put(r, (char)(value & 0xff));
+    return true;
+}
+
+/* Behind a backslash. */
+static void put_escaped(struct reading *r)
+{
+    static const char letters[] = "bfnrtv", meanings[] = "\b\f\n\r\t\v";
+    if (put_number(r, 8, 3)) {
+        return;
+    }
+    if (*r->at == 'x') {
+        r->at++;
+        if (!put_number(r, 16, 2)) {
+            put(r, 'x');
+        }
+        return;
+    }
+    const char *letter = memchr(letters, *r->at, sizeof letters - 1);
+    if (letter == NULL) {
+        put_character(r);
+        return;
+    }
+    put(r, meanings[letter - letters]);
+    r->at++;
+}
+
+static void read_text(struct reading *r)
+{
+    while (r->at < r->end) {
+        if (*r->at != '\\') {
+            put_character(r);
+        } else if (r->at + 1 < r->end) {
+            r->at++;
+            put_escaped(r);
+        } else {
+            /* At the very end of the data it means nothing, to the comparison with NULL as well. */
+            r->end--;
+        }
+    }
+}
+
+/* True when there were quotes. */
+static bool read_csv(struct reading *r, char quote, char escape)
+{
+    bool has_quotes = false, is_in_quotes = false;
+    while (r->at < r->end) {
+        const char byte = *r->at;
+        if (is_in_quotes && byte == escape && r->at + 1 < r->end &&
+            (r->at[1] == escape || r->at[1] == quote)) {
+            r->at++;
+            put_character(r);
+        } else if (byte == quote) {
+            has_quotes = true;
+            is_in_quotes = !is_in_quotes;
+            r->at++;
+        } else {
+            put_character(r);
+        }
+    }
+    return has_quotes;
+}
+
+enum copy_plain copy_value_plain(const struct copy_options *options, const struct copy_value *value,
+                                 char *out, size_t room, size_t *len)
+{
+    *len = 0;
+    if (value->is_null) {
+        return COPY_PLAIN_NULL;
+    }
+    if (value->bytes == NULL) {
+        return COPY_PLAIN_UNKNOWN;
+    }
+    struct reading r = {.at = value->bytes,
+                        .end = value->bytes + value->len,
+                        .encoding = options->encoding,
+                        .out = out,
+                        .room = room};
+    bool can_be_null = options->format != COPY_FORMAT_BINARY;
+    switch (options->format) {
+    case COPY_FORMAT_TEXT:
+        read_text(&r);
+        break;
+    case COPY_FORMAT_CSV:
+        can_be_null = !read_csv(&r, options->quote, options->escape);
+        break;
+    case COPY_FORMAT_BINARY:
+        while (r.at < r.end) {
+            put(&r, *r.at++);
+        }
+        break;
+    }
+    *len = r.len;
+    const size_t raw_len = (size_t)(r.end - value->bytes);
+    if (can_be_null && raw_len == options->null_len &&
+        memcmp(value->bytes, options->null, raw_len) == 0) {
+        return COPY_PLAIN_NULL;
+    }
+    return r.len <= room ? COPY_PLAIN_VALUE : COPY_PLAIN_UNKNOWN;
+}
