@@ -30,12 +30,21 @@ bool message_read_parse(const uint8_t *message, size_t size, struct message_pars
     return reader_done(&r);
 }
 
-bool message_read_bind(const uint8_t *message, size_t size, struct span *statement)
+bool message_read_bind(const uint8_t *message, size_t size, struct span *portal,
+                       struct span *statement)
 {
     struct reader r = body_of(message, size);
-    reader_cstr(&r);
+    *portal = reader_cstr(&r);
     *statement = reader_cstr(&r);
     return r.ok;
+}
+
+bool message_read_execute(const uint8_t *message, size_t size, struct span *portal)
+{
+    struct reader r = body_of(message, size);
+    *portal = reader_cstr(&r);
+    reader_u32(&r);
+    return reader_done(&r);
 }
 
 bool message_read_close(const uint8_t *message, size_t size, struct span *statement)

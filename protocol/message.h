@@ -20,8 +20,11 @@ struct message_parse {
 /* False when the message is malformed: the server will say so (08P01). */
 bool message_read_query(const uint8_t *message, size_t size, struct span *query);
 bool message_read_parse(const uint8_t *message, size_t size, struct message_parse *out);
-/* The statement that a Bind names. */
-bool message_read_bind(const uint8_t *message, size_t size, struct span *statement);
+/* The portal that a Bind makes, and the statement that it names. */
+bool message_read_bind(const uint8_t *message, size_t size, struct span *portal,
+                       struct span *statement);
+/* The portal that an Execute names. */
+bool message_read_execute(const uint8_t *message, size_t size, struct span *portal);
 /* The statement that a Close ends; false also when it closes a portal. */
 bool message_read_close(const uint8_t *message, size_t size, struct span *statement);
 

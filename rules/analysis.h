@@ -63,6 +63,8 @@ struct analysis {
     size_t supplied_count, supplied_capacity;
     struct edit *edits;
     size_t edit_count, edit_capacity;
+    struct verdict_copy *copies; /* every COPY ... FROM STDIN */
+    size_t copy_count, copy_capacity;
     struct shape_kept *kept; /* what they leave alone, once they are made */
     size_t kept_count, kept_capacity;
     struct revision *revisions;

@@ -268,6 +268,16 @@ static void set_plain(struct verdict *verdict, const struct bulk *bulk)
     verdict->plain_to = bulk->cut_to;
 }
 
+static void set_copies(struct verdict *verdict, const struct analysis *a)
+{
+    for (size_t i = 0; i < a->copy_count; i++) {
+        if (a->copies[i].options.field_count > 0) {
+            verdict->copies = a->copies;
+            verdict->copy_count = a->copy_count;
+        }
+    }
+}
+
 static void conclude(struct verdict *verdict, struct analysis *a, const struct judge_input *input)
 {
     *verdict = (struct verdict){.action = VERDICT_PASS};
@@ -287,6 +297,9 @@ static void conclude(struct verdict *verdict, struct analysis *a, const struct j
         verdict->detail = a->refusal.detail;
         verdict->hint = a->refusal.hint;
         verdict->position = a->refusal.position;
+    }
+    if (verdict->action == VERDICT_EDIT) {
+        set_copies(verdict, a);
     }
     verdict->writes = a->writes;
     verdict->prepares = a->prepares;

@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "rules/copy_filter.h"
+
 /* A rule set holds at most this many rules: verdict.writes has a bit for each. */
 #define RULES_MAX 64
 
@@ -90,6 +92,12 @@ struct supplied {
     uint32_t params;       /* of those, how many are bound as parameters */
 };
 
+/* One COPY ... FROM STDIN of a text, in whose edited statement columns are missing: its stream goes
+ * through a filter (copy_filter.h). One whose stream stays as it is has options.field_count 0. */
+struct verdict_copy {
+    struct copy_options options; /* has_encoding and csv_has_end_marker are the session's to fill in */
+};
+
 struct verdict {
     enum verdict_action action;
     uint64_t writes;    /* bit i: the text writes rule i's table (any column), or may */
@@ -101,6 +109,9 @@ struct verdict {
     size_t text_len;
     const uint32_t *param_types;
     size_t param_type_count;
+    /* every COPY ... FROM STDIN of the text in order, when one of them is filtered; NULL when none is */
+    const struct verdict_copy *copies;
+    size_t copy_count;
     /* VERDICT_REFUSE; detail and hint may be NULL */
     const char *sqlstate;
     const char *message;

@@ -4,6 +4,8 @@
  */
 #include "rules/analysis.h"
 
+#include "rules/copy_statement.h"
+
 #include <ctype.h>
 #include <string.h>
 #include <strings.h>
@@ -14,7 +16,29 @@ static uint64_t mentioned(const struct analysis *a)
     return rule_set_mentioned(a->set, a->text, a->len);
 }
 
-static void judge_copy(struct analysis *a, const CopyStmt *stmt)
+/* Supplies the columns of the rules, whose values come in the stream; returns those to be taken out. */
+static uint64_t supplied_by_stream(struct analysis *a, const CopyStmt *stmt, uint64_t rules,
+                                   struct copy_options *options)
+{
+    const char *obstacle = copy_statement_read(a, stmt, rules, options);
+    uint64_t stripped = 0;
+    for (uint64_t rest = rules; rest != 0; rest &= rest - 1) {
+        struct supply supply = {.statement = "COPY", .obstacle = obstacle};
+        if (analysis_supply(a, rule_first(rest), &supply)) {
+            stripped |= UINT64_C(1) << rule_first(rest);
+        }
+    }
+    return stripped;
+}
+
+static void note_stream(struct analysis *a, const struct copy_options *options)
+{
+    a->copies =
+        arena_grow(a->arena, a->copies, a->copy_count, &a->copy_capacity, sizeof *a->copies);
+    a->copies[a->copy_count++] = (struct verdict_copy){.options = *options};
+}
+
+static void judge_copy(struct analysis *a, CopyStmt *stmt)
 {
     if (stmt->query != NULL) {
         statement_judge(a, stmt->query);
@@ -25,20 +49,14 @@ static void judge_copy(struct analysis *a, const CopyStmt *stmt)
     const struct rule_target target = analysis_target(a, stmt->relation);
     a->writes |= target.direct | target.dependents;
     dependent_judge(a, stmt->relation, stmt->attlist, "COPY", false);
-    for (uint64_t rest = target.direct; rest != 0; rest &= rest - 1) {
-        const struct rule *rule = rule_set_get(a->set, rule_first(rest));
-        bool is_carried = stmt->attlist == NIL && rule->shape != RULE_SHAPE_GENERATED;
-        for (int i = 0; i < list_length(stmt->attlist); i++) {
-            is_carried |= strcmp(strVal(list_nth(stmt->attlist, i)), rule->column) == 0;
-        }
-        if (!is_carried) {
-            continue;
-        }
-        struct supply supply = {.statement = "COPY",
-                                .obstacle = stmt->attlist == NIL
-                                                ? "COPY without a column list carries all columns"
-                                                : "a COPY's stream is not rewritten"};
-        analysis_supply(a, rule_first(rest), &supply);
+    struct copy_options options = {.field_count = 0};
+    uint64_t carried = copy_statement_carries(a, stmt, target.direct);
+    uint64_t stripped = carried == 0 ? 0 : supplied_by_stream(a, stmt, carried, &options);
+    if (stripped != 0) {
+        copy_statement_strip(a, stmt, stripped, &options);
+    }
+    if (stmt->filename == NULL) {
+        note_stream(a, &options);
     }
 }
 

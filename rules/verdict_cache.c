@@ -183,6 +183,7 @@ static struct entry pack_entry(struct packer *packer, const struct judge_input *
     copy->text = verdict->text == NULL ? NULL : pack(packer, verdict->text, verdict->text_len + 1);
     copy->param_types = pack(packer, verdict->param_types,
                              verdict->param_type_count * sizeof *verdict->param_types);
+    copy->copies = pack(packer, verdict->copies, verdict->copy_count * sizeof *verdict->copies);
     copy->supplied =
         pack(packer, verdict->supplied, verdict->supplied_count * sizeof *verdict->supplied);
     copy->sqlstate = pack_string(packer, verdict->sqlstate);

@@ -13,6 +13,7 @@
 #include "protocol/message.h"
 #include "proxy/log.h"
 #include "proxy/service.h"
+#include "proxy/session/copying.h"
 
 static void note_key(struct session *s, const uint8_t *message, size_t size)
 {
@@ -47,6 +48,7 @@ static void note_ready(struct session *s, char status)
     }
     worker_add(&s->worker->counters.statements, 1);
     ledger_ready(&s->ledger, s->syncs_done);
+    copying_ready(s);
     hold_note_ready(s);
     if (s->schema_changed && status == 'I') {
         s->schema_changed = false;

@@ -8,6 +8,7 @@
 #include "protocol/frame.h"
 #include "protocol/message.h"
 #include "proxy/service.h"
+#include "proxy/session/copying.h"
 
 /* Every CopyDone so far belonged to no COPY. */
 static void forget_strays(struct session *s)
@@ -119,8 +120,9 @@ static bool is_judged(const struct session *s, uint8_t type)
     case 'C':
         return !ledger_is_empty(&s->ledger) || s->may_snapshot;
     case 'F':
-    case 'E':
         return s->may_snapshot;
+    case 'E':
+        return s->may_snapshot || s->copying_streams != NULL;
     default:
         return false;
     }
@@ -145,9 +147,9 @@ static void refuse_violation(struct session *s, uint8_t type)
  * statement's name ahead of its values, which are forwarded as they come in. */
 static bool is_enough(struct session *s, const uint8_t *message, size_t size, size_t have)
 {
-    struct span name;
+    struct span portal, name;
     bool streams = message[0] == 'B' && !s->discarding;
-    if (have == size || (streams && message_read_bind(message, have, &name))) {
+    if (have == size || (streams && message_read_bind(message, have, &portal, &name))) {
         return true;
     }
     if (streams && have < WORKER_BUFFER) {
@@ -188,6 +190,26 @@ static void send_batch(struct session *s)
     }
 }
 
+/* CopyData that is the filter's, CopyDone and CopyFail. True when another message was put in the place of
+ * what is at hand. */
+static bool filter(struct session *s, const uint8_t *message, size_t have)
+{
+    if (message[0] == 'd' && copying_filters(s)) {
+        copying_data(s, message + FRAME_HEADER, have - FRAME_HEADER);
+        return true;
+    }
+    if (message[0] == 'c' || message[0] == 'f') {
+        copying_ended(s, message[0] == 'c');
+    }
+    return false;
+}
+
+static bool is_filters(const struct session *s, uint8_t type)
+{
+    return s->copying_streams != NULL && !s->discarding &&
+           (type == 'd' || type == 'c' || type == 'f');
+}
+
 size_t frontend_consume(struct session *s, const uint8_t *bytes, size_t len)
 {
     struct batch *batch = &s->worker->batch;
@@ -196,6 +218,10 @@ size_t frontend_consume(struct session *s, const uint8_t *bytes, size_t len)
     s->front.body -= (uint32_t)at;
     judging_refresh(s);
     batch_start(batch, &s->server);
+    if (s->front_filtered && at > 0) {
+        copying_data(s, bytes, at);
+        run = at;
+    }
     while (len - at >= FRAME_HEADER) {
         const uint8_t *message = bytes + at;
         uint32_t length = load_u32(message + 1);
@@ -207,6 +233,12 @@ size_t frontend_consume(struct session *s, const uint8_t *bytes, size_t len)
             return len;
         }
         size_t have = size < len - at ? size : len - at;
+        s->front_filtered = false;
+        if (is_filters(s, message[0])) {
+            batch_add(batch, bytes + run, at - run);
+            s->front_filtered = filter(s, message, have);
+            run = s->front_filtered ? at + have : at;
+        }
         if (!is_judged(s, message[0])) {
             note_message(s, message[0]);
             s->front.body = (uint32_t)(size - have);

@@ -10,6 +10,7 @@
 #include "protocol/frame.h"
 #include "protocol/message.h"
 #include "proxy/service.h"
+#include "proxy/session/copying.h"
 #include "proxy/session/mentions.h"
 
 /* Parse messages with more declared types than this take their room from the heap. */
@@ -52,6 +53,9 @@ void judging_parameter(struct session *s, struct span name, struct span value)
         s->strings_standard = !span_is(value, "off");
     } else if (span_is(name, "client_encoding")) {
         s->encoding = encoding_of(value);
+        s->copy_encoding = copy_encoding_of(value.ptr);
+    } else if (span_is(name, "server_version")) {
+        s->server_major = (unsigned)strtoul(value.ptr, NULL, 10);
     } else if (span_is(name, "application_name")) {
         char *copy = strndup(value.ptr, value.len);
         if (copy != NULL) {
@@ -292,6 +296,11 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
         judging = JUDGING_FORWARD;
         break;
     case VERDICT_EDIT:
+        if (!judged->extended && verdict->copy_count > 0 &&
+            !copying_begin(s, verdict->copies, verdict->copy_count)) {
+            ok = false;
+            break;
+        }
         ok = put_query(s, judged, verdict->text, verdict->text_len, verdict->param_types,
                        verdict->param_type_count);
         break;
@@ -392,9 +401,10 @@ static enum judging judge_parse(struct session *s, const uint8_t *message, size_
 
 static enum judging judge_bind(struct session *s, const uint8_t *message, size_t size)
 {
-    struct span name;
+    struct span portal, name;
     struct ledger_statement statement = {0};
-    if (message_read_bind(message, size, &name)) {
+    bool is_read = message_read_bind(message, size, &portal, &name);
+    if (is_read) {
         statement = ledger_find(&s->ledger, name);
     }
     if (hold_check(s, statement.writes) == JUDGING_WAIT) {
@@ -403,6 +413,25 @@ static enum judging judge_bind(struct session *s, const uint8_t *message, size_t
     hold_note_write(s, statement.writes);
     if (statement.note != NULL) {
         tell_note(s, statement.note);
+    }
+    if (is_read && !copying_bound(s, portal, statement.note != NULL ? statement.note->copy : NULL)) {
+        session_fail(s, "53200", "out of memory");
+        return JUDGING_CLOSED;
+    }
+    return JUDGING_FORWARD;
+}
+
+static enum judging judge_execute(struct session *s, const uint8_t *message, size_t size)
+{
+    struct span portal;
+    if (hold_check(s, 0) == JUDGING_WAIT) {
+        return JUDGING_WAIT;
+    }
+    hold_note_write(s, 0);
+    if (s->copying_streams != NULL && message_read_execute(message, size, &portal) &&
+        !copying_executed(s, portal)) {
+        session_fail(s, "53200", "out of memory");
+        return JUDGING_CLOSED;
     }
     return JUDGING_FORWARD;
 }
@@ -417,6 +446,8 @@ enum judging judging_message(struct session *s, const uint8_t *message, size_t s
         return judge_parse(s, message, size);
     case 'B':
         return judge_bind(s, message, size);
+    case 'E':
+        return judge_execute(s, message, size);
     case 'C':
         if (message_read_close(message, size, &name)) {
             ledger_closed(&s->ledger, name);

@@ -22,6 +22,7 @@ static void note_free(struct ledger_note *note)
     if (note != NULL) {
         free(note->supplied);
         free(note->text);
+        free(note->copy);
         free(note);
     }
 }
@@ -37,9 +38,18 @@ static struct ledger_note *note_new(const struct verdict *verdict, const size_t 
     note->text = strdup(verdict->masked_text != NULL ? verdict->masked_text : "");
     note->fingerprint = verdict->fingerprint;
     note->stripped = verdict->action == VERDICT_EDIT;
-    if (note->supplied == NULL || note->text == NULL) {
+    bool copied = true;
+    if (verdict->copy_count > 0) {
+        /* a prepared text is one statement */
+        note->copy = malloc(sizeof *note->copy);
+        copied = note->copy != NULL;
+    }
+    if (note->supplied == NULL || note->text == NULL || !copied) {
         note_free(note);
         return NULL;
+    }
+    if (note->copy != NULL) {
+        *note->copy = verdict->copies[0];
     }
     for (size_t i = 0; i < note->count; i++) {
         note->supplied[i] = verdict->supplied[i];

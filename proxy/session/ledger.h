@@ -21,6 +21,7 @@ struct ledger_note {
     uint64_t fingerprint;
     char *text;
     bool stripped; /* else observed */
+    struct verdict_copy *copy; /* it takes a stream, which is filtered; else NULL */
 };
 
 struct ledger_statement {

@@ -17,6 +17,7 @@
 #include "proxy/log.h"
 #include "proxy/net/address.h"
 #include "proxy/service.h"
+#include "proxy/session/copying.h"
 #include <utlist.h>
 
 struct service *session_service(const struct session *s)
@@ -37,6 +38,7 @@ static void session_free(struct session *s)
     connect_fini(s);
     login_fini(s);
     ledger_fini(&s->ledger);
+    copying_free(s->copying_streams);
     free(s->front.stash);
     free(s->back.stash);
     free(s->cancel_key);

@@ -53,6 +53,7 @@ enum connect_after {
 };
 
 struct login;
+struct copying;
 
 /* One direction's input that was received and not yet consumed. */
 struct intake {
@@ -110,6 +111,10 @@ struct session {
     uint64_t held_for;                    /* rules at whose gates it is held */
     uint64_t sql_prepared;                /* rules whose table an SQL-level PREPARE writes */
     struct ledger ledger;
+    struct copying *copying_streams; /* copying.h; NULL while nothing is to be known */
+    bool front_filtered;             /* what is left of the message in front.body is the filter's */
+    enum copy_encoding copy_encoding; /* of client_encoding, as last reported */
+    unsigned server_major;
     struct registry_key *cancel_key; /* once announced */
     char *user, *database, *application_name, *client_name;
     char *tls_subject, *tls_name; /* of the client's certificate; NULL: it showed none */

@@ -64,15 +64,16 @@ static void check_parse(const uint8_t *message, size_t size)
  */
 static void check_bind(const uint8_t *message, size_t size)
 {
-    struct span whole, part;
-    const bool is_read = message_read_bind(message, size, &whole);
+    struct span portal, whole, part;
+    const bool is_read = message_read_bind(message, size, &portal, &whole);
     bool was_read = false;
     if (is_read) {
+        check_span(portal, message, size);
         check_span(whole, message, size);
     }
     for (size_t len = FRAME_HEADER; len <= size && len <= PREFIXES_MAX; len++) {
         uint8_t *prefix = fuzz_copy(message, len);
-        const bool is_part_read = message_read_bind(prefix, len, &part);
+        const bool is_part_read = message_read_bind(prefix, len, &portal, &part);
         FUZZ_CHECK(is_part_read || !was_read);
         FUZZ_CHECK(is_read || !is_part_read);
         if (is_part_read) {

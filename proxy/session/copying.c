@@ -1,0 +1,231 @@
+/* Which stream the client is sending, and its filter; see copying.h. */
+#include "proxy/session/copying.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "protocol/frame.h"
+#include <utlist.h>
+
+/* Portals of such statements that are remembered; of more, the oldest is forgotten. */
+#define PORTALS_MAX 8
+#define PORTAL_NAME 63 /* NAMEDATALEN - 1 */
+/* Runs between two messages: what stays of some hundred short rows. */
+#define RUNS 256
+
+struct portal {
+    struct portal *next;
+    char name[PORTAL_NAME + 1];
+    struct verdict_copy copy;
+};
+
+struct copying {
+    struct portal *portals; /* oldest first */
+    unsigned portal_count;
+    /* The streams of the statement under way. */
+    struct verdict_copy *streams; /* NULL: none */
+    size_t count, at;
+    uint64_t sync; /* the number of the ReadyForQuery that ends it */
+    struct copy_filter filter;
+};
+
+static struct copying *copying_of(struct session *s)
+{
+    if (s->copying_streams == NULL) {
+        s->copying_streams = calloc(1, sizeof *s->copying_streams);
+    }
+    return s->copying_streams;
+}
+
+static void end_streams(struct copying *c)
+{
+    free(c->streams);
+    c->streams = NULL;
+    c->count = c->at = 0;
+}
+
+void copying_free(struct copying *c)
+{
+    struct portal *portal, *next;
+    if (c == NULL) {
+        return;
+    }
+    LL_FOREACH_SAFE(c->portals, portal, next)
+    {
+        free(portal);
+    }
+    end_streams(c);
+    free(c);
+}
+
+static bool is_filtered(const struct copying *c)
+{
+    return c->streams != NULL && c->at < c->count && c->streams[c->at].options.field_count > 0;
+}
+
+/* The filter of the stream at hand. One that cannot be set up leaves the stream to the server's refusal. */
+static void set_up(struct session *s)
+{
+    struct copying *c = s->copying_streams;
+    if (!is_filtered(c)) {
+        return;
+    }
+    struct copy_options *options = &c->streams[c->at].options;
+    if (!options->has_encoding) {
+        options->encoding = s->copy_encoding;
+    }
+    options->csv_has_end_marker = s->server_major < 18;
+    if (!copy_filter_init(&c->filter, options, NULL, NULL)) {
+        options->field_count = 0;
+    }
+}
+
+bool copying_begin(struct session *s, const struct verdict_copy *copies, size_t count)
+{
+    struct copying *c = copying_of(s);
+    if (c == NULL) {
+        return false;
+    }
+    end_streams(c);
+    c->streams = malloc(count * sizeof *c->streams);
+    if (c->streams == NULL) {
+        return false;
+    }
+    memcpy(c->streams, copies, count * sizeof *c->streams);
+    c->count = count;
+    c->sync = s->syncs_sent + 1;
+    set_up(s);
+    return true;
+}
+
+static bool is_named(const struct portal *portal, struct span name)
+{
+    size_t len = name.len < PORTAL_NAME ? name.len : PORTAL_NAME;
+    return strlen(portal->name) == len && memcmp(portal->name, name.ptr, len) == 0;
+}
+
+static struct portal *find(const struct copying *c, struct span name)
+{
+    struct portal *portal;
+    LL_FOREACH(c->portals, portal)
+    {
+        if (is_named(portal, name)) {
+            return portal;
+        }
+    }
+    return NULL;
+}
+
+static void forget(struct copying *c, struct portal *portal)
+{
+    LL_DELETE(c->portals, portal);
+    free(portal);
+    c->portal_count--;
+}
+
+bool copying_bound(struct session *s, struct span portal, const struct verdict_copy *copy)
+{
+    struct copying *c = copy != NULL ? copying_of(s) : s->copying_streams;
+    if (c == NULL) {
+        return copy == NULL;
+    }
+    struct portal *old = find(c, portal);
+    if (old != NULL) {
+        forget(c, old);
+    }
+    if (copy == NULL) {
+        return true;
+    }
+    struct portal *made = calloc(1, sizeof *made);
+    if (made == NULL) {
+        return false;
+    }
+    memcpy(made->name, portal.ptr, portal.len < PORTAL_NAME ? portal.len : PORTAL_NAME);
+    made->copy = *copy;
+    LL_APPEND(c->portals, made);
+    c->portal_count++;
+    if (c->portal_count > PORTALS_MAX) {
+        forget(c, c->portals);
+    }
+    return true;
+}
+
+bool copying_executed(struct session *s, struct span portal)
+{
+    struct portal *found = find(s->copying_streams, portal);
+    return found == NULL || copying_begin(s, &found->copy, 1);
+}
+
+bool copying_filters(const struct session *s)
+{
+    return s->copying_streams != NULL && is_filtered(s->copying_streams);
+}
+
+/* As one CopyData: its boundaries mean nothing. */
+static void put(struct session *s, const struct copy_run *runs, size_t count)
+{
+    size_t total = 0;
+    for (size_t i = 0; i < count; i++) {
+        total += runs[i].len;
+    }
+    if (total == 0) {
+        return;
+    }
+    struct writer *w = batch_build(&s->worker->batch, FRAME_HEADER + total);
+    if (w == NULL) {
+        return;
+    }
+    writer_begin(w, 'd');
+    for (size_t i = 0; i < count; i++) {
+        writer_bytes(w, runs[i].bytes, runs[i].len);
+    }
+    writer_end(w);
+    batch_built(&s->worker->batch);
+}
+
+void copying_data(struct session *s, const uint8_t *bytes, size_t len)
+{
+    struct copying *c = s->copying_streams;
+    struct copy_run runs[RUNS];
+    while (len > 0) {
+        size_t taken;
+        size_t count = copy_filter_feed(&c->filter, (const char *)bytes, len, &taken, runs, RUNS);
+        put(s, runs, count);
+        bytes += taken;
+        len -= taken;
+    }
+}
+
+void copying_ended(struct session *s, bool done)
+{
+    struct copying *c = s->copying_streams;
+    struct copy_run runs[COPY_RUNS_MIN];
+    if (c == NULL || c->streams == NULL) {
+        return;
+    }
+    if (done && is_filtered(c)) {
+        put(s, runs, copy_filter_finish(&c->filter, runs, COPY_RUNS_MIN));
+    }
+    c->at++;
+    if (c->at >= c->count) {
+        end_streams(c);
+    } else {
+        set_up(s);
+    }
+}
+
+void copying_ready(struct session *s)
+{
+    struct copying *c = s->copying_streams;
+    if (c == NULL) {
+        return;
+    }
+    if (c->streams != NULL && s->syncs_done >= c->sync) {
+        end_streams(c);
+    }
+    /* a portal ends with its transaction */
+    if (s->transaction == 'I' && s->syncs_done == s->syncs_sent && c->streams == NULL) {
+        copying_free(c);
+        s->copying_streams = NULL;
+    }
+}

@@ -1,0 +1,28 @@
+/*
+ * COPY streams of one session's client that a rule takes columns out of. The statement that begins one
+ * was edited, so that the server has no place for the columns; here every CopyData goes through the
+ * stream's filter (rules/copy_filter.h), and leaves as another one.
+ *
+ * Should the session lose track (a portal that it does not know), the stream goes unfiltered, and the
+ * server refuses it for its extra column: no value gets through.
+ */
+#pragma once
+
+#include "proxy/session/session.h"
+
+/* A Query, or the Execute of a portal, goes to the server that takes these streams, in order. False when
+ * out of memory. */
+bool copying_begin(struct session *s, const struct verdict_copy *copies, size_t count);
+/* A Bind makes `portal` of a statement that takes the stream `copy`; NULL: of any other. */
+bool copying_bound(struct session *s, struct span portal, const struct verdict_copy *copy);
+/* An Execute of `portal` goes to the server. */
+bool copying_executed(struct session *s, struct span portal);
+/* Whether the CopyData that comes next is the filter's. */
+bool copying_filters(const struct session *s);
+/* Bytes of CopyData; what stays of them goes into the worker's batch. */
+void copying_data(struct session *s, const uint8_t *bytes, size_t len);
+/* CopyDone (the last of what stays goes into the batch) or CopyFail. */
+void copying_ended(struct session *s, bool done);
+/* ReadyForQuery: what it answers takes no more rows. */
+void copying_ready(struct session *s);
+void copying_free(struct copying *copying); /* NULL is allowed */
