@@ -88,11 +88,11 @@ static bool collect(struct copy_cursor *c, size_t len)
     return f->word_len == len;
 }
 
-static uint32_t word_value(const struct copy_filter *f)
+static uint32_t read_word(const char *at, size_t len)
 {
     uint32_t value = 0;
-    for (size_t i = 0; i < f->word_len; i++) {
-        value = value << 8 | (unsigned char)f->word[i];
+    for (size_t i = 0; i < len; i++) {
+        value = value << 8 | (unsigned char)at[i];
     }
     return value;
 }
@@ -116,7 +116,7 @@ static void field_count(struct copy_cursor *c)
     if (!collect(c, 2)) {
         return;
     }
-    const uint32_t count = word_value(f);
+    const uint32_t count = read_word(f->word, 2);
     if (count != f->options.width) {
         /* The end of the data, or a row that the server refuses. */
         if (count == f->kept) {
@@ -151,10 +151,13 @@ static void end_field(struct copy_cursor *c)
 static void field_length(struct copy_cursor *c)
 {
     struct copy_filter *f = c->filter;
-    if (!collect(c, 4)) {
+    if (f->word_len == 0 && c->end - c->at >= 4) {
+        memcpy(f->word, c->at, 4);
+        c->at += 4;
+    } else if (!collect(c, 4)) {
         return;
     }
-    const uint32_t len = word_value(f);
+    const uint32_t len = read_word(f->word, 4);
     const bool is_null = len == UINT32_MAX;
     if (len > INT32_MAX && !is_null) {
         /* The server refuses the length; behind the row's last field that stays it reads the same
@@ -171,7 +174,7 @@ static void field_length(struct copy_cursor *c)
     }
     f->remaining = is_null ? 0 : len;
     f->state = COPY_STATE_DATA;
-    if (f->remaining == 0) {
+    if (step_over(c)) {
         end_field(c);
     }
 }

@@ -132,7 +132,7 @@ bool copy_filter_init(struct copy_filter *filter, const struct copy_options *opt
 
 /* Takes a piece of the stream. Returns how many runs go out for its first *taken bytes, in order;
  * less than `len` are taken only when `max`, at least COPY_RUNS_MIN, was too small for more. Runs
- * lie in `bytes` or in the filter. */
+ * lie in `bytes`, in the filter (and do not change there) or are constants. */
 size_t copy_filter_feed(struct copy_filter *filter, const char *bytes, size_t len, size_t *taken,
                         struct copy_run *runs, size_t max);
 

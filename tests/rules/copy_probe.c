@@ -169,7 +169,9 @@ static void answer(const struct bytes *bytes)
     struct bytes len = {0};
     append_int(&len, (uint32_t)bytes->len);
     fwrite(len.at, 1, len.len, stdout);
-    fwrite(bytes->at, 1, bytes->len, stdout);
+    if (bytes->len > 0) {
+        fwrite(bytes->at, 1, bytes->len, stdout);
+    }
     free(len.at);
 }
 
