@@ -213,7 +213,7 @@ bool control_open(const struct control_target *target, struct control **out, str
     }
     if (target->host != NULL) {
         set_keyword(&k, "host", target->host, true);
-        set_keyword(&k, "hostaddr", "", true);
+        set_keyword(&k, "hostaddr", target->hostaddr != NULL ? target->hostaddr : "", true);
         set_keyword(&k, "port", target->port, true);
         set_keyword(&k, "target_session_attrs", "any", true);
     }

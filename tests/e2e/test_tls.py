@@ -10,6 +10,7 @@ import psycopg2
 import pytest
 
 from lib import common, wire
+from lib import pki as certificates
 from lib.pki import configure_server
 from lib.pgserver import Server
 from lib.proxy import Proxy
@@ -261,6 +262,46 @@ def test_a_server_that_cannot_be_verified_is_refused(proxy_to, pki):
     proxy = proxy_to(f"sslmode=verify-ca sslrootcert={pki}/stranger.crt")
     with pytest.raises(psycopg2.OperationalError, match="certificate verify failed"):
         connect(proxy)
+
+
+def test_verify_full_is_for_the_name_although_an_address_is_given(proxy_to, pki):
+    """As libpq: hostaddr says where to connect, host whose certificate it must be."""
+    keywords = f"hostaddr=127.0.0.1 sslmode=verify-full sslrootcert={pki}/ca.crt"
+    assert ask(proxy_to(f"host=localhost {keywords}"), IS_TLS) is True
+    proxy = proxy_to(f"host=other.example {keywords}")
+    with pytest.raises(psycopg2.OperationalError,
+                       match='server "other.example".*certificate verify failed: hostname mismatch'):
+        connect(proxy)
+
+
+def test_a_certificate_that_has_expired_is_named(tls_server, proxy_to, pki, tmp_path):
+    certificates.expire(pki, "one", tmp_path)
+    certificates.place(tmp_path, "one", tls_server.data, tls_server.user)
+    tls_server.reload()
+    try:
+        proxy = proxy_to(f"sslmode=verify-ca sslrootcert={pki}/ca.crt")
+        common.wait_until(lambda: "certificate has expired" in words(proxy), 5, "the reload")
+    finally:
+        certificates.place(pki, "one", tls_server.data, tls_server.user)
+        tls_server.reload()
+
+
+def words(proxy):
+    with pytest.raises(psycopg2.OperationalError) as refused:
+        connect(proxy)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("keyword, complaint", [
+    ("sslrootcert=/nonexistent/ca", "server: sslrootcert: /nonexistent/ca: No such file or directory"),
+    ("sslcert=/nonexistent/crt", "server: sslcert: /nonexistent/crt: No such file or directory"),
+    ("sslcrl=/nonexistent/crl", "server: sslcrl: /nonexistent/crl: No such file or directory"),
+])
+def test_a_file_of_the_servers_side_that_is_missing_is_named(server, keyword, complaint):
+    with pytest.raises(RuntimeError) as ended:
+        Proxy(server, server=f"host=127.0.0.1 port={server.port} sslmode=verify-ca "
+                             f"sslrootcert=/etc/ssl/certs/ca-certificates.crt {keyword}").start()
+    assert complaint in str(ended.value)
 
 
 def test_scram_works_for_a_plain_client_although_the_server_offers_channel_binding(proxy_to):
