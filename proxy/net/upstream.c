@@ -144,6 +144,15 @@ static enum upstream_tls tls_mode(const char *word)
     return (enum upstream_tls)mode;
 }
 
+const char *upstream_tls_name(const struct upstream *upstream)
+{
+    bool verifies = upstream->tls == UPSTREAM_TLS_REQUIRE &&
+                    SSL_CTX_get_verify_mode(upstream->tls_context) != SSL_VERIFY_NONE;
+    return !verifies               ? tls_words[upstream->tls]
+           : upstream->verify_host ? "verify-full"
+                                   : "verify-ca";
+}
+
 /* Without an sslmode it is libpq's own, prefer, unless that could keep clients from logging in. */
 static const char *default_mode(const struct config *config)
 {

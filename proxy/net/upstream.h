@@ -64,6 +64,7 @@ struct upstream {
  * upstream_free(). */
 MUST_CHECK bool upstream_new(const struct config *config, struct upstream **out, struct failure *f);
 void upstream_free(struct upstream *upstream);
+const char *upstream_tls_name(const struct upstream *upstream); /* as sslmode has it */
 
 /* The index of a target_session_attrs word as an enum upstream_attrs; false: no such word. */
 bool upstream_attrs_read(const char *word, enum upstream_attrs *out);

@@ -1,5 +1,6 @@
 """TLS with clients: every client_tls, certificates, direct TLS, and the relay through it."""
 
+import json
 import shutil
 import signal
 import socket
@@ -244,7 +245,11 @@ IS_TLS = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
     ("sslmode=require ssl_min_protocol_version=TLSv1.3", True),
 ])
 def test_sslmode_towards_the_server(proxy_to, pki, keywords, tls):
-    assert ask(proxy_to(keywords.format(pki=pki)), IS_TLS) is tls
+    proxy = proxy_to(keywords.format(pki=pki))
+    assert ask(proxy, IS_TLS) is tls
+    checked = json.loads(proxy.command("check", "--json").stdout)
+    mode = (keywords.split(" ")[0] or "sslmode=prefer").removeprefix("sslmode=")
+    assert checked["exit"] == 0 and checked["login"]["server_tls"] == mode
 
 
 def test_a_server_without_tls_is_taken_by_prefer_only(server):
