@@ -426,8 +426,10 @@ bool secrets_try(const struct config *config, size_t *users, struct failure *f)
         *users = auth_file_count(secrets->file);
     }
     if (ok && secrets->query != NULL) {
-        ok = query_secret(secrets, secrets->query, "pgsluice check: nobody", &secret, f) !=
+        struct failure why; /* also that there is nobody of this name */
+        ok = query_secret(secrets, secrets->query, "pgsluice check: nobody", &secret, &why) !=
              SECRETS_FAILED;
+        *f = ok ? *f : why;
     }
     free_secret(secret);
     secrets_close(secrets);
