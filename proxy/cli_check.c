@@ -158,7 +158,8 @@ enum exit_code cli_check(const struct cli *cli)
     PGPing state = can_try ? ping(config) : PQPING_NO_ATTEMPT;
     if (can_try && state != PQPING_OK) {
         fail(&f, EXIT_REFUSED, "server: %s %s", config->server, ping_text(state));
-    } else if (can_try && cli_check_login(config, login, hosts, &f) && !read_rules(config, rules, &f)) {
+    } else if (can_try && cli_check_login(config, login, hosts, &f) &&
+               !read_rules(config, rules, &f)) {
         json_array_clear(rules);
     }
 

@@ -29,8 +29,8 @@ static void add_hosts(const struct upstream *upstream, json_t *list)
 {
     for (size_t i = 0; i < upstream->count; i++) {
         const struct upstream_host *host = &upstream->hosts[i];
-        json_t *entry = json_pack("{s:o, s:o}", "host", cli_text(host->name), "port",
-                                  cli_text(host->port));
+        json_t *entry =
+            json_pack("{s:o, s:o}", "host", cli_text(host->name), "port", cli_text(host->port));
         if (upstream->attrs != UPSTREAM_ATTRS_ANY) {
             json_object_set_new(entry, "role", json_string(upstream_role_name(host->role)));
         }

@@ -284,8 +284,8 @@ bool control_is_lost(const struct control *control)
     return control->lost || PQstatus(control->conn) != CONNECTION_OK;
 }
 
-/* PQcancel() waits for the server, without end where that hangs: so a thread of its own does. Whoever
- * of the two that share it comes last frees it. */
+/* PQcancel() waits for the server, without end where that hangs: so a thread of its own does.
+ * Whoever of the two that share it comes last frees it. */
 struct canceller {
     PGcancel *cancel;
     atomic_bool done;

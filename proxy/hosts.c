@@ -21,8 +21,8 @@ struct asker {
     struct hosts *hosts;
     struct upstream_host *host;
     pthread_t thread;
-    bool answered;  /* or failed, at least once */
-    unsigned asked; /* hosts->asked when it last began to ask */
+    bool answered;                              /* or failed, at least once */
+    unsigned asked;                             /* hosts->asked when it last began to ask */
     char why[sizeof((struct failure *)0)->msg]; /* it could not be asked, the last time */
 };
 
