@@ -38,6 +38,13 @@ enum exit_code cli_verify(const struct cli *cli);
 enum exit_code cli_status(const struct cli *cli);
 enum exit_code cli_audit(const struct cli *cli);
 
+/* For `check`: whether the files that client_tls and `server` name can be used. */
+MUST_CHECK bool cli_check_files(const struct config *config, struct failure *f);
+/* For `check`: fills the objects "login" and "hosts", the way of a session to its server. False when
+ * nobody could log in; `f` says why. */
+MUST_CHECK bool cli_check_login(const struct config *config, json_t *login, json_t *hosts,
+                                struct failure *f);
+
 /* Says what went wrong: a line on stderr, with --json also {"command","exit","summary"} on stdout.
  */
 enum exit_code cli_fail(const struct cli *cli, const struct failure *f);

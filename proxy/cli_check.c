@@ -100,12 +100,39 @@ static const char *text_of(const json_t *object, const char *member)
     return text != NULL ? text : "";
 }
 
+/* Only what each is makes a list worth reading: the names stand in `server`. */
+static void print_hosts(const json_t *hosts)
+{
+    for (size_t i = 0; i < json_array_size(hosts); i++) {
+        const json_t *host = json_array_get(hosts, i);
+        if (json_object_get(host, "role") != NULL) {
+            printf("  host         %s, port %s: %s\n", text_of(host, "host"), text_of(host, "port"),
+                   text_of(host, "role"));
+        }
+    }
+}
+
+static void print_login(const json_t *login)
+{
+    const json_t *users = json_object_get(login, "auth_file_users");
+    printf("TLS            with clients: %s, with the server: %s\n", text_of(login, "client_tls"),
+           text_of(login, "server_tls"));
+    printf("logins         SCRAM is answered by %s",
+           strcmp(text_of(login, "scram"), "pgsluice") == 0 ? "pgsluice" : "the server");
+    if (users != NULL) {
+        printf("; auth_file has %lld users", (long long)json_integer_value(users));
+    }
+    printf("%s\n", json_object_get(login, "auth_query") != NULL ? "; auth_query runs" : "");
+}
+
 static void print_check(const json_t *report)
 {
     const json_t *rules = json_object_get(report, "rules");
     const json_t *server = json_object_get(report, "server");
     printf("configuration  %s: in order\n", text_of(report, "config"));
     printf("server         %s: %s\n", text_of(server, "conninfo"), text_of(server, "state"));
+    print_hosts(json_object_get(report, "hosts"));
+    print_login(json_object_get(report, "login"));
     for (size_t i = 0; i < json_array_size(rules); i++) {
         const json_t *rule = json_array_get(rules, i);
         printf("rule %-10s %s: %s.%s, mode %s\n", text_of(rule, "rule"), text_of(rule, "database"),
@@ -126,19 +153,21 @@ enum exit_code cli_check(const struct cli *cli)
     log_init(false, LOG_LEVEL_WARNING);
 
     struct failure f = {.code = EXIT_DONE};
-    json_t *rules = json_array();
-    PGPing state = ping(config);
-    if (state != PQPING_OK) {
+    json_t *rules = json_array(), *hosts = json_array(), *login = json_object();
+    bool can_try = cli_check_files(config, &f);
+    PGPing state = can_try ? ping(config) : PQPING_NO_ATTEMPT;
+    if (can_try && state != PQPING_OK) {
         fail(&f, EXIT_REFUSED, "server: %s %s", config->server, ping_text(state));
-    } else if (!read_rules(config, rules, &f)) {
+    } else if (can_try && cli_check_login(config, login, hosts, &f) &&
+               !read_rules(config, rules, &f)) {
         json_array_clear(rules);
     }
 
     size_t count = json_array_size(rules);
     json_t *report = json_pack(
-        "{s:s, s:o, s:{s:o, s:s}, s:o, s:o, s:i}", "command", "check", "config",
+        "{s:s, s:o, s:{s:o, s:s}, s:o, s:o, s:o, s:o, s:i}", "command", "check", "config",
         cli_text(config->file), "server", "conninfo", cli_text(config->server), "state",
-        ping_text(state), "rules", rules, "summary",
+        ping_text(state), "hosts", hosts, "login", login, "rules", rules, "summary",
         f.code != EXIT_DONE       ? cli_text(f.msg)
         : config->rule_count == 0 ? json_string("ok: a relay without rules")
                                   : json_sprintf("ok: %zu rule%s", count, count == 1 ? "" : "s"),

@@ -213,7 +213,7 @@ bool control_open(const struct control_target *target, struct control **out, str
     }
     if (target->host != NULL) {
         set_keyword(&k, "host", target->host, true);
-        set_keyword(&k, "hostaddr", "", true);
+        set_keyword(&k, "hostaddr", target->hostaddr != NULL ? target->hostaddr : "", true);
         set_keyword(&k, "port", target->port, true);
         set_keyword(&k, "target_session_attrs", "any", true);
     }
@@ -284,8 +284,8 @@ bool control_is_lost(const struct control *control)
     return control->lost || PQstatus(control->conn) != CONNECTION_OK;
 }
 
-/* PQcancel() waits for the server, without end where that hangs: so a thread of its own does. Whoever
- * of the two that share it comes last frees it. */
+/* PQcancel() waits for the server, without end where that hangs: so a thread of its own does.
+ * Whoever of the two that share it comes last frees it. */
 struct canceller {
     PGcancel *cancel;
     atomic_bool done;

@@ -20,6 +20,7 @@ struct control_target {
     const char *conninfo;               /* libpq keywords */
     const char *database;               /* NULL: the one that conninfo names */
     const char *host, *port;            /* this host of all that conninfo may name; NULL: libpq chooses */
+    const char *hostaddr;               /* of that host; NULL: by its name */
     bool impatient; /* past a deadline the connection is given up, and not a cancel waited for: for
                        questions of which nobody needs to know how they ended */
     bool (*abort_requested)(void *arg); /* NULL: nobody ever asks */

@@ -2,6 +2,7 @@
 #include "proxy/hosts.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -20,8 +21,9 @@ struct asker {
     struct hosts *hosts;
     struct upstream_host *host;
     pthread_t thread;
-    bool answered;  /* or failed, at least once */
-    unsigned asked; /* hosts->asked when it last began to ask */
+    bool answered;                              /* or failed, at least once */
+    unsigned asked;                             /* hosts->asked when it last began to ask */
+    char why[sizeof((struct failure *)0)->msg]; /* it could not be asked, the last time */
 };
 
 struct hosts {
@@ -34,9 +36,6 @@ struct hosts {
     struct asker askers[];
 };
 
-static const char *const role_texts[] = {"does not answer", "takes writes", "is read-only",
-                                         "is a standby"};
-
 static bool is_closing(void *arg)
 {
     struct hosts *hosts = arg;
@@ -46,14 +45,26 @@ static bool is_closing(void *arg)
     return closing;
 }
 
+/* A change is worth a line, also of the reason why a server cannot be asked. */
+static void tell(struct asker *asker, enum upstream_role before, enum upstream_role role,
+                 const char *why)
+{
+    const struct upstream_host *host = asker->host;
+    if (before == role && asker->answered && strcmp(asker->why, why) == 0) {
+        return;
+    }
+    snprintf(asker->why, sizeof asker->why, "%s", why);
+    if (role == UPSTREAM_ROLE_UNKNOWN) {
+        log_warning("server \"%s\", port %s cannot be asked what it is (login of control): %s",
+                    host->name, host->port, why);
+    } else {
+        log_info("server \"%s\", port %s is %s", host->name, host->port, upstream_role_name(role));
+    }
+}
+
 static void note(struct asker *asker, enum upstream_role role, const char *why)
 {
-    struct upstream_host *host = asker->host;
-    enum upstream_role before = atomic_exchange(&host->role, role);
-    if (before != role || !asker->answered) {
-        log_info("server \"%s\", port %s %s%s%s", host->name, host->port, role_texts[role],
-                 why[0] != '\0' ? ": " : "", why);
-    }
+    tell(asker, atomic_exchange(&asker->host->role, role), role, why);
     pthread_mutex_lock(&asker->hosts->lock);
     asker->answered = true;
     pthread_cond_broadcast(&asker->hosts->changed);
@@ -115,6 +126,7 @@ static void *run(void *arg)
     struct control_target target = {.conninfo = asker->hosts->conninfo,
                                     .host = asker->host->name,
                                     .port = asker->host->port,
+                                    .hostaddr = asker->host->numeric,
                                     .impatient = true,
                                     .abort_requested = is_closing,
                                     .abort_arg = asker->hosts};

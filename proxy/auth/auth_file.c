@@ -144,7 +144,7 @@ bool auth_file_load(const char *path, struct auth_file **out, struct failure *f)
     for (int number = 1; ok && getline(&line, &size, stream) >= 0; number++) {
         ok = read_line(file, line, path, number, f);
     }
-    if (ok && ferror(stream)) {
+    if (ok && !feof(stream)) { /* an error, or no memory */
         ok = fail(f, EXIT_USAGE, "auth_file: %s: %s", path, strerror(errno));
     }
     if (line != NULL) {

@@ -1,7 +1,7 @@
 /*
- * Looks secrets up in auth_file and by auth_query; see secrets.h. The event loops put lookups in two
- * lines, one for each thread; a thread that has answered one calls done(). All under one lock that
- * nobody holds for long.
+ * Looks secrets up in auth_file and by auth_query; see secrets.h. The event loops put lookups in
+ * two lines, one for each thread; a thread that has answered one calls done(). All under one lock
+ * that nobody holds for long.
  */
 #include "proxy/auth/secrets.h"
 
@@ -238,8 +238,8 @@ static void hand_over(struct secrets_lookup *lookup)
     }
 }
 
-/* What auth_file or auth_query has for the user; a password joins the line of those of which a secret
- * is to be made. Locked. */
+/* What auth_file or auth_query has for the user; a password joins the line of those of which a
+ * secret is to be made. Locked. */
 static void take_secret(struct secrets *secrets, struct secrets_lookup *lookup, const char *secret)
 {
     struct failure *f = &lookup->failure;
@@ -426,8 +426,10 @@ bool secrets_try(const struct config *config, size_t *users, struct failure *f)
         *users = auth_file_count(secrets->file);
     }
     if (ok && secrets->query != NULL) {
-        ok = query_secret(secrets, secrets->query, "pgsluice check: nobody", &secret, f) !=
+        struct failure why; /* also that there is nobody of this name */
+        ok = query_secret(secrets, secrets->query, "pgsluice check: nobody", &secret, &why) !=
              SECRETS_FAILED;
+        *f = ok ? *f : why;
     }
     free_secret(secret);
     secrets_close(secrets);
@@ -452,8 +454,7 @@ bool secrets_open(const struct config *config, struct secrets **out, struct fail
         return fail(f, EXIT_REFUSED, "out of memory");
     }
     secrets->conninfo = copy_of(config->control);
-    if (!secrets_reload(secrets, config, f) ||
-        !start(secrets, &secrets->asking, run_asking, f) ||
+    if (!secrets_reload(secrets, config, f) || !start(secrets, &secrets->asking, run_asking, f) ||
         !start(secrets, &secrets->deriving, run_deriving, f)) {
         secrets_close(secrets);
         return false;

@@ -20,8 +20,8 @@ struct secrets;
 
 /* NULL in *out when the configuration has neither auth_file nor auth_query. */
 MUST_CHECK bool secrets_open(const struct config *config, struct secrets **out, struct failure *f);
-/* Ends the threads, and with them a question to the server that is under way; nobody is answered any
- * more. NULL is allowed. */
+/* Ends the threads, and with them a question to the server that is under way; nobody is answered
+ * any more. NULL is allowed. */
 void secrets_stop(struct secrets *secrets);
 void secrets_close(struct secrets *secrets); /* NULL is allowed; nobody uses it any more */
 /* Reads config->auth_file again and asks config->auth_query from now on. Any thread. */
@@ -53,9 +53,9 @@ struct secrets_lookup {
 };
 
 /* Begins to look up the secret of `user`; from a password it is made with salt and iterations of
- * `like`, the server's own. Takes `arg`. *at_once: the answer is there; else `done` is called when it
- * is, on another thread and with a lock held: it may only pass the lookup on. The caller then frees
- * it. NULL when out of memory. Any thread; does not block. */
+ * `like`, the server's own. Takes `arg`. *at_once: the answer is there; else `done` is called when
+ * it is, on another thread and with a lock held: it may only pass the lookup on. The caller then
+ * frees it. NULL when out of memory. Any thread; does not block. */
 struct secrets_lookup *secrets_find(struct secrets *secrets, const char *user,
                                     const struct scram_secret *like,
                                     void (*done)(struct secrets_lookup *lookup), void *arg,

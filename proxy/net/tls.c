@@ -16,9 +16,21 @@ static const unsigned char alpn_postgresql[] = "\012postgresql";
 void tls_error(char *room, size_t size)
 {
     unsigned long code = ERR_get_error();
-    const char *reason = code == 0 ? NULL : ERR_reason_error_string(code);
-    snprintf(room, size, "%s", reason != NULL ? reason : "unknown TLS error");
+    const char *reason = code == 0              ? NULL
+                         : ERR_SYSTEM_ERROR(code) ? strerror(ERR_GET_REASON(code))
+                                                : ERR_reason_error_string(code);
+    snprintf(room, size, "%s", reason != NULL ? reason : "the connection was closed");
     ERR_clear_error();
+}
+
+void tls_handshake_error(const SSL *tls, char *room, size_t size)
+{
+    tls_error(room, size);
+    long verified = SSL_get_verify_result(tls);
+    if (verified != X509_V_OK) {
+        snprintf(room, size, "certificate verify failed: %s",
+                 X509_verify_cert_error_string(verified));
+    }
 }
 
 /* A client that offers protocols must offer ours (as PostgreSQL 17); one that offers none may pass.

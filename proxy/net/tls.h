@@ -55,3 +55,5 @@ size_t tls_peer_hash(const SSL *tls, uint8_t hash[64]);
 size_t tls_own_hash(const SSL *tls, uint8_t hash[64]);
 /* Why the last call on this thread failed, in OpenSSL's words. */
 void tls_error(char *room, size_t size);
+/* Why the handshake failed: what was wrong with the peer's certificate, if that was it. */
+void tls_handshake_error(const SSL *tls, char *room, size_t size);

@@ -15,6 +15,7 @@
 #include "proxy/net/tls.h"
 
 #define DEFAULT_PORT "5432"
+#define DEFAULT_DIRECTORY "/var/run/postgresql"
 
 /* The i-th item of a comma-separated list, as libpq counts them; NULL past the end. */
 static char *list_item(const char *list, size_t index)
@@ -54,7 +55,8 @@ static void resolve_numeric(struct upstream_host *host)
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                              .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
     struct addrinfo *found = NULL;
-    if (getaddrinfo(host->name, host->port, &hints, &found) == 0) {
+    const char *address = host->numeric != NULL ? host->numeric : host->name;
+    if (getaddrinfo(address, host->port, &hints, &found) == 0) {
         memcpy(&host->address, found->ai_addr, found->ai_addrlen);
         host->address_len = found->ai_addrlen;
         host->is_fixed = true;
@@ -62,26 +64,60 @@ static void resolve_numeric(struct upstream_host *host)
     }
 }
 
-static bool host_init(struct upstream_host *host, const char *names, const char *ports,
-                      size_t index, struct failure *f)
+/* What `server` says of its hosts, as libpq's lists. */
+struct lists {
+    const char *names;     /* host; NULL: not given */
+    const char *addresses; /* hostaddr; NULL: not given */
+    const char *ports;
+};
+
+static size_t hosts_of(const struct lists *lists)
 {
-    host->name = list_item(names, index);
-    host->port = list_item(ports, list_count(ports) == 1 ? 0 : index);
-    if (host->name == NULL || host->port == NULL) {
-        return fail(f, EXIT_USAGE, "server: %zu ports for %zu hosts", list_count(ports),
-                    list_count(names));
+    return list_count(lists->addresses != NULL ? lists->addresses : lists->names);
+}
+
+static bool is_blank(const char *item)
+{
+    return item == NULL || item[0] == '\0';
+}
+
+static void set_default(char **item, const char *text)
+{
+    if (is_blank(*item)) {
+        free(*item);
+        *item = strdup(text);
     }
-    if (host->port[0] == '\0') {
-        free(host->port);
-        host->port = strdup(DEFAULT_PORT);
+}
+
+/* An item may be left empty. */
+static bool host_names(struct upstream_host *host, const struct lists *lists, size_t index)
+{
+    host->port = list_item(lists->ports, list_count(lists->ports) == 1 ? 0 : index);
+    set_default(&host->port, DEFAULT_PORT);
+    host->numeric = lists->addresses != NULL ? list_item(lists->addresses, index) : NULL;
+    if (is_blank(host->numeric)) {
+        free(host->numeric);
+        host->numeric = NULL;
     }
-    host->is_unix = host->name[0] == '/';
-    if (!host->is_unix) {
-        resolve_numeric(host);
-        return true;
+    host->name = lists->names != NULL ? list_item(lists->names, index) : NULL;
+    set_default(&host->name, host->numeric != NULL ? host->numeric : DEFAULT_DIRECTORY);
+    return host->port != NULL && host->name != NULL;
+}
+
+static bool host_init(struct upstream_host *host, const struct lists *lists, size_t index,
+                      struct failure *f)
+{
+    if (!host_names(host, lists, index)) {
+        return fail(f, EXIT_REFUSED, "out of memory");
     }
-    return resolve_unix(host) ||
-           fail(f, EXIT_USAGE, "server: the socket directory %s is too long", host->name);
+    host->is_unix = host->numeric == NULL && host->name[0] == '/';
+    if (host->is_unix) {
+        return resolve_unix(host) ||
+               fail(f, EXIT_USAGE, "server: the socket directory %s is too long", host->name);
+    }
+    resolve_numeric(host);
+    return host->is_fixed || host->numeric == NULL ||
+           fail(f, EXIT_USAGE, "server: hostaddr %s is no network address", host->numeric);
 }
 
 /* The value of a keyword, or NULL when it is not given. */
@@ -106,6 +142,15 @@ static enum upstream_tls tls_mode(const char *word)
         mode++;
     }
     return (enum upstream_tls)mode;
+}
+
+const char *upstream_tls_name(const struct upstream *upstream)
+{
+    bool verifies = upstream->tls == UPSTREAM_TLS_REQUIRE &&
+                    SSL_CTX_get_verify_mode(upstream->tls_context) != SSL_VERIFY_NONE;
+    return !verifies               ? tls_words[upstream->tls]
+           : upstream->verify_host ? "verify-full"
+                                   : "verify-ca";
 }
 
 /* Without an sslmode it is libpq's own, prefer, unless that could keep clients from logging in. */
@@ -188,6 +233,34 @@ const char *upstream_attrs_name(enum upstream_attrs attrs)
     return attrs_words[attrs];
 }
 
+const char *upstream_role_name(enum upstream_role role)
+{
+    static const char *const names[] = {"unknown", "read-write", "read-only", "standby"};
+    return names[role];
+}
+
+void upstream_roles(const struct upstream *upstream, char *room, size_t size)
+{
+    size_t counts[UPSTREAM_ROLE_STANDBY + 1] = {0};
+    for (size_t i = 0; i < upstream->count; i++) {
+        counts[atomic_load_explicit(&upstream->hosts[i].role, memory_order_relaxed)]++;
+    }
+    size_t at = (size_t)snprintf(room, size, "Of %zu:", upstream->count);
+    for (size_t role = UPSTREAM_ROLE_READ_WRITE; role <= UPSTREAM_ROLE_STANDBY; role++) {
+        if (counts[role] > 0 && at < size) {
+            at += (size_t)snprintf(room + at, size - at, " %zu %s,", counts[role],
+                                   upstream_role_name((enum upstream_role)role));
+        }
+    }
+    if (at < size && counts[UPSTREAM_ROLE_UNKNOWN] > 0) {
+        snprintf(room + at, size - at,
+                 " %zu cannot be asked with the login of `control`; pgsluice's log says why.",
+                 counts[UPSTREAM_ROLE_UNKNOWN]);
+    } else if (at < size) {
+        room[at - 1] = '.';
+    }
+}
+
 static bool suits(enum upstream_attrs attrs, enum upstream_role role, unsigned round)
 {
     switch (attrs) {
@@ -225,16 +298,28 @@ unsigned upstream_rounds(const struct upstream *upstream)
 static bool read_hosts(struct upstream *upstream, const PQconninfoOption *options,
                        struct failure *f)
 {
-    const char *names = option(options, "hostaddr");
-    names = names != NULL ? names : option(options, "host");
-    names = names != NULL ? names : "/var/run/postgresql";
-    const char *ports = option(options, "port");
-    ports = ports != NULL ? ports : DEFAULT_PORT;
-    upstream->count = list_count(names);
+    struct lists lists = {.names = option(options, "host"),
+                          .addresses = option(options, "hostaddr"),
+                          .ports = option(options, "port")};
+    if (lists.names == NULL && lists.addresses == NULL) {
+        lists.names = DEFAULT_DIRECTORY;
+    }
+    if (lists.ports == NULL) {
+        lists.ports = DEFAULT_PORT;
+    }
+    size_t ports = list_count(lists.ports);
+    upstream->count = hosts_of(&lists);
+    if (ports > 1 && ports != upstream->count) {
+        return fail(f, EXIT_USAGE, "server: %zu ports for %zu hosts", ports, upstream->count);
+    }
+    if (lists.names != NULL && list_count(lists.names) != upstream->count) {
+        return fail(f, EXIT_USAGE, "server: %zu hosts for %zu of hostaddr", list_count(lists.names),
+                    upstream->count);
+    }
     upstream->hosts = calloc(upstream->count, sizeof *upstream->hosts);
     bool ok = upstream->hosts != NULL || fail(f, EXIT_REFUSED, "out of memory");
     for (size_t i = 0; ok && i < upstream->count; i++) {
-        ok = host_init(&upstream->hosts[i], names, ports, i, f);
+        ok = host_init(&upstream->hosts[i], &lists, i, f);
     }
     return ok;
 }
@@ -279,6 +364,7 @@ void upstream_free(struct upstream *upstream)
     }
     for (size_t i = 0; upstream->hosts != NULL && i < upstream->count; i++) {
         free(upstream->hosts[i].name);
+        free(upstream->hosts[i].numeric);
         free(upstream->hosts[i].port);
     }
     free(upstream->hosts);

@@ -22,7 +22,9 @@ enum upstream_role {
 
 struct upstream_host {
     bool is_unix;
-    char *name; /* a host name, an address, or the directory of a unix socket */
+    char *name; /* a host name, an address, or the directory of a unix socket: whose certificate it
+                   must be */
+    char *numeric; /* hostaddr: where to connect instead of looking the name up; NULL: not given */
     char *port;
     bool is_fixed; /* address is valid: no name to resolve */
     struct sockaddr_storage address;
@@ -62,6 +64,7 @@ struct upstream {
  * upstream_free(). */
 MUST_CHECK bool upstream_new(const struct config *config, struct upstream **out, struct failure *f);
 void upstream_free(struct upstream *upstream);
+const char *upstream_tls_name(const struct upstream *upstream); /* as sslmode has it */
 
 /* The index of a target_session_attrs word as an enum upstream_attrs; false: no such word. */
 bool upstream_attrs_read(const char *word, enum upstream_attrs *out);
@@ -69,6 +72,9 @@ const char *upstream_attrs_name(enum upstream_attrs attrs);
 /* The first host from index `from` on that a session may go to, by what is known now; `count` when there
  * is none. prefer-standby has two rounds (0 and 1), every other has one. */
 size_t upstream_choose(const struct upstream *upstream, size_t from, unsigned round);
+/* What the hosts are, in a sentence for who looks for another. */
+void upstream_roles(const struct upstream *upstream, char *room, size_t size);
+const char *upstream_role_name(enum upstream_role role); /* "read-write", ... */
 unsigned upstream_rounds(const struct upstream *upstream);
 
 /* Whether one of the hosts accepts a connection now; blocks, for the start only. */

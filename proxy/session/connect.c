@@ -6,6 +6,8 @@
 #include "proxy/session/session.h"
 
 #include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -147,8 +149,12 @@ void connect_begin(struct session *s)
         try_host(s);
         return;
     }
-    session_fail(s, "57P03", "no server is %s now (target_session_attrs)",
-                 upstream_attrs_name(upstream_of(s)->attrs));
+    char message[64];
+    char roles[256];
+    snprintf(message, sizeof message, "no server is %s now (target_session_attrs)",
+             upstream_attrs_name(upstream_of(s)->attrs));
+    upstream_roles(upstream_of(s), roles, sizeof roles);
+    session_fail_detail(s, "57P03", message, roles);
 }
 
 void connect_dropped(struct session *s)
@@ -226,6 +232,18 @@ bool connect_otherwise(struct session *s, const char *sqlstate)
 
 /* --- TLS --- */
 
+static void fail_server(struct session *s, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+static void fail_server(struct session *s, const char *fmt, ...)
+{
+    char why[256];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(why, sizeof why, fmt, args);
+    va_end(args);
+    session_fail(s, "08001", "server \"%s\", port %s: %s", host_of(s)->name, host_of(s)->port, why);
+}
+
 static bool wants_tls(const struct session *s)
 {
     switch (upstream_of(s)->tls) {
@@ -268,7 +286,6 @@ static void ask_for_tls(struct session *s)
 /* One byte: what is behind it belongs to TLS, or nobody put it there who should have. */
 static void read_tls_answer(struct session *s)
 {
-    const struct upstream_host *host = host_of(s);
     char answer = 0;
     ssize_t n = recv(s->server.fd, &answer, 1, 0);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
@@ -278,10 +295,11 @@ static void read_tls_answer(struct session *s)
         begin_tls(s);
     } else if (n == 1 && answer == 'N' && upstream_of(s)->tls == UPSTREAM_TLS_PREFER) {
         login_begin(s);
+    } else if (n == 1 && answer == 'N') {
+        fail_server(s, "it does not support TLS, but sslmode demands it");
     } else {
-        session_fail(s, "08001", "server \"%s\", port %s: %s", host->name, host->port,
-                     n == 1 ? "does not support TLS, but sslmode demands it"
-                            : "closed the connection when asked for TLS");
+        fail_server(s, n == 1 ? "it answers like no PostgreSQL server when asked for TLS"
+                              : "it closed the connection when asked for TLS");
     }
 }
 
@@ -300,9 +318,8 @@ void connect_negotiate(struct session *s)
         drop(s, CONNECT_OTHERWISE);
     } else if (result != STREAM_AGAIN) {
         char why[256];
-        tls_error(why, sizeof why);
-        session_fail(s, "08001", "server \"%s\", port %s: TLS: %s", host_of(s)->name,
-                     host_of(s)->port, why);
+        tls_handshake_error(s->server.tls, why, sizeof why);
+        fail_server(s, "TLS: %s", why);
     }
 }
 

@@ -45,7 +45,7 @@ void handshake_step(struct session *s)
         return;
     }
     if (result != STREAM_OK || (s->direct_tls && !tls_has_alpn(s->client.tls))) {
-        tls_error(why, sizeof why);
+        tls_handshake_error(s->client.tls, why, sizeof why);
         log_info("client %s: TLS handshake failed: %s", s->client_name,
                  result == STREAM_OK ? "direct TLS without ALPN protocol \"postgresql\"" : why);
         session_close(s);

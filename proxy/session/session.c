@@ -183,7 +183,9 @@ bool session_is_idle(const struct session *s)
 
 void session_drain(struct session *s)
 {
-    if (session_is_idle(s) || s->state < SESSION_RELAY) {
+    /* a transaction that its client has left is the server's to end */
+    bool is_left = s->terminated && s->syncs_sent == s->syncs_done;
+    if (session_is_idle(s) || is_left || s->state < SESSION_RELAY) {
         session_fail(s, "57P01", "terminating connection: pgsluice is shutting down");
     }
 }

@@ -1,5 +1,6 @@
 """What is wrong with a configuration is said in one line, before anything listens."""
 
+import json
 import os
 import signal
 import socket
@@ -204,6 +205,80 @@ def test_check_says_what_each_rule_would_do(strip_proxy):
     done = strip_proxy.command("check")
     assert done.returncode == 0, done.stderr
     assert "chunks" in done.stdout and "strip" in done.stdout
+
+
+# --- check: the way of a session to its server ---
+
+SECRET = ("SCRAM-SHA-256$4096:klWz/536Qgkmmo+WLwZxUA==$wm/VdcMHTjKTMvqgkz1KMpfMV7NzZlHwtPZbwZjhxc0="
+          ":MThlUbBa2ehRth6qt+BOWZOSslVzB/ia5p1wuoe8jG0=")
+AUTH_QUERY = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = $1"
+
+
+@pytest.fixture
+def checked(server, tmp_path):
+    """Runs check on a relay's configuration with more keys: the finished process."""
+    superuser = f"host={server.host} port={server.port} user=postgres dbname=app"
+
+    def run(*options, **keys):
+        return Proxy(server, **{"control": superuser, **keys}).command_on_written("check", *options)
+    return run
+
+
+def report(done):
+    """The exit code and what --json says."""
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_check_reports_a_login_that_the_server_answers(checked):
+    code, said = report(checked("--json"))
+    assert code == 0 and said["login"] == {
+        "client_tls": "disable", "server_tls": "prefer", "scram": "server"}
+    assert [sorted(host) for host in said["hosts"]] == [["host", "port"]]
+    text = checked().stdout
+    assert "TLS            with clients: disable, with the server: prefer" in text
+    assert "logins         SCRAM is answered by the server\n" in text
+
+
+def test_check_reports_a_login_that_pgsluice_answers(checked, server, pki, tmp_path):
+    (tmp_path / "users").write_text(f'"one" "{SECRET}"\n"two" "x"\n')
+    (tmp_path / "users").chmod(0o600)
+    keys = {"auth_file": tmp_path / "users", "auth_query": AUTH_QUERY, "client_tls": "require",
+            "client_tls_cert": pki / "one.crt", "client_tls_key": pki / "one.key",
+            "server": f"host=127.0.0.1,localhost port={server.port} sslmode=allow "
+                      "target_session_attrs=read-write"}
+    code, said = report(checked("--json", **keys))
+    assert (code, said["summary"]) == (0, "ok: a relay without rules")
+    assert said["login"] == {
+        "client_tls": "require", "server_tls": "allow", "scram": "pgsluice",
+        "auth_file_users": 2, "auth_query": "runs"}
+    assert said["hosts"] == [
+        {"host": name, "port": str(server.port), "role": "read-write"}
+        for name in ("127.0.0.1", "localhost")]
+    text = checked(**keys).stdout
+    assert f"  host         localhost, port {server.port}: read-write\n" in text
+    assert "SCRAM is answered by pgsluice; auth_file has 2 users; auth_query runs\n" in text
+
+
+@pytest.mark.parametrize("keys, code, complaint", [
+    ({"auth_file": "/nonexistent/users"}, 2, "auth_file: /nonexistent/users: No such file"),
+    ({"auth_query": "SELECT no_such_function($1)"}, 1, "auth_query: function no_such_function"),
+    ({"auth_query": "SELECT $1"}, 1, "auth_query gave"),
+    ({"auth_query": AUTH_QUERY, "control": "{control} user=pgsluice dbname=app"}, 1,
+     "permission denied for table pg_authid: the login of `control` needs a function"),
+    ({"auth_query": AUTH_QUERY, "control": "{control} user=nobody dbname=app"}, 1,
+     'auth_query: connection to server at "127.0.0.1"'),
+    ({"client_tls": "allow", "client_tls_cert": "/nonexistent/crt", "client_tls_key": "/x"}, 2,
+     "client_tls_cert: /nonexistent/crt: No such file"),
+    ({"server": "{control} sslmode=verify-ca sslrootcert=/nonexistent/ca"}, 2,
+     "sslrootcert: /nonexistent/ca: No such file"),
+    ({"server": "{control} target_session_attrs=standby"}, 1,
+     "no server is standby now (target_session_attrs). Of 1: 1 read-write."),
+])
+def test_check_says_why_nobody_could_log_in(checked, server, keys, code, complaint):
+    control = f"host={server.host} port={server.port}"
+    done = checked("--json", **{key: value.format(control=control) for key, value in keys.items()})
+    assert report(done)[0] == code == report(done)[1]["exit"]
+    assert complaint in done.stderr and complaint in report(done)[1]["summary"]
 
 
 def test_sigterm_ends_with_0_and_removes_the_sockets(server):

@@ -11,7 +11,7 @@ import pytest
 
 from lib import common, schema, wire
 from lib.pgserver import PSQL, Server
-from lib.proxy import relay
+from lib.proxy import Proxy, relay, strip_rule
 
 LOST = {"08006", "08003", "08001", "57P01", "57P02", "57P03"}
 
@@ -209,3 +209,31 @@ def test_a_reset_while_connecting_is_harmless(proxy, server):
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         raw.close()
     server.wait_for_backends(before)
+
+
+@pytest.mark.proxy
+def test_a_cutover_whose_server_hangs_does_not_keep_the_proxy_from_ending():
+    """It waits for a lock when every process of the server stops; a cancel request gets no answer."""
+    server = Server().start()
+    schema.create_database(server)
+    schema.create_chunks(server)
+    proxy = Proxy(server, rules=[strip_rule()]).start()
+    locker = wire.connect(server)
+    locker.query("BEGIN")
+    locker.query("LOCK TABLE chunks IN ACCESS EXCLUSIVE MODE")
+    cutover = subprocess.Popen([str(common.binary()), "cutover", "chunks", "--yes", "--config",
+                                str(proxy.config)],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    common.wait_until(lambda: server.backends("wait_event_type = 'Lock'"), 10, "the cutover to wait")
+    pids = [server.pid, *common.children_of(server.pid)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        proxy.process.send_signal(signal.SIGINT)
+        assert proxy.process.wait(20 * common.slowness()) == 0
+        assert cutover.wait(20 * common.slowness()) != 0
+    finally:
+        proxy.kill9()
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        server.stop("immediate")

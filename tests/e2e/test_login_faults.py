@@ -270,7 +270,8 @@ def test_a_client_that_goes_away_while_the_server_thinks(scripted, lied_to, how)
 
 @pytest.mark.parametrize("step", ["offered", "challenged"])
 @pytest.mark.parametrize("junk", [JUNK, wire.Query("SELECT 1"), wire.message("p", b"x" * 3000),
-                                  b"p\xff\xff\xff\xff", b"p\0\0\0\0"])
+                                  b"p\xff\xff\xff\xff", b"p\0\0\0\0"],
+                         ids=["no type", "a query", "too long", "endless", "too short"])
 def test_a_client_that_sends_junk(honest, step, junk):
     login = Login(honest)
     getattr(login, step)().connection.send(junk)

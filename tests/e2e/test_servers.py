@@ -1,5 +1,7 @@
 """Several servers behind one proxy: failover on connect, target_session_attrs, ways to reach one."""
 
+import os
+import signal
 import threading
 import time
 
@@ -106,6 +108,54 @@ def test_no_server_of_the_wanted_kind(in_front_of, primary):
     proxy = in_front_of([primary], "target_session_attrs=standby")
     with pytest.raises(psycopg2.OperationalError, match="no server is standby now"):
         connect(proxy)
+
+
+def refusal(proxy):
+    with pytest.raises(psycopg2.OperationalError) as refused:
+        connect(proxy)
+    return str(refused.value)
+
+
+def test_a_control_login_that_fails_is_pointed_at(in_front_of, primary):
+    proxy = in_front_of([primary], "target_session_attrs=read-write",
+                        control=f"host=127.0.0.1 port={primary.port} user=nobody dbname=postgres")
+    told = refusal(proxy)
+    assert "no server is read-write now (target_session_attrs)" in told
+    assert "1 cannot be asked with the login of `control`; pgsluice's log says why" in told
+    assert 'role "nobody" does not exist' in proxy.log()
+
+
+def test_what_there_is_instead_is_said(in_front_of, primary, standby):
+    told = refusal(in_front_of([standby], "target_session_attrs=primary"))
+    assert "Of 1: 1 standby." in told
+
+
+def test_a_server_that_hangs_is_no_candidate(in_front_of):
+    """Nor does it keep the proxy from ending."""
+    hanging = Server().start()
+    proxy = in_front_of([hanging], "target_session_attrs=read-write")
+    left = wire.connect(proxy, database="postgres")
+    left.query("BEGIN")
+    pids = [hanging.pid, *common.children_of(hanging.pid)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        common.wait_until(lambda: "cannot be asked what it is (login of control): the server does not "
+                          "answer" in proxy.log(), 5, "the answer that does not come")
+        assert "1 cannot be asked" in refusal(proxy)
+        left.send(wire.Terminate()).close()
+        started = time.monotonic()
+        assert proxy.stop() == 0
+        assert time.monotonic() - started < 5 * common.slowness()
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        hanging.stop()
+
+
+def test_ports_that_do_not_fit_the_hosts_are_refused(primary):
+    with pytest.raises(RuntimeError, match="server: 3 ports for 2 hosts"):
+        Proxy(primary, server="host=127.0.0.1,127.0.0.1 port=1,2,3").start()
 
 
 def test_a_primary_that_is_read_only_by_default_takes_no_writers(in_front_of, primary):

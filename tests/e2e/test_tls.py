@@ -1,5 +1,6 @@
 """TLS with clients: every client_tls, certificates, direct TLS, and the relay through it."""
 
+import json
 import shutil
 import signal
 import socket
@@ -10,6 +11,7 @@ import psycopg2
 import pytest
 
 from lib import common, wire
+from lib import pki as certificates
 from lib.pki import configure_server
 from lib.pgserver import Server
 from lib.proxy import Proxy
@@ -272,7 +274,11 @@ IS_TLS = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
     ("sslmode=require ssl_min_protocol_version=TLSv1.3", True),
 ])
 def test_sslmode_towards_the_server(proxy_to, pki, keywords, tls):
-    assert ask(proxy_to(keywords.format(pki=pki)), IS_TLS) is tls
+    proxy = proxy_to(keywords.format(pki=pki))
+    assert ask(proxy, IS_TLS) is tls
+    checked = json.loads(proxy.command("check", "--json").stdout)
+    mode = (keywords.split(" ")[0] or "sslmode=prefer").removeprefix("sslmode=")
+    assert checked["exit"] == 0 and checked["login"]["server_tls"] == mode
 
 
 def test_a_server_without_tls_is_taken_by_prefer_only(server):
@@ -313,6 +319,46 @@ def test_a_server_whose_certificate_is_revoked_is_refused(pki):
         connect(proxy)
     assert proxy.stop() == 0
     server.stop()
+
+
+def test_verify_full_is_for_the_name_although_an_address_is_given(proxy_to, pki):
+    """As libpq: hostaddr says where to connect, host whose certificate it must be."""
+    keywords = f"hostaddr=127.0.0.1 sslmode=verify-full sslrootcert={pki}/ca.crt"
+    assert ask(proxy_to(f"host=localhost {keywords}"), IS_TLS) is True
+    proxy = proxy_to(f"host=other.example {keywords}")
+    with pytest.raises(psycopg2.OperationalError,
+                       match='server "other.example".*certificate verify failed: hostname mismatch'):
+        connect(proxy)
+
+
+def test_a_certificate_that_has_expired_is_named(tls_server, proxy_to, pki, tmp_path):
+    certificates.expire(pki, "one", tmp_path)
+    certificates.place(tmp_path, "one", tls_server.data, tls_server.user)
+    tls_server.reload()
+    try:
+        proxy = proxy_to(f"sslmode=verify-ca sslrootcert={pki}/ca.crt")
+        common.wait_until(lambda: "certificate has expired" in words(proxy), 5, "the reload")
+    finally:
+        certificates.place(pki, "one", tls_server.data, tls_server.user)
+        tls_server.reload()
+
+
+def words(proxy):
+    with pytest.raises(psycopg2.OperationalError) as refused:
+        connect(proxy)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("keyword, complaint", [
+    ("sslrootcert=/nonexistent/ca", "server: sslrootcert: /nonexistent/ca: No such file or directory"),
+    ("sslcert=/nonexistent/crt", "server: sslcert: /nonexistent/crt: No such file or directory"),
+    ("sslcrl=/nonexistent/crl", "server: sslcrl: /nonexistent/crl: No such file or directory"),
+])
+def test_a_file_of_the_servers_side_that_is_missing_is_named(server, keyword, complaint):
+    with pytest.raises(RuntimeError) as ended:
+        Proxy(server, server=f"host=127.0.0.1 port={server.port} sslmode=verify-ca "
+                             f"sslrootcert=/etc/ssl/certs/ca-certificates.crt {keyword}").start()
+    assert complaint in str(ended.value)
 
 
 def test_scram_works_for_a_plain_client_although_the_server_offers_channel_binding(proxy_to):

@@ -5,9 +5,10 @@
  *
  * An input is a head (hosts, who knows which secret, how sends are cut) and a list of operations.
  * Among these is "say the right thing next", for either peer, with or without a byte of it changed.
- * Whatever happens: in a SCRAM login that pgsluice has taken over, the client hears AuthenticationOk
- * only after the server has granted it and the client has proved itself, the server gets a proof only
- * from a client that has proved itself, and when both peers are gone nothing is left.
+ * Whatever happens: in a SCRAM login that pgsluice has taken over, the client hears
+ * AuthenticationOk only after the server has granted it and the client has proved itself, the
+ * server gets a proof only from a client that has proved itself, and when both peers are gone
+ * nothing is left.
  */
 #include "tests/fuzz/fuzz_peers.h"
 
@@ -161,7 +162,7 @@ static void start(void)
 
 struct play {
     struct peer client, server;
-    size_t piece; /* sends are cut into pieces of so many bytes; 0: not cut */
+    size_t piece;                  /* sends are cut into pieces of so many bytes; 0: not cut */
     struct scram_client at_client; /* the roles that the peers play rightly */
     struct scram_server at_server;
     size_t client_read; /* of what it received, by its right answers */
@@ -353,8 +354,7 @@ static void say_right(struct play *play, bool is_server, struct fuzz_input *in)
         /* the end of a proof has bits that do not count */
         const bool is_changed = change != 0 && place + 4 < w.len;
         w.bytes[is_changed ? place : 0] ^= is_changed ? change : 0;
-        play->server_granted =
-            play->server_granted || (is_server && may_grant(w.bytes, w.len));
+        play->server_granted = play->server_granted || (is_server && may_grant(w.bytes, w.len));
         play->client_proved =
             play->client_proved || (!is_server && play->client_turn == 2 && !is_changed);
         peer_send(play, peer, w.bytes, w.len);

@@ -1,7 +1,7 @@
 /*
- * For the targets that play whole sessions: the peers, which are sockets of this process and remember
- * every byte, and stand-ins for what a session needs of the process around it. Included once, by the
- * target's own file.
+ * For the targets that play whole sessions: the peers, which are sockets of this process and
+ * remember every byte, and stand-ins for what a session needs of the process around it. Included
+ * once, by the target's own file.
  */
 #pragma once
 

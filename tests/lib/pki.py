@@ -36,6 +36,18 @@ def _revoke(folder, name):
     _openssl(*authority, "-gencrl", "-out", "ca.crl", cwd=folder)
 
 
+def expire(folder, name, where):
+    """Another certificate for a name's key, in `where`, that was good until the end of 2020."""
+    shutil.copy(folder / f"{name}.key", where)
+    (where / "index").touch()
+    (where / "ca.cnf").write_text(
+        f"[ca]\ndatabase={where}/index\nnew_certs_dir={where}\nrand_serial=yes\npolicy=any\n"
+        "default_md=sha256\n[any]\ncommonName=supplied\n")
+    _openssl("ca", "-batch", "-config", where / "ca.cnf", "-name", "ca", "-cert", "ca.crt", "-keyfile",
+             "ca.key", "-extfile", "san", "-in", f"{name}.csr", "-out", where / f"{name}.crt",
+             "-startdate", "20200101000000Z", "-enddate", "20201231000000Z", cwd=folder)
+
+
 def place(folder, name, where, user=None):
     """Copies a name's certificate and key to where/server.crt and server.key, for `user` alone."""
     for ending in ("crt", "key"):

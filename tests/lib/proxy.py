@@ -169,6 +169,11 @@ class Proxy:
             stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=timeout * common.slowness())
 
+    def command_on_written(self, *arguments):
+        """The same without a proxy that was started."""
+        self.write_config()
+        return self.command(*arguments)
+
 
 class Direct:
     """Stands in for a relay-only proxy with PGSLUICE_DIRECT=1: the server itself."""
