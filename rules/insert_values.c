@@ -53,22 +53,22 @@ static bool supplies(const struct insert *insert, size_t position, struct supply
     return supply->rows > 0;
 }
 
-/* The VALUES that starts the rows: at the statement's own depth, and not the name of a WITH query.
- */
+/* The VALUES that starts the rows, in parentheses or not; `at` is behind the relation and its columns.
+ * In front of it may stand OVERRIDING ... VALUE, and a WITH clause: its bodies are passed over, and a
+ * query of it may be named values. */
 static size_t find_values(const struct token_list *tokens, size_t at)
 {
-    while (at < tokens->count && tokens->items[at].kind == TOKEN_OPEN) {
-        at++;
+    if (at < tokens->count && tokens->items[at].kind == TOKEN_OTHER) {
+        at += 3; /* OVERRIDING SYSTEM VALUE */
     }
-    for (; at < tokens->count; at++) {
+    for (const size_t first = at; at < tokens->count; at++) {
         const enum token_kind kind = tokens->items[at].kind;
-        if (kind == TOKEN_OPEN) {
+        const enum token_kind before = tokens->items[at - 1].kind;
+        if (kind == TOKEN_OPEN && at != first && before != TOKEN_CLOSE && before != TOKEN_OPEN) {
             at = (size_t)tokens->items[at].match;
-        } else if (kind == TOKEN_VALUES) {
-            const enum token_kind before = tokens->items[at - 1].kind;
-            if (before != TOKEN_WITH && before != TOKEN_RECURSIVE && before != TOKEN_COMMA) {
-                break;
-            }
+        } else if (kind == TOKEN_VALUES && before != TOKEN_WITH && before != TOKEN_RECURSIVE &&
+                   before != TOKEN_COMMA) {
+            break;
         }
     }
     return at;
