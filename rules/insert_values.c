@@ -117,6 +117,14 @@ static bool edit_rows(const struct insert *insert, size_t at)
     return at >= tokens->count || tokens->items[at].kind != TOKEN_COMMA;
 }
 
+/* Whether the server sees a query here whose result is inserted, and not rows: then each column takes
+ * a type from all of its values before it is assigned. */
+static bool is_query(const SelectStmt *source)
+{
+    return source->sortClause != NIL || source->limitCount != NULL || source->limitOffset != NULL ||
+           source->lockingClause != NIL || source->withClause != NULL;
+}
+
 static bool edit(const struct insert *insert, size_t at)
 {
     struct analysis *a = insert->a;
@@ -130,6 +138,7 @@ static bool edit(const struct insert *insert, size_t at)
                        .rule = rule_set_get(a->set, rule_first(insert->rules)),
                        .is_dropped = insert->drop,
                        .start = a->tokens.items[at].start,
+                       .is_query = is_query(insert->source),
                    });
     if (insert->bulk != NULL) {
         a->bulk_drop = insert->drop;
