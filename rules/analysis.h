@@ -33,6 +33,7 @@ struct param_type {
 struct star {
     const struct rule *rule;
     const struct RangeVar *relation;
+    bool is_written; /* the relation is its statement's target */
     const struct ColumnRef *reference;
     List **targets; /* the list that it stands in */
     int at;
