@@ -45,7 +45,7 @@ def _simpler(made, size):
             yield made[:start] + [0] * len(made[start:start + size]) + made[start + size:]
 
 
-def shrink(made, still_fails, trials=500):
+def shrink(made, still_fails, trials=800):
     """The simplest list found of which still_fails(list) is true; it is of `made`."""
     size = max(len(made) // 2, 1)
     while size > 0 and trials > 0:

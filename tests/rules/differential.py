@@ -15,7 +15,7 @@ from lib import schema
 from lib.choices import Choices, shrink
 from lib.proxy import Proxy, strip_rule
 from lib.wire import (Bind, Close, Closed, Describe, Execute, Flush, Parse, Query, Sync, connect)
-from sqltext import Parameter, Text
+from sqltext import Gaps, Parameter, Text
 from statements import COLUMNS, KEY, Statements, quoted
 
 MORE_COLUMNS = """
@@ -84,6 +84,7 @@ class Case:
         self.statements = Statements(choices, major, shape)
         self.tags = self.statements.tags
         self.before = self.between = self.after = ""
+        gaps = Gaps(choices)
         form = choices.draw(20)
         self.is_extended = form < 9 or form == 19
         self.is_prepared = form == 17
@@ -99,7 +100,7 @@ class Case:
             items = self._carried()
         else:
             items = self._statement()
-        self.text = Text(items, choices)
+        self.text = Text(items, gaps)
         self._number_parameters()
         self.is_framed = not choices.chance(15) and "COMMIT" not in self.tags
         if self.is_extended:
@@ -476,7 +477,8 @@ class Run:
                              f"\nserver's errors: {errors}")
         if count:
             self.refusals[reason] += 1
-            self.examples.setdefault(reason, case.render("client", "app")[0])
+            text = case.render("client", "app")[0]
+            self.examples[reason] = min(self.examples.get(reason, text), text, key=len)
 
     def _check_types(self, case, told, client):
         for batch in client:
@@ -516,5 +518,5 @@ class Run:
     def report(self):
         lines = [f"{count:8} {what}" for what, count in sorted(self.counts.items())]
         for reason, count in self.refusals.most_common():
-            lines.append(f"{count:8} refused: {reason}\n         e.g. {self.examples[reason][:300]}")
+            lines.append(f"{count:8} refused: {reason}\n         e.g. {self.examples[reason]}")
         return "\n".join(lines)

@@ -4,6 +4,7 @@ A statement is made of nested lists of SQL; Client(...) and Reference(...) mark 
 texts has. What stands between two tokens (blanks, comments, nothing) is drawn once, for both.
 """
 
+import random
 import re
 
 TOKEN = re.compile(r"""
@@ -114,19 +115,25 @@ def _must_part(before, after):
     return last in OPERATORS and first in OPERATORS
 
 
+class Gaps:
+    """What stands between tokens. Two decisions for all of a text, so that it is shrunk at once."""
+
+    def __init__(self, choices):
+        self.noise = choices.draw(4)
+        self.dice = random.Random(choices.draw(1 << 16))
+
+    def next(self):
+        """A gap, or None for the usual one."""
+        if self.noise < 2:
+            return None if self.noise == 0 else " "
+        return self.dice.choice(GAPS) if self.noise == 3 or self.dice.random() < 0.3 else " "
+
+
 class Text:
-    """A statement with its gaps drawn; render() gives either side's text."""
+    """A statement with its gaps; render() gives either side's text."""
 
-    def __init__(self, items, choices):
-        noise = choices.draw(4)
-        self.tokens = [(token, side, self._gap(noise, choices))
-                       for token, side in _flatten(items, None)]
-
-    @staticmethod
-    def _gap(noise, choices):
-        if noise < 2:
-            return None if noise == 0 else " "
-        return choices.pick(GAPS) if noise == 3 or choices.chance(30) else " "
+    def __init__(self, items, gaps):
+        self.tokens = [(token, side, gaps.next()) for token, side in _flatten(items, None)]
 
     @staticmethod
     def _usual_gap(before, token):
