@@ -34,6 +34,7 @@ struct param_type {
 struct star {
     const struct rule *rule;
     const struct RangeVar *relation;
+    bool is_written; /* the relation is its statement's target */
     const struct ColumnRef *reference;
     List **targets; /* the list that it stands in */
     int at;
@@ -184,6 +185,7 @@ struct insert_rows {
     const struct rule *rule;  /* one of the target's */
     const bool *is_dropped;   /* by position in the row */
     int start;                /* of VALUES in the text */
+    bool is_query; /* with LIMIT, a WITH clause, ...: its values do not meet their columns at once */
 };
 /* Keeps the parameters declared whose places are dropped; refuses where a type cannot be known. */
 void params_keep(struct analysis *a, const struct insert_rows *insert);

@@ -153,10 +153,11 @@ static bool neutralise_part(const struct assignment *set, size_t index)
         return false;
     }
     const char *column = set->neutrals[index];
-    const size_t name =
-        set->firsts[index] + (place == 0); /* the first begins with the parenthesis */
-    const size_t end = place + 1 < width ? firsts[place + 1] - 1 : (size_t)tokens->items[at].match;
-    analysis_edit(set->a, tokens->items[name].start, tokens->items[name + 1].start,
+    const size_t name = set->firsts[index] + (place == 0); /* the first begins with the parenthesis */
+    const bool is_last = place + 1 == width;
+    const size_t name_end = is_last ? (size_t)names->match : set->firsts[index + 1] - 1;
+    const size_t end = is_last ? (size_t)tokens->items[at].match : firsts[place + 1] - 1;
+    analysis_edit(set->a, tokens->items[name].start, tokens->items[name_end].start,
                   quoted_name(column));
     analysis_edit(set->a, tokens->items[firsts[place]].start, tokens->items[end].start,
                   neutral_text(set, column));

@@ -54,22 +54,22 @@ static bool supplies(const struct insert *insert, size_t position, struct supply
     return supply->rows > 0;
 }
 
-/* The VALUES that starts the rows: at the statement's own depth, and not the name of a WITH query.
- */
+/* The VALUES that starts the rows, in parentheses or not; `at` is behind the relation and its columns.
+ * In front of it may stand OVERRIDING ... VALUE, and a WITH clause: its bodies are passed over, and a
+ * query of it may be named values. */
 static size_t find_values(const struct token_list *tokens, size_t at)
 {
-    while (at < tokens->count && tokens->items[at].kind == TOKEN_OPEN) {
-        at++;
+    if (at < tokens->count && tokens->items[at].kind == TOKEN_OTHER) {
+        at += 3; /* OVERRIDING SYSTEM VALUE */
     }
-    for (; at < tokens->count; at++) {
+    for (const size_t first = at; at < tokens->count; at++) {
         const enum token_kind kind = tokens->items[at].kind;
-        if (kind == TOKEN_OPEN) {
+        const enum token_kind before = tokens->items[at - 1].kind;
+        if (kind == TOKEN_OPEN && at != first && before != TOKEN_CLOSE && before != TOKEN_OPEN) {
             at = (size_t)tokens->items[at].match;
-        } else if (kind == TOKEN_VALUES) {
-            const enum token_kind before = tokens->items[at - 1].kind;
-            if (before != TOKEN_WITH && before != TOKEN_RECURSIVE && before != TOKEN_COMMA) {
-                break;
-            }
+        } else if (kind == TOKEN_VALUES && before != TOKEN_WITH && before != TOKEN_RECURSIVE &&
+                   before != TOKEN_COMMA) {
+            break;
         }
     }
     return at;
@@ -118,6 +118,14 @@ static bool edit_rows(const struct insert *insert, size_t at)
     return at >= tokens->count || tokens->items[at].kind != TOKEN_COMMA;
 }
 
+/* Whether the server sees a query here whose result is inserted, and not rows: then each column takes
+ * a type from all of its values before it is assigned. */
+static bool is_query(const SelectStmt *source)
+{
+    return source->sortClause != NIL || source->limitCount != NULL || source->limitOffset != NULL ||
+           source->lockingClause != NIL || source->withClause != NULL;
+}
+
 static bool edit(const struct insert *insert, size_t at)
 {
     struct analysis *a = insert->a;
@@ -131,6 +139,7 @@ static bool edit(const struct insert *insert, size_t at)
                        .rule = rule_set_get(a->set, rule_first(insert->rules)),
                        .is_dropped = insert->drop,
                        .start = a->tokens.items[at].start,
+                       .is_query = is_query(insert->source),
                    });
     if (insert->bulk != NULL) {
         a->bulk_drop = insert->drop;

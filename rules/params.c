@@ -145,8 +145,9 @@ static void collect_rows(struct analysis *a, const struct insert_rows *insert, s
             }
             const size_t column = rule_column_index(insert->rule, insert->names[i]);
             uses->bare = value;
-            uses->bare_type =
-                column < insert->rule->column_count ? insert->rule->columns[column].type_oid : 0;
+            uses->bare_type = column < insert->rule->column_count && !insert->is_query
+                                  ? insert->rule->columns[column].type_oid
+                                  : 0;
             uses->is_dropped = insert->is_dropped[i];
             collect(a, value, uses);
         }

@@ -76,7 +76,8 @@ static const RangeVar *resolve(const ColumnRef *reference, const RangeVar *targe
     return list_length(from) == 1 ? as_relation(linitial(from)) : NULL;
 }
 
-static void note(struct analysis *a, const RangeVar *relation, List **targets, int at)
+static void note(struct analysis *a, const RangeVar *relation, bool is_written, List **targets,
+                 int at)
 {
     if (relation->alias != NULL && relation->alias->colnames != NIL) {
         return;
@@ -92,6 +93,7 @@ static void note(struct analysis *a, const RangeVar *relation, List **targets, i
     a->stars[a->star_count++] = (struct star){
         .rule = rule_set_get(a->set, rule_first(rules)),
         .relation = relation,
+        .is_written = is_written,
         .reference = (const ColumnRef *)((const ResTarget *)list_nth(*targets, at))->val,
         .targets = targets,
         .at = at,
@@ -111,7 +113,7 @@ static void note_list(struct analysis *a, const RangeVar *target, const List *fr
         }
         const RangeVar *relation = resolve(reference, target, from);
         if (relation != NULL) {
-            note(a, relation, targets, i);
+            note(a, relation, relation == target, targets, i);
         }
     }
 }
@@ -127,10 +129,15 @@ void stars_note_returning(struct analysis *a, const RangeVar *target, const List
     note_list(a, target, others, returning);
 }
 
-/* A WITH query hides the table of the same bare name; which one is meant depends on where. */
-static bool may_be_with_query(const struct analysis *a, const RangeVar *relation)
+/* A WITH query hides the table of the same bare name, but for writing; which one is meant depends on
+ * where. */
+static bool may_be_with_query(const struct analysis *a, const struct star *star)
 {
-    for (size_t i = 0; relation->schemaname == NULL && i < a->cte_count; i++) {
+    const RangeVar *relation = star->relation;
+    if (star->is_written || relation->schemaname != NULL) {
+        return false;
+    }
+    for (size_t i = 0; i < a->cte_count; i++) {
         if (strcmp(a->cte_names[i], relation->relname) == 0) {
             return true;
         }
@@ -207,7 +214,7 @@ static bool expand(struct analysis *a, const struct star *star)
 void stars_expand(struct analysis *a)
 {
     for (size_t i = 0; i < a->star_count; i++) {
-        if (!may_be_with_query(a, a->stars[i].relation) && expand(a, &a->stars[i])) {
+        if (!may_be_with_query(a, &a->stars[i]) && expand(a, &a->stars[i])) {
             note_revision(a, &a->stars[i]);
         }
     }

@@ -124,6 +124,12 @@ static void judge_node(struct analysis *a, Node *node)
     }
 }
 
+/* (a, b) = ROW (1, 2): the row hangs at every part, and is walked at the first. */
+static bool is_later_part(const Node *node)
+{
+    return IsA(node, MultiAssignRef) && ((const MultiAssignRef *)node)->colno > 1;
+}
+
 bool statement_walk(Node *node, struct sql_walk *walk)
 {
     if (node == NULL || IsA(node, A_Const)) {
@@ -133,7 +139,7 @@ bool statement_walk(Node *node, struct sql_walk *walk)
         walk->is_cut_short = true;
         return true;
     }
-    if (!walk->visit(node, walk->context)) {
+    if (!walk->visit(node, walk->context) || is_later_part(node)) {
         return false;
     }
     walk->depth++;
