@@ -159,11 +159,10 @@ static bool is_pair(const struct prefilter *filter, unsigned char first, unsigne
     return false;
 }
 
-/* Pairs that start in [from, to). */
-static bool hits_between(const struct prefilter *filter, const char *text, size_t len, size_t from,
-                         size_t to)
+/* One place after the other. */
+static bool hits_slowly(const struct prefilter *filter, const char *text, size_t len)
 {
-    for (size_t i = from; i < to && i + 1 < len; i++) {
+    for (size_t i = 0; i + 1 < len; i++) {
         if (is_pair(filter, fold_loosely(text[i]), fold_loosely(text[i + 1])) &&
             name_at(filter, text, len, i)) {
             return true;
@@ -198,13 +197,27 @@ static byte16 pairs_in(const byte16 firsts[], const byte16 seconds[], size_t cou
     return found;
 }
 
+/* Whether a name stands around one of the pairs that were found in the 16 bytes at `at`. */
+static bool name_around(const struct prefilter *filter, const char *text, size_t len, size_t at,
+                        byte16 found)
+{
+    unsigned char places[sizeof found];
+    memcpy(places, &found, sizeof found);
+    for (size_t i = 0; i < sizeof places; i++) {
+        if (places[i] != 0 && name_at(filter, text, len, at + i)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool prefilter_hits(const struct prefilter *filter, const char *text, size_t len)
 {
     if (filter->always) {
         return true;
     }
-    if (filter->pair_bits != NULL) {
-        return hits_between(filter, text, len, 0, len);
+    if (filter->pair_bits != NULL || len < 17) {
+        return hits_slowly(filter, text, len);
     }
     byte16 firsts[PREFILTER_PAIRS_MAX], seconds[PREFILTER_PAIRS_MAX];
     const size_t count = filter->pair_count;
@@ -214,21 +227,29 @@ bool prefilter_hits(const struct prefilter *filter, const char *text, size_t len
     }
     size_t at = 0;
     for (; at + 65 <= len; at += 64) {
-        byte16 found = pairs_in(firsts, seconds, count, text + at) |
-                       pairs_in(firsts, seconds, count, text + at + 16) |
-                       pairs_in(firsts, seconds, count, text + at + 32) |
-                       pairs_in(firsts, seconds, count, text + at + 48);
-        if (!is_zero(found) && hits_between(filter, text, len, at, at + 64)) {
-            return true;
+        const byte16 found[] = {pairs_in(firsts, seconds, count, text + at),
+                                pairs_in(firsts, seconds, count, text + at + 16),
+                                pairs_in(firsts, seconds, count, text + at + 32),
+                                pairs_in(firsts, seconds, count, text + at + 48)};
+        if (is_zero(found[0] | found[1] | found[2] | found[3])) {
+            continue;
+        }
+        for (size_t i = 0; i < sizeof found / sizeof found[0]; i++) {
+            if (!is_zero(found[i]) && name_around(filter, text, len, at + 16 * i, found[i])) {
+                return true;
+            }
         }
     }
-    for (; at + 17 <= len; at += 16) {
-        if (!is_zero(pairs_in(firsts, seconds, count, text + at)) &&
-            hits_between(filter, text, len, at, at + 16)) {
+    while (at + 1 < len) {
+        /* the last bytes are taken together with some that were looked at before */
+        const size_t here = at + 17 <= len ? at : len - 17;
+        const byte16 found = pairs_in(firsts, seconds, count, text + here);
+        if (!is_zero(found) && name_around(filter, text, len, here, found)) {
             return true;
         }
+        at += 16;
     }
-    return hits_between(filter, text, len, at, len);
+    return false;
 }
 
 bool text_mentions(const char *text, size_t len, const char *name)

@@ -12,45 +12,28 @@
 #include "rules/encoding.h"
 
 enum byte_class {
-    CLASS_PLAIN, /* stands for itself, whatever is next to it */
-    CLASS_WORD,
-    CLASS_DIGIT,
-    CLASS_STRING,
-    CLASS_QUOTED_NAME,
-    CLASS_PAIRED, /* the byte behind it decides */
-    CLASS_ODD,
+    CLASS_PLAIN = ' ', /* stands for itself, whatever is next to it */
+    CLASS_WORD = 'w',
+    CLASS_DIGIT = 'd',
+    CLASS_STRING = '\'',
+    CLASS_QUOTED_NAME = '"',
+    CLASS_PAIRED = 'p', /* the byte behind it decides */
+    CLASS_ODD = '!',
 };
+
+/* Every byte of a text is looked up here: a row for each 16 of ASCII. */
+static const char ascii_classes[] = "!!!!!!!!!  !  !!"
+                                    "!!!!!!!!!!!!!!!!"
+                                    "  \" p p'     ppp"
+                                    "dddddddddd p    "
+                                    " wwwwwwwwwwwwwww"
+                                    "wwwwwwwwwww    w"
+                                    " wwwwwwwwwwwwwww"
+                                    "wwwwwwwwwww     ";
 
 static enum byte_class class_of(unsigned char byte)
 {
-    if ((byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || byte == '_' ||
-        byte >= 0x80) {
-        return CLASS_WORD;
-    }
-    if (byte >= '0' && byte <= '9') {
-        return CLASS_DIGIT;
-    }
-    switch (byte) {
-    case '\'':
-        return CLASS_STRING;
-    case '"':
-        return CLASS_QUOTED_NAME;
-    case '-':
-    case '/':
-    case '.':
-    case '&':
-    case '$':
-    case ';':
-        return CLASS_PAIRED;
-    case ' ':
-    case '\t':
-    case '\n':
-    case '\r':
-    case '\f':
-        return CLASS_PLAIN;
-    default:
-        return byte < ' ' ? CLASS_ODD : CLASS_PLAIN;
-    }
+    return byte < 0x80 ? (enum byte_class)ascii_classes[byte] : CLASS_WORD;
 }
 
 struct reader {

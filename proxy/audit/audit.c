@@ -1,5 +1,5 @@
 /*
- * The audit log's queue and writer. Callers render a record straight into a bounded buffer under a
+ * The audit log's queue and writer. Callers put a record together in a bounded buffer under a
  * mutex; the writer swaps that buffer for its own, numbers the records and writes them in batches.
  * A caller never waits for the disk: when the disk does not take what comes and the buffer is full,
  * a record is counted as lost, and the log says so in a record of its own once it can be written
@@ -8,6 +8,7 @@
 #include "proxy/audit/audit.h"
 
 #include "proxy/audit/record.h"
+#include "proxy/json_text.h"
 #include "proxy/log.h"
 
 #include <errno.h>
@@ -49,7 +50,7 @@ struct queue {
 
 struct audit {
     char *path;
-    char instance[128];
+    char instance[256]; /* as JSON */
     enum audit_fsync fsync;
     pthread_t writer;
 
@@ -363,7 +364,10 @@ static void name_instance(struct audit *audit)
         snprintf(host, sizeof host, "localhost");
     }
     host[sizeof host - 1] = '\0';
-    snprintf(audit->instance, sizeof audit->instance, "%s:%d", host, (int)getpid());
+    char name[80];
+    snprintf(name, sizeof name, "%s:%d", host, (int)getpid());
+    size_t len = json_text(audit->instance, sizeof audit->instance - 1, name, strlen(name));
+    audit->instance[len] = '\0';
 }
 
 static void audit_free(struct audit *audit)
@@ -544,20 +548,45 @@ static bool body_done(struct audit *audit, size_t len)
     return first_lost;
 }
 
-void audit_supplied(struct audit *audit, const struct audit_session *session,
-                    const struct audit_supplied *record)
+static void told(struct audit *audit, bool first_lost)
+{
+    pthread_mutex_unlock(&audit->lock);
+    if (first_lost) {
+        became_unhealthy(audit, "the queue is full, records are being lost");
+    }
+}
+
+void audit_tell(struct audit *audit, const struct audit_piece *who, const struct audit_piece *what)
 {
     if (audit == NULL) {
         return;
     }
     size_t room;
+    size_t len = who->len + what->len;
     pthread_mutex_lock(&audit->lock);
     char *place = body_place(audit, &room);
-    bool first_lost = body_done(audit, audit_render_supplied(place, room, session, record));
-    pthread_mutex_unlock(&audit->lock);
-    if (first_lost) {
-        became_unhealthy(audit, "the queue is full, records are being lost");
+    if (len <= room) {
+        memcpy(place, who->text, who->len);
+        memcpy(place + who->len, what->text, what->len);
     }
+    told(audit, body_done(audit, len <= room ? len : 0));
+}
+
+void audit_tell_once(struct audit *audit, const struct audit_piece *who,
+                     const struct audit_supplied *record)
+{
+    if (audit == NULL) {
+        return;
+    }
+    size_t room;
+    size_t len = 0;
+    pthread_mutex_lock(&audit->lock);
+    char *place = body_place(audit, &room);
+    if (who->len <= room) {
+        memcpy(place, who->text, who->len);
+        len = audit_render_what(place + who->len, room - who->len, record);
+    }
+    told(audit, body_done(audit, len > 0 ? who->len + len : 0));
 }
 
 void audit_step(struct audit *audit, const char *rule, const char *run, const char *step,
@@ -569,11 +598,7 @@ void audit_step(struct audit *audit, const char *rule, const char *run, const ch
     size_t room;
     pthread_mutex_lock(&audit->lock);
     char *place = body_place(audit, &room);
-    bool first_lost = body_done(audit, audit_render_step(place, room, rule, run, step, detail));
-    pthread_mutex_unlock(&audit->lock);
-    if (first_lost) {
-        became_unhealthy(audit, "the queue is full, records are being lost");
-    }
+    told(audit, body_done(audit, audit_render_step(place, room, rule, run, step, detail)));
 }
 
 void audit_count(const struct audit *audit, struct audit_counters *out)

@@ -22,7 +22,13 @@ bool audit_reopen(struct audit *audit); /* after a rotation, on SIGHUP */
 /* False since a record could not be written (disk full, ...) and until one could again. */
 bool audit_healthy(const struct audit *audit);
 
-/* What stays the same for a session: rendered once, shared by its records. Borrowed during calls. */
+/* A part of a record, rendered once for all the records that it stands in. Heap, ended with free().
+ */
+struct audit_piece {
+    size_t len;
+    char text[];
+};
+
 struct audit_session {
     uint64_t id;
     const char *client; /* "127.0.0.1:51432", "unix" */
@@ -33,8 +39,6 @@ struct audit_session {
 };
 
 struct audit_supplied {
-    const char *rule;
-    const char *mode;      /* observe | strip | reject */
     const char *verdict;   /* observed | stripped | refused */
     const char *sqlstate;  /* when refused, else NULL */
     const char *statement; /* INSERT, ... */
@@ -45,8 +49,17 @@ struct audit_supplied {
     uint32_t params;
 };
 
-void audit_supplied(struct audit *audit, const struct audit_session *session,
-                    const struct audit_supplied *record);
+/* What a session's records on one rule begin with (`mode`: observe, strip, ...), and what those on
+ * one statement go on with. Both borrow their arguments during the call; NULL when out of memory.
+ */
+struct audit_piece *audit_piece_who(const struct audit_session *session, const char *rule,
+                                    const char *mode);
+struct audit_piece *audit_piece_what(const struct audit_supplied *record);
+
+/* A key was supplied: by a statement that may come again, and by one that comes once. Borrow. */
+void audit_tell(struct audit *audit, const struct audit_piece *who, const struct audit_piece *what);
+void audit_tell_once(struct audit *audit, const struct audit_piece *who,
+                     const struct audit_supplied *record);
 /* A step of a cutover or rollback: `run` its id, `detail` free text. */
 void audit_step(struct audit *audit, const char *rule, const char *run, const char *step,
                 const char *detail);

@@ -5,6 +5,7 @@
 #include "proxy/json_text.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -98,8 +99,8 @@ static void put_statement(struct out *o, const char *text)
     put_number(o, "text_length", len);
 }
 
-size_t audit_render_supplied(char *out, size_t room, const struct audit_session *session,
-                             const struct audit_supplied *record)
+size_t audit_render_who(char *out, size_t room, const struct audit_session *session,
+                        const char *rule, const char *mode)
 {
     struct out o = {.text = out, .room = room};
     put_string(&o, "event", "supplied");
@@ -111,8 +112,14 @@ size_t audit_render_supplied(char *out, size_t room, const struct audit_session 
     if (session->backend_pid != 0) {
         put_number(&o, "backend_pid", session->backend_pid);
     }
-    put_string(&o, "rule", record->rule);
-    put_string(&o, "mode", record->mode);
+    put_string(&o, "rule", rule);
+    put_string(&o, "mode", mode);
+    return o.overflow ? 0 : o.len;
+}
+
+size_t audit_render_what(char *out, size_t room, const struct audit_supplied *record)
+{
+    struct out o = {.text = out, .room = room};
     put_string(&o, "verdict", record->verdict);
     put_string(&o, "sqlstate", record->sqlstate);
     put_string(&o, "statement", record->statement);
@@ -124,6 +131,63 @@ size_t audit_render_supplied(char *out, size_t room, const struct audit_session 
     }
     put_statement(&o, record->text);
     return o.overflow ? 0 : o.len;
+}
+
+/* Room for the names of a piece and for what surrounds a text. */
+#define PIECE_NAMES 512
+
+static size_t room_for(const char *value, size_t most)
+{
+    return value == NULL ? 0 : (strnlen(value, most) + 1) * JSON_TEXT_GROWTH;
+}
+
+static struct audit_piece *piece_new(size_t room)
+{
+    struct audit_piece *piece = malloc(sizeof *piece + room);
+    if (piece != NULL) {
+        piece->len = 0;
+    }
+    return piece;
+}
+
+/* Gives back what was not needed. */
+static struct audit_piece *piece_done(struct audit_piece *piece)
+{
+    struct audit_piece *fitting = realloc(piece, sizeof *piece + piece->len);
+    return fitting != NULL ? fitting : piece;
+}
+
+struct audit_piece *audit_piece_who(const struct audit_session *session, const char *rule,
+                                    const char *mode)
+{
+    const char *const values[] = {session->client,           session->user, session->database,
+                                  session->application_name, rule,          mode};
+    size_t room = PIECE_NAMES;
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
+        room += room_for(values[i], AUDIT_NAME_MAX);
+    }
+    struct audit_piece *piece = piece_new(room);
+    if (piece == NULL) {
+        return NULL;
+    }
+    piece->len = audit_render_who(piece->text, room, session, rule, mode);
+    return piece_done(piece);
+}
+
+struct audit_piece *audit_piece_what(const struct audit_supplied *record)
+{
+    const char *const values[] = {record->verdict, record->sqlstate, record->statement,
+                                  record->protocol};
+    size_t room = PIECE_NAMES + room_for(record->text, AUDIT_TEXT_MAX);
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
+        room += room_for(values[i], AUDIT_NAME_MAX);
+    }
+    struct audit_piece *piece = piece_new(room);
+    if (piece == NULL) {
+        return NULL;
+    }
+    piece->len = audit_render_what(piece->text, room, record);
+    return piece_done(piece);
 }
 
 size_t audit_render_step(char *out, size_t room, const char *rule, const char *run,
@@ -153,33 +217,30 @@ size_t audit_render_head(char *out, size_t room, uint64_t seq, uint64_t time_us,
 {
     /* one thread writes; most records of a batch fall into the same second */
     static _Thread_local time_t rendered = -1;
-    static _Thread_local char stamp[32];
+    static _Thread_local char stamp[48];
+    static _Thread_local size_t stamp_len;
 
     time_t second = (time_t)(time_us / 1000000);
     if (second != rendered) {
         struct tm utc;
         gmtime_r(&second, &utc);
-        strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &utc);
+        stamp_len = strftime(stamp, sizeof stamp, ",\"time\":\"%Y-%m-%dT%H:%M:%S.", &utc);
         rendered = second;
     }
-    char micros[8];
+    char micros[] = "000000Z\",\"instance\":\"";
     unsigned fraction = (unsigned)(time_us % 1000000);
-    micros[0] = '.';
-    for (size_t i = 6; i > 0; i--) {
+    for (size_t i = 6; i-- > 0; fraction /= 10) {
         micros[i] = (char)('0' + fraction % 10);
-        fraction /= 10;
     }
-    micros[7] = 'Z';
 
     struct out o = {.text = out, .room = room};
     char digits[20];
     size_t len = decimal(digits + sizeof digits, seq);
     put(&o, "{\"seq\":", 7);
     put(&o, digits + sizeof digits - len, len);
-    put(&o, ",\"time\":\"", 9);
-    put(&o, stamp, strlen(stamp));
-    put(&o, micros, sizeof micros);
+    put(&o, stamp, stamp_len);
+    put(&o, micros, sizeof micros - 1);
+    put(&o, instance, strlen(instance));
     put(&o, "\"", 1);
-    put_text(&o, "instance", instance, strlen(instance));
     return o.overflow ? 0 : o.len;
 }

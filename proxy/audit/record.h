@@ -16,14 +16,17 @@
 
 /* Each renders into `out` and returns the length, 0 when `room` is too small. No NUL is added; the
  * text begins with a comma and has neither brace. */
-size_t audit_render_supplied(char *out, size_t room, const struct audit_session *session,
-                             const struct audit_supplied *record);
+/* The two parts of the body on a supplied key, in their order. */
+size_t audit_render_who(char *out, size_t room, const struct audit_session *session,
+                        const char *rule, const char *mode);
+size_t audit_render_what(char *out, size_t room, const struct audit_supplied *record);
 size_t audit_render_step(char *out, size_t room, const char *rule, const char *run,
                          const char *step, const char *detail);
 size_t audit_render_lost(char *out, size_t room, uint64_t records);
 
 #define AUDIT_HEAD_MAX 512
 
-/* {"seq":1,"time":"2026-11-23T01:02:03.456789Z","instance":"db1:4711" */
+/* {"seq":1,"time":"2026-11-23T01:02:03.456789Z","instance":"db1:4711"; `instance` is JSON already.
+ */
 size_t audit_render_head(char *out, size_t room, uint64_t seq, uint64_t time_us,
                          const char *instance);

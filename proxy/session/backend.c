@@ -28,6 +28,7 @@ static void note_key(struct session *s, const uint8_t *message, size_t size)
     s->cancel_key->len = (uint16_t)len;
     memcpy(s->cancel_key->bytes, message + FRAME_HEADER, len);
     s->backend_pid = load_u32(message + FRAME_HEADER);
+    judging_who_changed(s);
     struct registry_entry entry = {.worker = s->worker->index, .session = s->id, .host = s->host};
     if (!registry_put(session_service(s)->registry, s->cancel_key, &entry)) {
         free(s->cancel_key);

@@ -61,6 +61,7 @@ void judging_parameter(struct session *s, struct span name, struct span value)
         if (copy != NULL) {
             free(s->application_name);
             s->application_name = copy;
+            judging_who_changed(s);
         }
     }
 }
@@ -81,14 +82,6 @@ void judging_refresh(struct session *s)
 
 /* --- audit --- */
 
-struct told {
-    const char *verdict;
-    const char *sqlstate;
-    const char *protocol;
-    const char *text;
-    uint64_t fingerprint;
-};
-
 static const char *const mode_names[] = {
     [RULE_MODE_OBSERVE] = "observe",
     [RULE_MODE_STRIP] = "strip",
@@ -96,73 +89,117 @@ static const char *const mode_names[] = {
     [RULE_MODE_REJECT] = "reject",
 };
 
-/* `rule` of a supplied value is the configuration's index here. */
-static void tell_audit(struct session *s, const struct supplied *supplied, const struct told *told)
+void judging_who_changed(struct session *s)
 {
-    const struct service *service = session_service(s);
-    const struct config_rule *rule = &service_config(service)->rules[supplied->rule];
-    struct audit_session who = {
-        .id = s->id,
-        .client = s->client_name,
-        .user = s->user,
-        .database = s->database,
-        .application_name = s->application_name,
-        .backend_pid = s->backend_pid,
-    };
-    audit_supplied(service->audit, &who,
-                   &(struct audit_supplied){
-                       .rule = rule->name,
-                       .mode = mode_names[rule->mode],
-                       .verdict = told->verdict,
-                       .sqlstate = told->sqlstate,
-                       .statement = supplied->statement,
-                       .protocol = told->protocol,
-                       .fingerprint = told->fingerprint,
-                       .text = told->text,
-                       .rows = supplied->rows,
-                       .params = supplied->params,
-                   });
+    free(s->who);
+    s->who = NULL;
 }
 
-static void tell_verdict(struct session *s, const struct verdict *verdict, bool extended)
+/* What the session's records on a rule of the configuration begin with; NULL when out of memory. */
+static const struct audit_piece *who_of(struct session *s, size_t rule_index)
 {
+    const struct config_rule *rule = &service_config(session_service(s))->rules[rule_index];
+    if (s->who != NULL && s->who_rule == rule_index && s->who_mode == rule->mode) {
+        return s->who;
+    }
+    judging_who_changed(s);
+    s->who_rule = (uint32_t)rule_index;
+    s->who_mode = rule->mode;
+    s->who = audit_piece_who(
+        &(struct audit_session){
+            .id = s->id,
+            .client = s->client_name,
+            .user = s->user,
+            .database = s->database,
+            .application_name = s->application_name,
+            .backend_pid = s->backend_pid,
+        },
+        rule->name, mode_names[rule->mode]);
+    return s->who;
+}
+
+/* False when out of memory. */
+static bool tell_verdict(struct session *s, const struct verdict *verdict, bool extended)
+{
+    struct audit *audit = session_service(s)->audit;
     struct worker_counters *counters = &s->worker->counters;
-    struct told told = {
+    struct audit_supplied record = {
+        .verdict = "observed",
         .protocol = extended ? "extended" : "simple",
         .text = verdict->masked_text,
         .fingerprint = verdict->fingerprint,
     };
     _Atomic uint64_t *counter = &counters->observed;
-    told.verdict = "observed";
     if (verdict->action == VERDICT_REFUSE) {
-        told.verdict = "refused";
-        told.sqlstate = verdict->sqlstate;
+        record.verdict = "refused";
+        record.sqlstate = verdict->sqlstate;
         counter = &counters->refused;
     } else if (verdict->action == VERDICT_EDIT) {
-        told.verdict = "stripped";
+        record.verdict = "stripped";
         counter = &counters->stripped;
     }
     for (size_t i = 0; i < verdict->supplied_count; i++) {
-        struct supplied supplied = verdict->supplied[i];
-        supplied.rule = s->rules->rule_index[supplied.rule];
-        tell_audit(s, &supplied, &told);
+        const struct supplied *supplied = &verdict->supplied[i];
         worker_add(counter, 1);
+        if (audit == NULL) {
+            continue;
+        }
+        const struct audit_piece *who = who_of(s, s->rules->rule_index[supplied->rule]);
+        if (who == NULL) {
+            return false;
+        }
+        record.statement = supplied->statement;
+        record.rows = supplied->rows;
+        record.params = supplied->params;
+        audit_tell_once(audit, who, &record);
     }
+    return true;
 }
 
-static void tell_note(struct session *s, const struct ledger_note *note)
+/* Of a prepared statement, for all its executions. False when out of memory. */
+static bool note_render(struct ledger_note *note)
 {
-    struct worker_counters *counters = &s->worker->counters;
-    struct told told = {
-        .verdict = note->stripped ? "stripped" : "observed",
-        .protocol = "extended",
-        .text = note->text,
-        .fingerprint = note->fingerprint,
-    };
-    for (size_t i = 0; i < note->count; i++) {
-        tell_audit(s, &note->supplied[i], &told);
-        worker_add(note->stripped ? &counters->stripped : &counters->observed, 1);
+    note->said = calloc(note->count, sizeof(struct audit_piece *));
+    for (size_t i = 0; note->said != NULL && i < note->count; i++) {
+        const struct supplied *supplied = &note->supplied[i];
+        note->said[i] = audit_piece_what(&(struct audit_supplied){
+            .verdict = note->stripped ? "stripped" : "observed",
+            .statement = supplied->statement,
+            .protocol = "extended",
+            .fingerprint = note->fingerprint,
+            .text = note->text,
+            .rows = supplied->rows,
+            .params = supplied->params,
+        });
+        if (note->said[i] == NULL) {
+            return false;
+        }
     }
+    free(note->text);
+    note->text = NULL;
+    return note->said != NULL;
+}
+
+/* False when out of memory. */
+static bool tell_note(struct session *s, struct ledger_note *note)
+{
+    struct audit *audit = session_service(s)->audit;
+    struct worker_counters *counters = &s->worker->counters;
+    worker_add(note->stripped ? &counters->stripped : &counters->observed, note->count);
+    if (audit == NULL) {
+        return true;
+    }
+    if (note->said == NULL && !note_render(note)) {
+        return false;
+    }
+    for (size_t i = 0; i < note->count; i++) {
+        const struct audit_piece *who = who_of(s, note->supplied[i].rule);
+        if (who == NULL) {
+            return false;
+        }
+        audit_tell(audit, who, note->said[i]);
+    }
+    return true;
 }
 
 /* --- judging --- */
@@ -309,7 +346,7 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
         break;
     }
     if (verdict->action == VERDICT_REFUSE || !judged->extended) {
-        tell_verdict(s, verdict, judged->extended);
+        ok = tell_verdict(s, verdict, judged->extended) && ok;
     } else if (ok) {
         ok = ledger_parsed(&s->ledger, judged->name, verdict, gates_of(s, verdict->writes),
                            s->rules->rule_index);
@@ -411,8 +448,9 @@ static enum judging judge_bind(struct session *s, const uint8_t *message, size_t
         return JUDGING_WAIT;
     }
     hold_note_write(s, statement.writes);
-    if (statement.note != NULL) {
-        tell_note(s, statement.note);
+    if (statement.note != NULL && !tell_note(s, statement.note)) {
+        session_fail(s, "53200", "out of memory");
+        return JUDGING_CLOSED;
     }
     if (is_read && !copying_bound(s, portal, statement.note != NULL ? statement.note->copy : NULL)) {
         session_fail(s, "53200", "out of memory");

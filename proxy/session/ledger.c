@@ -19,12 +19,17 @@ struct ledger_named {
 
 static void note_free(struct ledger_note *note)
 {
-    if (note != NULL) {
-        free(note->supplied);
-        free(note->text);
-        free(note->copy);
-        free(note);
+    if (note == NULL) {
+        return;
     }
+    for (size_t i = 0; note->said != NULL && i < note->count; i++) {
+        free(note->said[i]);
+    }
+    free(note->said);
+    free(note->supplied);
+    free(note->text);
+    free(note->copy);
+    free(note);
 }
 
 static struct ledger_note *note_new(const struct verdict *verdict, const size_t *rule_index)

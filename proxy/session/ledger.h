@@ -14,14 +14,18 @@
 #include "protocol/bytes.h"
 #include "rules/rules.h"
 
+struct audit_piece;
+
 /* What the audit will say at each execution of a prepared statement. */
 struct ledger_note {
     struct supplied *supplied; /* .rule is the configuration's index */
     size_t count;
     uint64_t fingerprint;
     char *text;
-    bool stripped; /* else observed */
+    bool stripped;             /* else observed */
     struct verdict_copy *copy; /* it takes a stream, which is filtered; else NULL */
+    struct audit_piece **said; /* one for each supplied, rendered when it is first said; then there
+                                  is no more `text` */
 };
 
 struct ledger_statement {

@@ -23,31 +23,36 @@ static bool is_any_set(lanes mask)
     return (halves[0] | halves[1]) != 0;
 }
 
+/* One place after the other. */
+static bool stands_in(const char *text, size_t len, const char *word, size_t n)
+{
+    for (size_t at = 0; at + n <= len; at++) {
+        if (strncasecmp(text + at, word, n) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool mentions(const char *text, size_t len, const char *word)
 {
     const size_t n = strlen(word);
     const size_t middle = n / 2;
     const uint8_t first = (uint8_t)word[0], mid = (uint8_t)word[middle],
                   last = (uint8_t)word[n - 1];
-    size_t at = 0;
-    while (at + n <= len) {
-        size_t places = 1;
-        if (at + n - 1 + LANES <= len) {
-            lanes hits = (lanes)(load_folded(text + at) == first) &
-                         (lanes)(load_folded(text + at + middle) == mid) &
-                         (lanes)(load_folded(text + at + n - 1) == last);
-            if (!is_any_set(hits)) {
-                at += LANES;
-                continue;
-            }
-            places = LANES;
+    const size_t window = n - 1 + LANES;
+    if (len < window) {
+        return stands_in(text, len, word, n);
+    }
+    for (size_t at = 0; at + n <= len; at += LANES) {
+        /* the last places are taken together with some that were looked at before */
+        const char *here = text + (at + window <= len ? at : len - window);
+        lanes hits = (lanes)(load_folded(here) == first) &
+                     (lanes)(load_folded(here + middle) == mid) &
+                     (lanes)(load_folded(here + n - 1) == last);
+        if (is_any_set(hits) && stands_in(here, window, word, n)) {
+            return true;
         }
-        for (size_t i = 0; i < places; i++) {
-            if (strncasecmp(text + at + i, word, n) == 0) {
-                return true;
-            }
-        }
-        at += places;
     }
     return false;
 }

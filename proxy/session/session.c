@@ -48,6 +48,7 @@ static void session_free(struct session *s)
     free(s->client_name);
     free(s->tls_subject);
     free(s->tls_name);
+    free(s->who);
     free(s);
 }
 

@@ -118,6 +118,10 @@ struct session {
     struct registry_key *cancel_key; /* once announced */
     char *user, *database, *application_name, *client_name;
     char *tls_subject, *tls_name; /* of the client's certificate; NULL: it showed none */
+    struct audit_piece *who;      /* what its audit records begin with, on a rule in a mode; NULL:
+                                     not rendered, or no longer true */
+    uint32_t who_rule;
+    enum rule_mode who_mode;
     uint32_t backend_pid;
     /* connecting */
     size_t host;                 /* index in the upstream */
@@ -227,6 +231,8 @@ void judging_refresh(struct session *s);
 enum judging judging_message(struct session *s, const uint8_t *message, size_t size);
 /* From startup: options and parameters that matter to the rules. */
 void judging_session_text(struct session *s, struct span text);
+/* Something that the audit says of the session has changed. */
+void judging_who_changed(struct session *s);
 void judging_parameter(struct session *s, struct span name, struct span value);
 
 /* hold.c */

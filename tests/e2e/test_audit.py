@@ -1,12 +1,13 @@
 """The audit log: one JSON line per supplied key, who and what, and never a value (DESIGN section 6)."""
 
 import json
+import signal
 import stat
 
 import psycopg2
 import pytest
 
-from lib import schema, wire
+from lib import common, schema, wire
 from lib.proxy import Proxy, strip_rule
 
 pytestmark = pytest.mark.proxy
@@ -159,3 +160,41 @@ def test_a_changed_application_name_is_the_one_recorded(ruled):
     connection.close()
     record, = proxy.wait_for_audit(1)
     assert record["application_name"] == "later"
+
+
+def test_a_prepared_statement_is_told_with_the_name_and_the_mode_of_each_execution(server):
+    """What the records have in common is rendered once; what changes between them is not."""
+    schema.clear_chunks(server)
+    proxy = Proxy(server, rules=[strip_rule("observe")]).start()
+    with wire.connect(proxy, user="app", application_name="at first") as session:
+        session.send(wire.Parse("s", INSERT + "VALUES ($1, $2, $3, $4)"), wire.Sync())
+        session.read_until()
+
+        def execute(times=1):
+            before = len(proxy.audit_lines(event="supplied"))
+            for n in range(times):
+                session.send(wire.Bind("", "s", ["a", 58, n, "x"]), wire.Execute(""), wire.Sync())
+                session.read_until()
+            return proxy.wait_for_audit(before + times)[before:]
+
+        records = execute(2)
+        session.query("SET application_name = 'la\"ter'")
+        records += execute(2)
+        session.query("BEGIN; SET LOCAL application_name = 'for a while'")
+        records += execute()
+        session.query("COMMIT")
+        proxy.rules = [strip_rule("reject")]
+        proxy.write_config()
+        mark = len(proxy.log())
+        proxy.process.send_signal(signal.SIGHUP)
+        common.wait_until(lambda: "SIGHUP: the configuration was reloaded" in proxy.log()[mark:], 5,
+                          "the changed mode")
+        records += execute()
+    proxy.stop()
+    assert [record["application_name"] for record in records] == \
+        ["at first", "at first", 'la"ter', 'la"ter', "for a while", 'la"ter']
+    assert [record["mode"] for record in records] == ["observe"] * 5 + ["reject"]
+    same = [{name: value for name, value in record.items()
+             if name not in ("seq", "time", "application_name", "mode")} for record in records]
+    assert same == [same[0]] * 6
+    assert same[0]["verdict"] == "observed"

@@ -37,8 +37,6 @@ static const struct audit_session session = {
 };
 
 static const struct audit_supplied stripped = {
-    .rule = "chunks",
-    .mode = "strip",
     .verdict = "stripped",
     .statement = "INSERT",
     .protocol = "extended",
@@ -49,8 +47,6 @@ static const struct audit_supplied stripped = {
 };
 
 static const struct audit_supplied refused = {
-    .rule = "chunks",
-    .mode = "reject",
     .verdict = "refused",
     .sqlstate = "428C9",
     .statement = "UPDATE",
@@ -58,6 +54,31 @@ static const struct audit_supplied refused = {
     .fingerprint = 1,
     .text = "UPDATE chunks SET partition_key = ?",
 };
+
+/* As a session does: what stays the same rendered once, or, for a statement that comes once, not.
+ */
+static void tell(struct audit *audit, const struct audit_session *of,
+                 const struct audit_supplied *record)
+{
+    struct audit_piece *who = audit_piece_who(of, "chunks", "strip");
+    struct audit_piece *what = audit_piece_what(record);
+    assert_non_null(who);
+    assert_non_null(what);
+    if (record->sqlstate == NULL) {
+        audit_tell(audit, who, what);
+    } else {
+        audit_tell_once(audit, who, record);
+    }
+    free(what);
+    free(who);
+}
+
+static size_t render(char *out, size_t room, const struct audit_session *of, const char *rule,
+                     const char *mode, const struct audit_supplied *record)
+{
+    size_t len = audit_render_who(out, room, of, rule, mode);
+    return len + audit_render_what(out + len, room - len, record);
+}
 
 static char directory[64];
 static char path[128];
@@ -146,7 +167,7 @@ static void a_record_has_its_fields_in_order(void **state)
     (void)state;
     char text[AUDIT_BODY_MAX];
     size_t len = audit_render_head(text, sizeof text, 18, UINT64_C(1795309323456789), "db1:99");
-    len += audit_render_supplied(text + len, sizeof text - len, &session, &refused);
+    len += render(text + len, sizeof text - len, &session, "chunks", "reject", &refused);
     text[len] = '\0';
     assert_string_equal(
         text,
@@ -163,8 +184,8 @@ static void what_is_not_known_is_left_out(void **state)
     (void)state;
     char text[AUDIT_BODY_MAX];
     const struct audit_session nobody = {.id = 1};
-    const struct audit_supplied bare = {.rule = "r", .mode = "observe", .verdict = "observed"};
-    size_t len = audit_render_supplied(text, sizeof text, &nobody, &bare);
+    const struct audit_supplied bare = {.verdict = "observed"};
+    size_t len = render(text, sizeof text, &nobody, "r", "observe", &bare);
     text[len] = '\0';
     assert_string_equal(text,
                         ",\"event\":\"supplied\",\"session\":1,\"rule\":\"r\",\"mode\":\"observe\","
@@ -213,21 +234,221 @@ static void a_long_statement_is_cut_between_characters(void **state)
     }
     struct audit_supplied record = stripped;
     record.text = statement;
-    size_t len = audit_render_supplied(text, sizeof text - 1, &session, &record);
+    size_t len = audit_render_what(text, sizeof text - 1, &record);
     assert_in_range(len, AUDIT_TEXT_MAX, AUDIT_TEXT_MAX + 1024);
     text[len] = '\0';
     assert_non_null(strstr(text, "\xe2\x82\xac\",\"text_length\":49149"));
     assert_null(strstr(text, "ufffd"));
     memset(statement, '\x01', sizeof statement - 1);
-    assert_in_range(audit_render_supplied(text, sizeof text, &session, &record), AUDIT_TEXT_MAX * 6,
+    assert_in_range(audit_render_what(text, sizeof text, &record), AUDIT_TEXT_MAX * 6,
                     AUDIT_BODY_MAX);
-    assert_int_equal(audit_render_supplied(text, 1000, &session, &record), 0);
+    assert_int_equal(audit_render_what(text, 1000, &record), 0);
+}
+
+/* Strings that are hard to render, among them the longest and longer ones. */
+#define NASTY_COUNT 10
+static const char *nasty[NASTY_COUNT];
+
+static void fill_nasty(void)
+{
+    static char longest[2][3 * AUDIT_TEXT_MAX];
+    static const char *const short_ones[] = {
+        NULL,
+        "",
+        "\"},\"seq\":1,{\"",
+        "\\\"\n\r\t\b\f\x01\x7f",
+        "\xff\xc3\xe2\x82",
+        "\xe2\x82\xac \xf0\x9f\x98\x80",
+        "'; DROP TABLE chunks; --",
+        "\x1b[31m",
+    };
+    memcpy(nasty, short_ones, sizeof short_ones);
+    memset(longest[0], '\x01', sizeof longest[0] - 1);
+    for (size_t i = 0; i + 3 < sizeof longest[1]; i += 3) {
+        memcpy(longest[1] + i, "\xe2\x82\xac", 4);
+    }
+    nasty[NASTY_COUNT - 2] = longest[0];
+    nasty[NASTY_COUNT - 1] = longest[1];
+}
+
+/* The record number `i` of all that follow. */
+static void nasty_record(size_t i, struct audit_session *of, struct audit_supplied *record)
+{
+    *of = (struct audit_session){
+        .id = UINT64_MAX - i,
+        .client = nasty[i % NASTY_COUNT],
+        .user = nasty[(i + 1) % NASTY_COUNT],
+        .database = nasty[(i + 2) % NASTY_COUNT],
+        .application_name = nasty[i / NASTY_COUNT % NASTY_COUNT],
+        .backend_pid = i % 2 == 0 ? UINT32_MAX : 0,
+    };
+    *record = (struct audit_supplied){
+        .verdict = "stripped",
+        .sqlstate = nasty[(i + 3) % NASTY_COUNT],
+        .statement = nasty[(i + 4) % NASTY_COUNT],
+        .protocol = nasty[(i + 5) % NASTY_COUNT],
+        .fingerprint = i % 3 == 0 ? 0 : UINT64_MAX - i,
+        .text = nasty[(i + i / NASTY_COUNT) % NASTY_COUNT],
+        .rows = (uint32_t)i,
+        .params = UINT32_MAX,
+    };
+}
+
+static json_t *string_or_nothing(const char *value, size_t most)
+{
+    if (value == NULL) {
+        return NULL;
+    }
+    static char text[6 * AUDIT_TEXT_MAX + 8];
+    size_t len = strnlen(value, most);
+    while (len == AUDIT_TEXT_MAX && ((unsigned char)value[len] & 0xc0) == 0x80) {
+        len--;
+    }
+    text[0] = '"';
+    len = json_text(text + 1, sizeof text - 2, value, len) + 1;
+    text[len++] = '"';
+    return json_loadb(text, len, JSON_DECODE_ANY, NULL);
+}
+
+/* The body of a record, put together by jansson from the same values. */
+static char *reference(const struct audit_session *of, const struct audit_supplied *record)
+{
+    const size_t most = AUDIT_NAME_MAX;
+    json_t *body = json_object();
+    const struct {
+        const char *name, *value;
+    } who[] = {{"client", of->client},
+               {"user", of->user},
+               {"database", of->database},
+               {"application_name", of->application_name}},
+      what[] = {{"rule", "ch\"unks"},
+                {"mode", "strip"},
+                {"verdict", record->verdict},
+                {"sqlstate", record->sqlstate},
+                {"statement", record->statement},
+                {"protocol", record->protocol}};
+    json_object_set_new(body, "event", json_string("supplied"));
+    json_object_set_new(body, "session", json_integer((json_int_t)of->id));
+    for (size_t i = 0; i < sizeof who / sizeof who[0]; i++) {
+        json_object_set_new(body, who[i].name, string_or_nothing(who[i].value, most));
+    }
+    if (of->backend_pid != 0) {
+        json_object_set_new(body, "backend_pid", json_integer(of->backend_pid));
+    }
+    for (size_t i = 0; i < sizeof what / sizeof what[0]; i++) {
+        json_object_set_new(body, what[i].name, string_or_nothing(what[i].value, most));
+    }
+    json_object_set_new(body, "rows", json_integer(record->rows));
+    json_object_set_new(body, "params", json_integer(record->params));
+    if (record->fingerprint != 0) {
+        char digits[17];
+        snprintf(digits, sizeof digits, "%016" PRIx64, record->fingerprint);
+        json_object_set_new(body, "fingerprint", json_string(digits));
+    }
+    json_object_set_new(body, "text", string_or_nothing(record->text, AUDIT_TEXT_MAX));
+    if (record->text != NULL && strlen(record->text) > AUDIT_TEXT_MAX) {
+        json_object_set_new(body, "text_length", json_integer((json_int_t)strlen(record->text)));
+    }
+    char *text = json_dumps(body, JSON_COMPACT);
+    json_decref(body);
+    return text;
+}
+
+static void what_is_rendered_once_is_what_is_rendered_at_once(void **state)
+{
+    (void)state;
+    static char text[AUDIT_BODY_MAX + 2];
+    fill_nasty();
+    for (size_t i = 0; i < NASTY_COUNT * NASTY_COUNT; i++) {
+        struct audit_session of;
+        struct audit_supplied record;
+        nasty_record(i, &of, &record);
+        of.id >>= 1; /* jansson's numbers have a sign */
+        size_t len = render(text, AUDIT_BODY_MAX, &of, "ch\"unks", "strip", &record);
+        struct audit_piece *who = audit_piece_who(&of, "ch\"unks", "strip");
+        struct audit_piece *what = audit_piece_what(&record);
+        assert_non_null(who);
+        assert_non_null(what);
+        assert_int_equal(who->len + what->len, len);
+        assert_memory_equal(who->text, text, who->len);
+        assert_memory_equal(what->text, text + who->len, what->len);
+        free(what);
+        free(who);
+
+        text[0] = '{';
+        text[len] = '}';
+        text[len + 1] = '\0';
+        json_t *read = json_loads(text, 0, NULL);
+        assert_non_null(read);
+        char *again = json_dumps(read, JSON_COMPACT);
+        char *expected = reference(&of, &record);
+        assert_string_equal(again, expected);
+        free(expected);
+        free(again);
+        json_decref(read);
+    }
+}
+
+/* The lines of `path` behind their numbers and times, joined. */
+static char *bodies(void)
+{
+    char *all = NULL;
+    size_t all_len = 0;
+    FILE *to = open_memstream(&all, &all_len);
+    FILE *from = fopen(path, "r");
+    assert_non_null(to);
+    assert_non_null(from);
+    char *line = NULL;
+    size_t room = 0;
+    while (getline(&line, &room, from) > 0) {
+        const char *body = strstr(line, ",\"event\":");
+        assert_non_null(body);
+        fputs(body, to);
+    }
+    free(line);
+    fclose(from);
+    fclose(to);
+    return all;
+}
+
+static void a_statement_that_comes_again_is_told_as_one_that_comes_once(void **state)
+{
+    (void)state;
+    fill_nasty();
+    struct audit *again = opened();
+    for (size_t i = 0; i < NASTY_COUNT * 2; i++) {
+        struct audit_session of;
+        struct audit_supplied record;
+        nasty_record(i, &of, &record);
+        struct audit_piece *who = audit_piece_who(&of, "chunks", "strip");
+        struct audit_piece *what = audit_piece_what(&record);
+        audit_tell(again, who, what);
+        free(what);
+        free(who);
+    }
+    audit_close(again);
+    char *told_again = bodies();
+    assert_int_equal(unlink(path), 0);
+    struct audit *once = opened();
+    for (size_t i = 0; i < NASTY_COUNT * 2; i++) {
+        struct audit_session of;
+        struct audit_supplied record;
+        nasty_record(i, &of, &record);
+        struct audit_piece *who = audit_piece_who(&of, "chunks", "strip");
+        audit_tell_once(once, who, &record);
+        free(who);
+    }
+    audit_close(once);
+    char *told_once = bodies();
+    assert_string_equal(told_again, told_once);
+    free(told_again);
+    free(told_once);
 }
 
 static void *write_thousand(void *arg)
 {
     for (int i = 0; i < 1000; i++) {
-        audit_supplied(arg, &session, i % 2 == 0 ? &stripped : &refused);
+        tell(arg, &session, i % 2 == 0 ? &stripped : &refused);
     }
     return NULL;
 }
@@ -260,7 +481,7 @@ static void numbers_go_on_where_the_file_ended(void **state)
     write_thousand(audit);
     audit_close(audit);
     audit = opened();
-    audit_supplied(audit, &session, &stripped);
+    tell(audit, &session, &stripped);
     audit_close(audit);
     assert_int_equal(verified(path), 1001);
 
@@ -269,7 +490,7 @@ static void numbers_go_on_where_the_file_ended(void **state)
     assert_int_equal(stat(path, &st), 0);
     assert_int_equal(truncate(path, st.st_size - 10), 0);
     audit = opened();
-    audit_supplied(audit, &session, &stripped);
+    tell(audit, &session, &stripped);
     audit_close(audit);
     json_t *report;
     struct failure f;
@@ -354,18 +575,18 @@ static void batches_are_forced_to_the_disk_several_at_a_time_and_the_last_one_to
     atomic_store(&syncs, 0);
     struct audit *audit = opened_with(AUDIT_FSYNC_BATCH);
     for (int i = 0; i < 50; i++) {
-        audit_supplied(audit, &session, &stripped);
+        tell(audit, &session, &stripped);
         pause_ms(10);
     }
     const int before = atomic_load(&syncs);
     assert_in_range(before, 1, 20); /* the records came in some 25 batches or more */
-    audit_supplied(audit, &session, &stripped);
+    tell(audit, &session, &stripped);
     pause_ms(400);
     const int after = atomic_load(&syncs);
     assert_in_range(after, before + 1, before + 2);
     pause_ms(200);
     assert_int_equal(atomic_load(&syncs), after);
-    audit_supplied(audit, &session, &stripped);
+    tell(audit, &session, &stripped);
     audit_close(audit);
     assert_int_equal(atomic_load(&syncs), after + 1);
 }
@@ -376,7 +597,7 @@ static void each_record_is_forced_to_the_disk_where_that_is_asked_for(void **sta
     atomic_store(&syncs, 0);
     struct audit *audit = opened_with(AUDIT_FSYNC_EACH);
     for (int i = 0; i < 20; i++) {
-        audit_supplied(audit, &session, &stripped);
+        tell(audit, &session, &stripped);
     }
     audit_close(audit);
     assert_int_equal(atomic_load(&syncs), 20);
@@ -389,7 +610,7 @@ static void a_disk_that_cannot_be_forced_is_not_healthy_until_it_can(void **stat
     log_init(false, LOG_LEVEL_ERROR + 1);
     struct audit *audit = opened_with(AUDIT_FSYNC_BATCH);
     atomic_store(&failing_syncs, 1);
-    audit_supplied(audit, &session, &stripped);
+    tell(audit, &session, &stripped);
     for (int i = 0; i < 1000 && audit_healthy(audit); i++) {
         pause_ms(10);
     }
@@ -444,7 +665,7 @@ static void without_a_path_nothing_happens(void **state)
     struct failure f;
     struct audit_counters counters;
     assert_true(audit_open(NULL, AUDIT_FSYNC_EACH, &audit, &f));
-    audit_supplied(audit, &session, &stripped);
+    tell(audit, &session, &stripped);
     audit_step(audit, "r", "1", "s", NULL);
     audit_count(audit, &counters);
     assert_int_equal(counters.written, 0);
@@ -460,10 +681,10 @@ static void the_report_says_who_still_supplies_the_key(void **state)
     struct audit_session other = session;
     other.application_name = "worker";
     for (int i = 0; i < 3; i++) {
-        audit_supplied(audit, &session, &stripped);
+        tell(audit, &session, &stripped);
     }
-    audit_supplied(audit, &session, &refused);
-    audit_supplied(audit, &other, &refused);
+    tell(audit, &session, &refused);
+    tell(audit, &other, &refused);
     audit_step(audit, "chunks", "1", "flipped", "12 ms");
     audit_close(audit);
     FILE *file = fopen(path, "a");
@@ -525,6 +746,8 @@ int main(void)
         AUDIT_TEST(what_is_not_known_is_left_out),
         AUDIT_TEST(text_is_escaped_and_repaired),
         AUDIT_TEST(a_long_statement_is_cut_between_characters),
+        AUDIT_TEST(what_is_rendered_once_is_what_is_rendered_at_once),
+        AUDIT_TEST(a_statement_that_comes_again_is_told_as_one_that_comes_once),
         AUDIT_TEST(records_of_many_threads_are_numbered_without_a_gap),
         AUDIT_TEST(numbers_go_on_where_the_file_ended),
         AUDIT_TEST(one_process_writes_a_file),
