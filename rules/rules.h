@@ -149,6 +149,15 @@ void judge_free(struct judge *judge);
 const struct verdict *judge_text(struct judge *judge, const struct rule_set *set,
                                  const struct judge_input *input);
 
+/* The same for a caller that must not be kept long: a verdict that is known, or that is found within
+ * some two milliseconds. NULL with *takes_long set leaves it to judge_text(), on another thread and
+ * with another judge. */
+const struct verdict *judge_at_once(struct judge *judge, const struct rule_set *set,
+                                    const struct judge_input *input, bool *takes_long);
+/* Keeps what `from` has just found out, for texts that come again. The last input of `from` must
+ * still be there, and `judge` must have been asked about the same set. */
+void judge_learn(struct judge *judge, const struct judge *from);
+
 struct judge_counters {
     uint64_t hits, misses; /* of the verdict cache */
     uint64_t bytes;        /* held by it */
