@@ -491,3 +491,38 @@ void judge_learn(struct judge *judge, const struct judge *from)
         verdict_cache_put(judge->cache, &from->key, &from->last);
     }
 }
+
+static const char *copy_string(struct arena *arena, const char *text)
+{
+    return text == NULL ? NULL : arena_printf(arena, "%s", text);
+}
+
+const struct verdict *judge_reduce(struct judge *judge)
+{
+    jmp_buf out_of_memory;
+    struct arena kept = {.out_of_memory = &out_of_memory};
+    struct verdict *verdict = &judge->last.verdict;
+    judge->is_to_keep = false;
+    if (setjmp(out_of_memory) != 0) {
+        arena_free(&kept);
+        return NULL;
+    }
+    const size_t size = verdict->supplied_count * sizeof *verdict->supplied;
+    struct supplied *supplied = arena_alloc(&kept, size + 1);
+    if (size > 0) {
+        memcpy(supplied, verdict->supplied, size);
+    }
+    verdict->supplied = supplied;
+    verdict->text = NULL;
+    verdict->text_len = 0;
+    verdict->param_types = NULL;
+    verdict->param_type_count = 0;
+    verdict->sqlstate = copy_string(&kept, verdict->sqlstate);
+    verdict->message = copy_string(&kept, verdict->message);
+    verdict->detail = copy_string(&kept, verdict->detail);
+    verdict->hint = copy_string(&kept, verdict->hint);
+    verdict->masked_text = copy_string(&kept, verdict->masked_text);
+    arena_free(&judge->arena);
+    judge->arena = kept;
+    return verdict;
+}

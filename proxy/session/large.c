@@ -12,8 +12,6 @@
 
 /* Pieces of memory from this size on are freed by the thread: a megabyte takes some 70 microseconds. */
 #define FREED_BY_THREAD ((size_t)1024 * 1024)
-/* After a text of this size the parser's memory is given back to the system. */
-#define GIVEN_BACK ((size_t)64 * 1024)
 /* deep trees are walked on this stack */
 #define STACK_SIZE ((size_t)8 * 1024 * 1024)
 
@@ -68,15 +66,11 @@ static void write_edited(struct large *large)
 {
     const struct judged *judged = &large->judged;
     const struct verdict *verdict = large->verdict;
-    writer_init(&large->edited, WORKER_MESSAGE_MAX);
     if (judged->extended) {
         message_write_parse(&large->edited, judged->name, verdict->text, verdict->text_len,
                             verdict->param_types, verdict->param_type_count);
     } else {
         message_write_query(&large->edited, verdict->text, verdict->text_len);
-    }
-    if (!large->edited.ok) {
-        large->verdict = NULL;
     }
 }
 
@@ -93,6 +87,7 @@ static void look_for_words(struct large *large)
 static void judge_large(struct large *large)
 {
     large->is_readable = read_message(large);
+    writer_init(&large->edited, WORKER_MESSAGE_MAX);
     if (!large->is_readable) {
         return;
     }
@@ -114,11 +109,11 @@ static void judge_large(struct large *large)
                                     });
     }
     look_for_words(large);
-    if (large->verdict != NULL && large->verdict->action == VERDICT_EDIT &&
-        large->size > WORKER_BUFFER) {
-        write_edited(large);
-    }
-    if (large->size > GIVEN_BACK) {
+    if (large->verdict != NULL && large->size > WORKER_BUFFER) {
+        if (large->verdict->action == VERDICT_EDIT) {
+            write_edited(large);
+        }
+        large->verdict = large->edited.ok ? judge_reduce(large->judge) : NULL;
         malloc_trim(0);
     }
 }
@@ -126,7 +121,7 @@ static void judge_large(struct large *large)
 static void process(struct large *large)
 {
     if (large->is_done) {
-        const bool is_large = large->size > GIVEN_BACK;
+        const bool is_large = large->size > WORKER_BUFFER;
         free_all(large);
         if (is_large) {
             malloc_trim(0);
@@ -203,9 +198,13 @@ static void give(struct worker *worker, struct large *large)
 {
     struct large_thread *thread = worker->large;
     uv_mutex_lock(&thread->lock);
-    large->next = NULL;
-    *thread->last = large;
-    thread->last = &large->next;
+    /* what is only to be freed goes first */
+    struct large **where = large->is_done ? &thread->first : thread->last;
+    large->next = *where;
+    *where = large;
+    if (large->next == NULL) {
+        thread->last = &large->next;
+    }
     uv_cond_signal(&thread->wake);
     uv_mutex_unlock(&thread->lock);
 }

@@ -22,7 +22,7 @@ TURN_MAX_MS = 5
 # Somebody else's SELECT 1: the machine has other things to do as well.
 LATENCY_MAX_S = 0.25
 # What the parser may take of memory, at the most; and what may stay behind.
-PEAK_MAX_KB = 900 * 1024
+PEAK_MAX_KB = 500 * 1024
 ROOM_KB = 64 * 1024
 
 
@@ -43,7 +43,7 @@ def slow(size=15 * MB // 10):
 # Text, and the error that it comes to: None when it is executed.
 TEXTS = {
     "bulk load, key stripped": (lambda: rows(50 * MB), None),
-    "bulk load of tiny rows": (lambda: rows(4 * MB, content=1) + "; SELECT syntax error", "42601"),
+    "bulk load of tiny rows": (lambda: rows(4 * MB, content=1) + "; SELECT FROM FROM", "42601"),
     "no guarded name": (lambda: repeated("SELECT 1 /* ", "abc def ", "*/", 50 * MB), None),
     "comment": (lambda: repeated("SELECT 1 /* chunks ", "abc def ", "*/", 10 * MB), None),
     "escapes": (lambda: repeated("SELECT 'chunks', E'", "\\n", "'", 15 * MB), None),
@@ -104,7 +104,7 @@ class Bystander:
         self.thread = threading.Thread(target=self.run)
 
     def run(self):
-        while not self.done.wait(0.002):
+        while not self.done.wait(0.002) or len(self.times) < 5:
             began = time.monotonic()
             assert self.connection.rows("SELECT 1") == [["1"]]
             self.times.append(time.monotonic() - began)
