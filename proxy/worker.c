@@ -199,6 +199,13 @@ static void cancel_held(struct worker *worker, const struct registry_key *key)
             return;
         }
     }
+    DL_FOREACH(worker->sessions, s)
+    {
+        if (s->id == entry.session && s->wait == SESSION_WAIT_JUDGE) {
+            large_cancel(s);
+            return;
+        }
+    }
 }
 
 /* How often the sessions are looked at: no timeout is exceeded by more than a tenth, or 10 ms. */

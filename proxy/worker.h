@@ -75,7 +75,7 @@ struct worker {
 
 enum mail_kind {
     MAIL_CLIENT, /* a socket that was accepted */
-    MAIL_CANCEL, /* end the hold of the session with this key */
+    MAIL_CANCEL, /* for the session with this key, which is held or being judged */
     MAIL_GATE,   /* a gate changed its state */
     MAIL_SECRET, /* a look-up for a login has ended */
     MAIL_JUDGED, /* a text that took long */

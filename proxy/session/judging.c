@@ -170,6 +170,11 @@ static void tell_note(struct session *s, const struct ledger_note *note)
 /* --- judging --- */
 
 static const struct verdict passes;
+static const struct verdict cancelled = {
+    .action = VERDICT_REFUSE,
+    .sqlstate = "57014",
+    .message = "canceling statement due to user request",
+};
 
 static uint64_t gates_of(const struct session *s, uint64_t writes)
 {
@@ -244,6 +249,9 @@ static const struct verdict *verdict_on(struct session *s, const struct judged *
                                         struct verdict *room)
 {
     const struct service *service = session_service(s);
+    if (s->large != NULL && s->large->is_cancelled) {
+        return &cancelled;
+    }
     bool may_concern = s->large != NULL ? s->large->may_concern
                                         : rule_set_may_concern(s->rules->set, judged->text.ptr,
                                                                judged->text.len);

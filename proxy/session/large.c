@@ -259,13 +259,27 @@ static bool begin(struct session *s)
     return true;
 }
 
+/* Whether CancelRequests are for us: the server does not know of the statement yet. */
+static void take_cancels(struct session *s, bool taken)
+{
+    if (s->cancel_key != NULL) {
+        registry_set_held(session_service(s)->registry, s->cancel_key, taken);
+    }
+}
+
 bool large_begin(struct session *s)
 {
     if (!begin(s)) {
         session_fail(s, "53200", "out of memory");
         return false;
     }
+    take_cancels(s, s->syncs_sent == s->syncs_done);
     return true;
+}
+
+void large_cancel(struct session *s)
+{
+    s->large->is_cancelled = true;
 }
 
 static void release(void *arg)
@@ -290,6 +304,7 @@ void large_arrived(struct large *large)
         session_release(s);
         return;
     }
+    take_cancels(s, false);
     s->handles--;
     s->wait = SESSION_WAIT_NONE;
     s->active_ms = uv_now(&s->worker->loop); /* the server's part begins now */
@@ -299,8 +314,9 @@ void large_arrived(struct large *large)
 bool large_is_current(const struct session *s)
 {
     const struct large *large = s->large;
-    return large->rules == s->rules && large->epoch == s->rules_epoch &&
-           large->conforming == s->strings_standard && large->encoding == s->encoding;
+    return large->is_cancelled ||
+           (large->rules == s->rules && large->epoch == s->rules_epoch &&
+           large->conforming == s->strings_standard && large->encoding == s->encoding);
 }
 
 bool large_fills_stash(const struct session *s)

@@ -41,6 +41,7 @@ struct large {
     enum text_encoding encoding;
     _Atomic bool is_abandoned; /* nobody waits for it */
     bool is_done;
+    bool is_cancelled; /* by a CancelRequest meanwhile */
     int refs; /* the session's, the stream's */
     /* what was found out */
     bool is_readable; /* the message is not malformed */
@@ -66,6 +67,9 @@ void large_free_thread(struct large_thread *thread);
 bool large_begin(struct session *s);
 /* MAIL_JUDGED. The session may be gone afterwards. */
 void large_arrived(struct large *large);
+/* CancelRequest for a session whose text is being judged: it will be refused with 57014, by the server,
+ * which may have a transaction to fail. */
+void large_cancel(struct session *s);
 /* Whether the verdict that the session has got is about the rules and settings of now. */
 bool large_is_current(const struct session *s);
 /* Whether the session's message fills its stash. */
