@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from lib import common, schema, wire
+from lib.pgserver import Server
+from lib.pki import configure_server
 from lib.proxy import Proxy, strip_rule
 
 pytestmark = [pytest.mark.proxy, pytest.mark.timeout(600 * common.slowness())]
@@ -162,6 +164,32 @@ def test_a_large_parse_is_stripped(proxy, server, turns):
     assert stored == rows(30 * MB).count("\n") + 1
     assert_quick(bystander, turns, "parse")
     assert schema.wrong_keys(server) == 0
+
+
+def test_a_large_text_is_stripped_between_tls(pki):
+    """Lent to a stream that encrypts it, over many turns."""
+    target = Server()
+    configure_server(target, pki)
+    target.start()
+    schema.create_database(target)
+    schema.create_chunks(target)
+    instance = Proxy(target, rules=[strip_rule("strip")], workers=1, auth_type="passthrough",
+                     server=f"host={target.host} port={target.port} sslmode=require",
+                     client_tls="require", client_tls_cert=pki / "one.crt",
+                     client_tls_key=pki / "one.key").start()
+    try:
+        with wire.Connection.to(instance, timeout=120) as client:
+            client.start_tls()
+            client.start()
+            for text in (rows(20 * MB), repeated("SELECT 1 /* ", "abc def ", "*/", 20 * MB)):
+                assert wire.errors(client.query(text)) == []
+            stored = client.rows("SELECT count(*), max(length(content)) FROM chunks")
+            assert stored == [[str(rows(20 * MB).count("\n") + 1), "10000"]]
+        assert schema.wrong_keys(target) == 0
+        instance.assert_sane()
+    finally:
+        instance.stop()
+        target.stop()
 
 
 def test_small_texts_in_one_batch_take_turns(proxy, turns):
