@@ -399,6 +399,11 @@ struct catalog_snapshot *catalog_ref(struct catalog *catalog)
     return &p->snapshot;
 }
 
+void catalog_share(struct catalog_snapshot *snapshot)
+{
+    atomic_fetch_add_explicit(&published_of(snapshot)->refs, 1, memory_order_relaxed);
+}
+
 void catalog_unref(struct catalog *catalog, struct catalog_snapshot *snapshot)
 {
     (void)catalog;

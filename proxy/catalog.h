@@ -40,6 +40,8 @@ void catalog_close(struct catalog *catalog);
 uint64_t catalog_epoch(const struct catalog *catalog); /* one acquire load */
 /* The newest snapshot, counted: end with catalog_unref(). */
 struct catalog_snapshot *catalog_ref(struct catalog *catalog);
+/* Counts one that the caller has once more. */
+void catalog_share(struct catalog_snapshot *snapshot);
 void catalog_unref(struct catalog *catalog, struct catalog_snapshot *snapshot);
 /* Borrowed from the snapshot; NULL when no rule concerns the database. */
 const struct catalog_database *catalog_find(const struct catalog_snapshot *snapshot,

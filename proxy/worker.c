@@ -7,11 +7,10 @@
 
 #include "proxy/net/stream.h"
 #include "proxy/service.h"
+#include "proxy/session/large.h"
 #include "proxy/session/session.h"
 #include <utlist.h>
 
-/* A built message may be as large as the largest judged one, and some more for its edits. */
-#define BUILT_MAX ((size_t)1 << 30)
 /* What a batch keeps of its building room between uses. */
 #define BUILT_KEEP ((size_t)64 * 1024)
 #define JUDGE_CACHE_BYTES ((size_t)8 * 1024 * 1024)
@@ -60,7 +59,7 @@ struct writer *batch_build(struct batch *batch, size_t size)
         batch_send(batch);
         if (w->room < size) {
             writer_fini(w);
-            writer_init(w, BUILT_MAX);
+            writer_init(w, WORKER_MESSAGE_MAX);
             w->bytes = malloc(size > BUILT_KEEP ? size : BUILT_KEEP);
             w->room = w->bytes == NULL ? 0 : size > BUILT_KEEP ? size : BUILT_KEEP;
             w->ok = w->bytes != NULL;
@@ -94,7 +93,7 @@ void batch_send(struct batch *batch)
     batch->built.len = 0;
     if (batch->built.room > BUILT_KEEP || !batch->built.ok) {
         writer_fini(&batch->built);
-        writer_init(&batch->built, BUILT_MAX);
+        writer_init(&batch->built, WORKER_MESSAGE_MAX);
     }
 }
 
@@ -119,8 +118,35 @@ void worker_post(struct worker *worker, struct mail *mail)
     uv_async_send(&worker->mail_ready);
 }
 
+static struct judge_counters judges_count(const struct worker *worker)
+{
+    struct judge_counters sum = worker->judged_before;
+    for (size_t i = 0; worker->judges != NULL && i < worker->snapshot->database_count; i++) {
+        struct judge_counters one = {0};
+        if (worker->judges[i] != NULL) {
+            judge_count(worker->judges[i], &one);
+        }
+        sum.hits += one.hits;
+        sum.misses += one.misses;
+        sum.bytes += one.bytes;
+    }
+    return sum;
+}
+
+/* For other threads to read. */
+static void publish_judges(struct worker *worker)
+{
+    struct judge_counters sum = judges_count(worker);
+    struct worker_counters *counters = &worker->counters;
+    atomic_store_explicit(&counters->cache_hits, sum.hits, memory_order_relaxed);
+    atomic_store_explicit(&counters->cache_misses, sum.misses, memory_order_relaxed);
+    atomic_store_explicit(&counters->cache_bytes, sum.bytes, memory_order_relaxed);
+}
+
 static void judges_free(struct worker *worker)
 {
+    worker->judged_before = judges_count(worker);
+    worker->judged_before.bytes = 0;
     for (size_t i = 0; worker->judges != NULL && i < worker->snapshot->database_count; i++) {
         judge_free(worker->judges[i]);
     }
@@ -173,6 +199,13 @@ static void cancel_held(struct worker *worker, const struct registry_key *key)
             return;
         }
     }
+    DL_FOREACH(worker->sessions, s)
+    {
+        if (s->id == entry.session && s->wait == SESSION_WAIT_JUDGE) {
+            large_cancel(s);
+            return;
+        }
+    }
 }
 
 /* How often the sessions are looked at: no timeout is exceeded by more than a tenth, or 10 ms. */
@@ -196,6 +229,7 @@ static void on_look(uv_timer_t *timer)
     const struct config *config = service_config(worker->service);
     uint64_t limit = config->client_login_timeout_ms * 1000000u;
     uint64_t now = gate_now();
+    publish_judges(worker);
     struct session *s, *next;
     DL_FOREACH_SAFE(worker->sessions, s, next)
     {
@@ -229,41 +263,57 @@ static void stop(struct worker *worker)
     {
         session_fail(s, "57P01", "terminating connection: pgsluice is shutting down");
     }
+    large_stop(worker);
     close_handles(worker);
+}
+
+static void deliver(struct worker *worker, const struct mail *mail)
+{
+    switch (mail->kind) {
+    case MAIL_CLIENT:
+        if (worker->stopping) {
+            close(mail->fd);
+        } else {
+            session_accept(worker, mail->fd);
+        }
+        break;
+    case MAIL_CANCEL:
+        cancel_held(worker, &mail->key);
+        break;
+    case MAIL_GATE:
+        hold_release(worker);
+        break;
+    case MAIL_SECRET:
+        login_looked_up(mail->session, mail->lookup);
+        break;
+    case MAIL_JUDGED:
+        large_arrived(mail->large);
+        break;
+    case MAIL_STOP:
+        stop(worker);
+        break;
+    }
+}
+
+static struct mail *take_mail(struct worker *worker)
+{
+    uv_mutex_lock(&worker->mail_lock);
+    struct mail *mail = worker->mail;
+    worker->mail = NULL;
+    uv_mutex_unlock(&worker->mail_lock);
+    return mail;
 }
 
 static void on_mail(uv_async_t *async)
 {
     struct worker *worker = async->data;
-    uv_mutex_lock(&worker->mail_lock);
-    struct mail *mail = worker->mail;
-    worker->mail = NULL;
-    uv_mutex_unlock(&worker->mail_lock);
+    struct mail *mail = take_mail(worker);
     while (mail != NULL) {
         struct mail *next = mail->next;
-        switch (mail->kind) {
-        case MAIL_CLIENT:
-            if (worker->stopping) {
-                close(mail->fd);
-            } else {
-                session_accept(worker, mail->fd);
-            }
-            break;
-        case MAIL_CANCEL:
-            cancel_held(worker, &mail->key);
-            break;
-        case MAIL_GATE:
-            hold_release(worker);
-            break;
-        case MAIL_SECRET:
-            login_looked_up(mail->session, mail->lookup);
-            break;
-        case MAIL_STOP:
-            stop(worker);
-            break;
-        }
+        deliver(worker, mail);
         free(mail);
-        mail = next;
+        /* stopping posts more, and is the last that the loop tells of */
+        mail = next == NULL && worker->stopping ? take_mail(worker) : next;
     }
 }
 
@@ -287,7 +337,7 @@ static bool worker_init(struct worker *worker)
     uv_timer_start(&worker->look, on_look, every, every);
     uv_timer_init(&worker->loop, &worker->release);
     worker->release.data = worker;
-    writer_init(&worker->batch.built, BUILT_MAX);
+    writer_init(&worker->batch.built, WORKER_MESSAGE_MAX);
     worker->buffer = malloc(WORKER_BUFFER);
     worker->snapshot = catalog_ref(worker->service->catalog);
     worker->judges = calloc(worker->snapshot->database_count + 1, sizeof *worker->judges);
@@ -316,6 +366,7 @@ void worker_join(struct worker *worker)
 {
     uv_thread_join(&worker->thread);
     uv_loop_close(&worker->loop);
+    large_free_thread(worker->large);
     judges_free(worker);
     catalog_unref(worker->service->catalog, worker->snapshot);
     writer_fini(&worker->batch.built);

@@ -21,7 +21,11 @@
 
 #define WORKER_BUFFER ((size_t)64 * 1024)
 #define WORKER_IOV 64
+/* A built message may be as large as the largest judged one, and some more for its edits. */
+#define WORKER_MESSAGE_MAX ((size_t)1 << 30)
 
+struct large;
+struct large_thread;
 struct secrets_lookup;
 struct service;
 struct session;
@@ -42,6 +46,7 @@ struct worker_counters {
     _Atomic uint64_t statements;    /* Query and Execute batches: ReadyForQuery seen */
     _Atomic uint64_t judged;        /* texts that the prefilter did not clear */
     _Atomic uint64_t observed, stripped, refused; /* keys, by what was done */
+    _Atomic uint64_t cache_hits, cache_misses, cache_bytes; /* of the judges, every second or so */
 };
 
 struct worker {
@@ -60,6 +65,9 @@ struct worker {
     struct session *held;     /* in the order of their arrival */
     struct catalog_snapshot *snapshot;
     struct judge **judges; /* one for each database of the snapshot, made when first needed */
+    struct judge_counters judged_before; /* by judges that are gone */
+    struct large_thread *large; /* judges what takes long; NULL until there is some */
+    uint64_t turn_ns;           /* when the first text of this turn was judged; 0: none was */
     struct worker_counters counters;
     _Atomic uint32_t assigned; /* clients it was given and has not closed */
     bool stopping;
@@ -67,9 +75,10 @@ struct worker {
 
 enum mail_kind {
     MAIL_CLIENT, /* a socket that was accepted */
-    MAIL_CANCEL, /* end the hold of the session with this key */
+    MAIL_CANCEL, /* for the session with this key, which is held or being judged */
     MAIL_GATE,   /* a gate changed its state */
     MAIL_SECRET, /* a look-up for a login has ended */
+    MAIL_JUDGED, /* a text that took long */
     MAIL_STOP,   /* close every session and end the loop */
 };
 
@@ -79,6 +88,7 @@ struct mail {
     int fd;
     struct secrets_lookup *lookup; /* taken */
     struct session *session;       /* that it is for, unless it is forgotten */
+    struct large *large;
     struct registry_key key;
 };
 

@@ -68,8 +68,30 @@ static void refuse_value(struct analysis *a, const struct rule *rule, bool is_up
            });
 }
 
+/* So many places of a text are told of one by one. */
+enum { SUPPLIED_APART_MAX = 64 };
+
+static struct supplied *find_alike(struct analysis *a, size_t rule, const char *statement)
+{
+    for (size_t i = a->supplied_count; i > 0; i--) {
+        struct supplied *supplied = &a->supplied[i - 1];
+        if (supplied->rule == rule && strcmp(supplied->statement, statement) == 0) {
+            return supplied;
+        }
+    }
+    return NULL;
+}
+
 void analysis_record(struct analysis *a, size_t rule, const struct supply *supply)
 {
+    struct supplied *alike = a->supplied_count < SUPPLIED_APART_MAX
+                                 ? NULL
+                                 : find_alike(a, rule, supply->statement);
+    if (alike != NULL) {
+        alike->rows += supply->rows;
+        alike->params += supply->params;
+        return;
+    }
     a->supplied = arena_grow(a->arena, a->supplied, a->supplied_count, &a->supplied_capacity,
                              sizeof *a->supplied);
     a->supplied[a->supplied_count++] = (struct supplied){

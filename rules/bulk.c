@@ -67,8 +67,11 @@ static bool is_word(const struct reader *r, size_t len, const char *word)
 static bool read_quoted(struct reader *r, bool backslash_escapes)
 {
     const char quote = r->text[r->at++];
+    const char *end = NULL; /* the next quote, looked for once for all the escapes before it */
     for (;;) {
-        const char *end = memchr(r->text + r->at, quote, r->len - r->at);
+        if (end == NULL || end < r->text + r->at) {
+            end = memchr(r->text + r->at, quote, r->len - r->at);
+        }
         if (end == NULL) {
             return false;
         }

@@ -13,8 +13,16 @@
 #include "rules/mask.h"
 #include "rules/verdict_cache.h"
 
-/* The parser needs some ten times a text's size. */
-enum { JUDGED_TEXT_MAX = 16 * 1024 * 1024 };
+enum {
+    /* The parser needs some ten times a text's size, */
+    JUDGED_TEXT_MAX = 16 * 1024 * 1024,
+    /* a bulk load, of which it sees one row, two or three times. */
+    BULK_TEXT_MAX = 64 * 1024 * 1024,
+    /* What is judged at once: at the most so much is parsed, at some 250 nanoseconds a byte, of a text
+     * that is gone through at some 5. */
+    PARSED_AT_ONCE = 8 * 1024,
+    READ_AT_ONCE = 384 * 1024,
+};
 
 struct judge {
     struct arena arena; /* of the last verdict, unless it came from the cache */
@@ -27,6 +35,9 @@ struct judge {
     size_t room_size;
     struct shape shape, edited_shape;
     bool has_shape;         /* the text at hand has, and it is `shape` */
+    bool is_at_once;        /* gives up what takes long */
+    bool gave_up;
+    bool is_to_keep;        /* the last verdict, under `key` */
     struct judge_input key; /* under which its verdict is kept: the shape's, or its own */
 };
 
@@ -105,7 +116,8 @@ static const struct blindness too_long = {
     .statement = "too long",
     .refusal = {.sqlstate = "54000",
                 .message = "statement is too long to be judged",
-                .detail = "pgsluice reads texts of up to 16 MB",
+                .detail = "pgsluice reads texts of up to 16 MB, and up to 64 MB of rows of "
+                          "plain literals",
                 .hint = "Split it, or send the rows by COPY."},
 };
 
@@ -113,7 +125,8 @@ static const struct blindness too_complex = {
     .statement = "too complex",
     .refusal = {.sqlstate = "54001",
                 .message = "statement is too complex to be judged",
-                .detail = "it is nested too deeply, or has runs of operators that are too long"},
+                .detail = "it is nested too deeply, has runs of operators that are too long, or "
+                          "more than two million tokens"},
 };
 
 static const struct blindness unreadable = {
@@ -150,9 +163,15 @@ static void judge_parsed(struct analysis *a)
     }
 }
 
+static bool is_too_long(const struct bulk *bulk, size_t len)
+{
+    return bulk == NULL ? len > JUDGED_TEXT_MAX
+                        : len > BULK_TEXT_MAX || bulk->short_len > JUDGED_TEXT_MAX;
+}
+
 static void analyse(struct analysis *a, const struct judge_input *input)
 {
-    if (a->len > JUDGED_TEXT_MAX) {
+    if (is_too_long(a->bulk, a->len)) {
         judge_blindly(a, &too_long);
         return;
     }
@@ -329,7 +348,7 @@ static bool find_for_rows(struct judge *judge, const struct bulk *bulk,
     set_key(judge, &rest);
     judge->has_shape = judge->has_shape && shape_mark(&judge->shape, 'b');
     judge->key.len = judge->shape.key_len;
-    if (!judge->has_shape || input->len > JUDGED_TEXT_MAX) {
+    if (!judge->has_shape || is_too_long(bulk, input->len)) {
         return false;
     }
     const struct verdict_kept *kept = verdict_cache_get(judge->cache, &judge->key);
@@ -369,7 +388,16 @@ static bool is_for_key(struct judge *judge, const struct analysis *a,
                             slots, &last->slot_count);
 }
 
-static void judge_in_arena(struct judge *judge, const struct judge_input *input, bool *is_to_keep)
+/* What is left of the text is parsed within some two milliseconds. */
+static bool is_quick(const struct analysis *a, const struct judge_input *input)
+{
+    const char *text = a->bulk == NULL ? a->text : a->bulk->short_text;
+    const size_t len = a->bulk == NULL ? a->len : a->bulk->short_len;
+    return len <= PARSED_AT_ONCE &&
+           lex_cost_is_low(text, len, input->standard_conforming_strings);
+}
+
+static void judge_in_arena(struct judge *judge, const struct judge_input *input)
 {
     struct analysis a = begin(&judge->arena, judge->set, input->text, input->len, input);
     struct bulk bulk;
@@ -380,15 +408,19 @@ static void judge_in_arena(struct judge *judge, const struct judge_input *input,
             return;
         }
     }
+    if (judge->is_at_once && !is_quick(&a, input)) {
+        judge->gave_up = true;
+        return;
+    }
     judge->misses++;
     analyse(&a, input);
     judge->last = (struct verdict_kept){0};
     conclude(&judge->last.verdict, &a, input);
-    *is_to_keep = is_for_key(judge, &a, input);
+    judge->is_to_keep = is_for_key(judge, &a, input);
 }
 
 /* False when out of memory. What a jump may leave half done is in `scope` and the arena alone. */
-static bool judge_anew(struct judge *judge, const struct judge_input *input, bool *is_to_keep)
+static bool judge_anew(struct judge *judge, const struct judge_input *input)
 {
     jmp_buf out_of_memory;
     struct sql_scope scope;
@@ -396,7 +428,7 @@ static bool judge_anew(struct judge *judge, const struct judge_input *input, boo
     sql_enter(&scope, input->standard_conforming_strings);
     const bool is_whole = setjmp(out_of_memory) == 0;
     if (is_whole) {
-        judge_in_arena(judge, input, is_to_keep);
+        judge_in_arena(judge, input);
     }
     sql_leave(&scope);
     return is_whole;
@@ -440,12 +472,70 @@ const struct verdict *judge_text(struct judge *judge, const struct rule_set *set
         return fill(judge, kept, input);
     }
     arena_reset(&judge->arena);
-    bool is_to_keep = false;
-    if (!judge_anew(judge, input, &is_to_keep)) {
+    judge->is_to_keep = judge->gave_up = false;
+    if (!judge_anew(judge, input)) {
         return NULL;
     }
-    if (is_to_keep) {
+    if (judge->is_to_keep) {
         verdict_cache_put(judge->cache, &judge->key, &judge->last);
     }
     return &judge->last.verdict;
+}
+
+const struct verdict *judge_at_once(struct judge *judge, const struct rule_set *set,
+                                    const struct judge_input *input, bool *takes_long)
+{
+    *takes_long = input->len > READ_AT_ONCE;
+    if (*takes_long) {
+        return NULL;
+    }
+    judge->is_at_once = true;
+    judge->gave_up = false;
+    const struct verdict *verdict = judge_text(judge, set, input);
+    judge->is_at_once = false;
+    *takes_long = judge->gave_up;
+    return *takes_long ? NULL : verdict;
+}
+
+void judge_learn(struct judge *judge, const struct judge *from)
+{
+    judge->misses++;
+    if (from->is_to_keep && from->set == judge->set) {
+        verdict_cache_put(judge->cache, &from->key, &from->last);
+    }
+}
+
+static const char *copy_string(struct arena *arena, const char *text)
+{
+    return text == NULL ? NULL : arena_printf(arena, "%s", text);
+}
+
+const struct verdict *judge_reduce(struct judge *judge)
+{
+    jmp_buf out_of_memory;
+    struct arena kept = {.out_of_memory = &out_of_memory};
+    struct verdict *verdict = &judge->last.verdict;
+    judge->is_to_keep = false;
+    if (setjmp(out_of_memory) != 0) {
+        arena_free(&kept);
+        return NULL;
+    }
+    const size_t size = verdict->supplied_count * sizeof *verdict->supplied;
+    struct supplied *supplied = arena_alloc(&kept, size + 1);
+    if (size > 0) {
+        memcpy(supplied, verdict->supplied, size);
+    }
+    verdict->supplied = supplied;
+    verdict->text = NULL;
+    verdict->text_len = 0;
+    verdict->param_types = NULL;
+    verdict->param_type_count = 0;
+    verdict->sqlstate = copy_string(&kept, verdict->sqlstate);
+    verdict->message = copy_string(&kept, verdict->message);
+    verdict->detail = copy_string(&kept, verdict->detail);
+    verdict->hint = copy_string(&kept, verdict->hint);
+    verdict->masked_text = copy_string(&kept, verdict->masked_text);
+    arena_free(&judge->arena);
+    judge->arena = kept;
+    return verdict;
 }

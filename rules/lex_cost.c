@@ -1,7 +1,8 @@
 /*
  * The sum of the squares of the lengths of operator runs bounds the lexer's work. A first look, at
- * every 16th byte, settles nearly every text; only where it finds long runs is the text gone
- * through with regard to quotes, inside which runs cost nothing. Called by judge.c; owns nothing.
+ * every 16th byte, settles nearly every text; only where it finds long runs, or where the text is
+ * long enough for too many tokens, is it gone through with regard to quotes, inside which runs cost
+ * nothing and all is one token. Called by judge.c; owns nothing.
  */
 #include "rules/lex_cost.h"
 
@@ -10,6 +11,8 @@
 enum {
     LONG_RUN = 16, /* shorter ones cost no more than a multiple of the text's length */
     COST_MAX = 4000000,
+    COST_LOW = COST_MAX / 10,
+    TOKENS_MAX = 2000000,
 };
 
 static bool is_operator(char c)
@@ -29,7 +32,7 @@ static bool is_name_part(char c)
 }
 
 /* Every long run covers a byte whose place is a multiple of LONG_RUN. */
-static bool has_costly_runs(const char *text, size_t len)
+static bool has_costly_runs(const char *text, size_t len, size_t cost_max)
 {
     size_t cost = 0;
     for (size_t at = 0; at < len; at += LONG_RUN) {
@@ -46,7 +49,7 @@ static bool has_costly_runs(const char *text, size_t len)
         if (to - from >= LONG_RUN) {
             cost += (to - from) * (to - from);
         }
-        if (cost > COST_MAX) {
+        if (cost > cost_max) {
             return true;
         }
         at = to / LONG_RUN * LONG_RUN;
@@ -128,49 +131,80 @@ static size_t skip_name(const char *text, size_t len, size_t at, bool conforming
     return at;
 }
 
-bool lex_cost_is_bounded(const char *text, size_t len, bool standard_conforming_strings)
+/* Past a run of operators, or what of it ends with a comment's begin; returns what lexing it costs. */
+static size_t skip_operators(const char *text, size_t len, size_t *at, size_t *comment_depth)
 {
-    if (!has_costly_runs(text, len)) {
+    const size_t from = *at;
+    bool line_comment = false;
+    while (*at < len && is_operator(text[*at]) && !line_comment) {
+        if (text[*at] == '/' && text[*at + 1] == '*') {
+            ++*comment_depth;
+            ++*at;
+        } else if (*comment_depth > 0 && text[*at] == '*' && text[*at + 1] == '/') {
+            --*comment_depth;
+            ++*at;
+        } else if (*comment_depth == 0 && text[*at] == '-' && text[*at + 1] == '-') {
+            line_comment = true;
+        }
+        ++*at;
+    }
+    const size_t cost = (*at - from) * (*at - from);
+    while (line_comment && *at < len && text[*at] != '\n' && text[*at] != '\r') {
+        ++*at;
+    }
+    return cost;
+}
+
+/* Past a token that is no operator; or, within a comment, past a byte. */
+static size_t skip_token(const char *text, size_t len, size_t at, bool conforming)
+{
+    const char c = text[at];
+    if (c == '\'') {
+        return skip_quoted(text, len, at, !conforming);
+    }
+    if (c == '"') {
+        return skip_quoted(text, len, at, false);
+    }
+    if (c == '$') {
+        return skip_dollar_quoted(text, len, at);
+    }
+    if (is_name_start(c)) {
+        return skip_name(text, len, at, conforming);
+    }
+    at++;
+    while (c >= '0' && c <= '9' && at < len && text[at] >= '0' && text[at] <= '9') {
+        at++;
+    }
+    return at;
+}
+
+static bool is_within(const char *text, size_t len, bool conforming, size_t cost_max)
+{
+    if (len <= TOKENS_MAX && !has_costly_runs(text, len, cost_max)) {
         return true;
     }
-    size_t cost = 0, at = 0, comment_depth = 0;
-    while (at < len) {
+    size_t cost = 0, tokens = 0, at = 0, comment_depth = 0;
+    while (at < len && cost <= cost_max && tokens <= TOKENS_MAX) {
         const char c = text[at];
         if (is_operator(c)) {
-            size_t from = at;
-            bool line_comment = false;
-            while (at < len && is_operator(text[at]) && !line_comment) {
-                if (text[at] == '/' && text[at + 1] == '*') {
-                    comment_depth++;
-                    at++;
-                } else if (comment_depth > 0 && text[at] == '*' && text[at + 1] == '/') {
-                    comment_depth--;
-                    at++;
-                } else if (comment_depth == 0 && text[at] == '-' && text[at + 1] == '-') {
-                    line_comment = true;
-                }
-                at++;
-            }
-            cost += (at - from) * (at - from);
-            if (cost > COST_MAX) {
-                return false;
-            }
-            while (line_comment && at < len && text[at] != '\n' && text[at] != '\r') {
-                at++;
-            }
-        } else if (comment_depth > 0) {
+            cost += skip_operators(text, len, &at, &comment_depth);
+            tokens++;
+        } else if (comment_depth > 0 || c == ' ' || c == '\n') {
             at++;
-        } else if (c == '\'') {
-            at = skip_quoted(text, len, at, !standard_conforming_strings);
-        } else if (c == '"') {
-            at = skip_quoted(text, len, at, false);
-        } else if (c == '$') {
-            at = skip_dollar_quoted(text, len, at);
-        } else if (is_name_start(c)) {
-            at = skip_name(text, len, at, standard_conforming_strings);
         } else {
-            at++;
+            at = skip_token(text, len, at, conforming);
+            tokens++;
         }
     }
-    return true;
+    return cost <= cost_max && tokens <= TOKENS_MAX;
+}
+
+bool lex_cost_is_bounded(const char *text, size_t len, bool standard_conforming_strings)
+{
+    return is_within(text, len, standard_conforming_strings, COST_MAX);
+}
+
+bool lex_cost_is_low(const char *text, size_t len, bool standard_conforming_strings)
+{
+    return is_within(text, len, standard_conforming_strings, COST_LOW);
 }

@@ -84,7 +84,7 @@ enum verdict_action {
 };
 
 /* One place in a statement where the client supplied a value for a guarded column, or could have.
- */
+ * Of a text with more than 64 of them, the last one of a kind stands for all that follow. */
 struct supplied {
     size_t rule;           /* index in the set */
     const char *statement; /* "INSERT", "UPDATE", "COPY", "MERGE", "DO", ...: static string */
@@ -159,6 +159,19 @@ void judge_free(struct judge *judge);
  * keeps alive between calls). NULL only when out of memory. */
 const struct verdict *judge_text(struct judge *judge, const struct rule_set *set,
                                  const struct judge_input *input);
+
+/* The same for a caller that must not be kept long: a verdict that is known, or that is found within
+ * some two milliseconds. NULL with *takes_long set leaves it to judge_text(), on another thread and
+ * with another judge. */
+const struct verdict *judge_at_once(struct judge *judge, const struct rule_set *set,
+                                    const struct judge_input *input, bool *takes_long);
+/* Keeps what `from` has just found out, for texts that come again. The last input of `from` must
+ * still be there, and `judge` must have been asked about the same set. */
+void judge_learn(struct judge *judge, const struct judge *from);
+
+/* Frees all that belongs to the last verdict but what it says: without its text, its parameter types
+ * and what judge_learn() takes. NULL when out of memory. */
+const struct verdict *judge_reduce(struct judge *judge);
 
 struct judge_counters {
     uint64_t hits, misses; /* of the verdict cache */

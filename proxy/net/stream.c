@@ -12,6 +12,18 @@
 
 #include "proxy/config.h"
 
+/* Of the rest, in one turn. */
+#define FLUSH_AT_ONCE ((size_t)1024 * 1024)
+
+struct stream_piece {
+    struct stream_piece *next;
+    const uint8_t *bytes; /* `own`, or lent */
+    size_t at, len;
+    stream_lent_cb done;
+    void *arg;
+    uint8_t own[];
+};
+
 static void set_option(int fd, int level, int name, uint32_t wanted)
 {
     int value = (int)wanted;
@@ -138,28 +150,48 @@ static int iov_advance(struct iovec **iov, int count, size_t sent)
     return count;
 }
 
+static void rest_append(struct stream *s, struct stream_piece *piece)
+{
+    struct stream_piece **last = &s->rest;
+    while (*last != NULL) {
+        last = &(*last)->next;
+    }
+    *last = piece;
+}
+
+static void rest_drop_first(struct stream *s)
+{
+    struct stream_piece *piece = s->rest;
+    s->rest = piece->next;
+    if (piece->done != NULL) {
+        piece->done(piece->arg);
+    }
+    free(piece);
+}
+
+static void rest_drop(struct stream *s)
+{
+    while (s->rest != NULL) {
+        rest_drop_first(s);
+    }
+}
+
 static bool keep_rest(struct stream *s, const struct iovec *iov, int count)
 {
-    size_t len = s->rest_len - s->rest_at;
-    size_t total = len;
+    size_t total = 0;
     for (int i = 0; i < count; i++) {
         total += iov[i].iov_len;
     }
-    uint8_t *rest = malloc(total);
-    if (rest == NULL) {
+    struct stream_piece *piece = malloc(sizeof *piece + total);
+    if (piece == NULL) {
         return false;
     }
-    if (s->rest != NULL) {
-        memcpy(rest, s->rest + s->rest_at, len);
-        free(s->rest);
-    }
+    *piece = (struct stream_piece){.bytes = piece->own};
     for (int i = 0; i < count; i++) {
-        memcpy(rest + len, iov[i].iov_base, iov[i].iov_len);
-        len += iov[i].iov_len;
+        memcpy(piece->own + piece->len, iov[i].iov_base, iov[i].iov_len);
+        piece->len += iov[i].iov_len;
     }
-    s->rest = rest;
-    s->rest_at = 0;
-    s->rest_len = total;
+    rest_append(s, piece);
     return true;
 }
 
@@ -232,25 +264,61 @@ enum stream_result stream_send(struct stream *s, struct iovec *iov, int count)
     return keep_rest(s, iov, count) ? STREAM_OK : STREAM_NO_MEMORY;
 }
 
-static void rest_drop(struct stream *s)
+/* Of the first piece. */
+static enum stream_result flush_piece(struct stream *s, size_t *budget)
 {
-    free(s->rest);
-    s->rest = NULL;
-    s->rest_at = s->rest_len = 0;
+    struct stream_piece *piece = s->rest;
+    const size_t left = piece->len - piece->at;
+    const size_t len = left < *budget ? left : *budget;
+    /* iovec has no const: sendmsg reads only */
+    union {
+        const uint8_t *in;
+        void *out;
+    } base = {.in = piece->bytes + piece->at};
+    struct iovec some = {.iov_base = base.out, .iov_len = len};
+    struct iovec *iov = &some;
+    int count = 1;
+    enum stream_result result = send_now(s, &iov, &count);
+    const size_t sent = count == 0 ? len : len - some.iov_len;
+    piece->at += sent;
+    *budget -= sent;
+    if (piece->at == piece->len) {
+        rest_drop_first(s);
+    }
+    return result;
 }
 
 enum stream_result stream_flush(struct stream *s)
 {
-    struct iovec rest = {.iov_base = s->rest + s->rest_at, .iov_len = s->rest_len - s->rest_at};
-    struct iovec *iov = &rest;
-    int count = 1;
-    enum stream_result result = send_now(s, &iov, &count);
-    if (result == STREAM_AGAIN) {
-        s->rest_at = s->rest_len - rest.iov_len;
-        return STREAM_AGAIN;
+    size_t budget = FLUSH_AT_ONCE;
+    while (s->rest != NULL) {
+        enum stream_result result = budget == 0 ? STREAM_AGAIN : flush_piece(s, &budget);
+        if (result == STREAM_AGAIN) {
+            return STREAM_AGAIN;
+        }
+        if (result != STREAM_OK) {
+            rest_drop(s);
+            return STREAM_BROKEN;
+        }
     }
-    rest_drop(s);
-    return result == STREAM_OK ? STREAM_OK : STREAM_BROKEN;
+    return STREAM_OK;
+}
+
+enum stream_result stream_lend(struct stream *s, const uint8_t *bytes, size_t len,
+                               stream_lent_cb done, void *arg)
+{
+    struct stream_piece *piece = malloc(sizeof *piece);
+    if (piece == NULL) {
+        done(arg);
+        return STREAM_NO_MEMORY;
+    }
+    const bool was_full = stream_is_full(s);
+    *piece = (struct stream_piece){.bytes = bytes, .len = len, .done = done, .arg = arg};
+    rest_append(s, piece);
+    if (was_full) {
+        return STREAM_OK;
+    }
+    return stream_flush(s) == STREAM_BROKEN ? STREAM_BROKEN : STREAM_OK;
 }
 
 void stream_close(struct stream *s, uv_close_cb done)

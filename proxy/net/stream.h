@@ -1,8 +1,8 @@
 /*
  * One socket of a session: reads into a buffer that the caller lends, writes at once what the kernel
  * takes and keeps only the rest. A stream whose rest is not yet sent is "full": its owner stops
- * reading whatever feeds it, so that no queue grows with what a peer sends. TLS is a second way to
- * receive and send behind the same calls (tls.h).
+ * reading whatever feeds it, so that no queue grows with what a peer sends. What is too large to be
+ * copied is lent. TLS is a second way to receive and send behind the same calls (tls.h).
  */
 #pragma once
 
@@ -30,9 +30,10 @@ struct stream {
     int events;
     SSL *tls;        /* NULL: plain */
     bool tls_writes; /* TLS waits for the socket to become writable before it can go on */
-    uint8_t *rest; /* accepted for sending, not yet taken by the kernel; NULL when none */
-    size_t rest_at, rest_len;
+    struct stream_piece *rest; /* accepted for sending, not yet taken by the kernel, in order */
 };
+
+typedef void (*stream_lent_cb)(void *arg);
 
 /* Takes `fd` (non-blocking, close-on-exec). `tcp` says how its TCP is tuned; NULL: a unix socket. False
  * leaves it to the caller. */
@@ -54,6 +55,11 @@ void stream_watch(struct stream *s, int events, uv_poll_cb cb);
 enum stream_result stream_recv(struct stream *s, uint8_t *room, size_t len, size_t *received);
 /* Sends everything or keeps a copy of the rest. */
 enum stream_result stream_send(struct stream *s, struct iovec *iov, int count);
+/* Sends `bytes` from where they lie, now and later. When they are sent, or will never be, done(arg)
+ * is called, perhaps at once. */
+enum stream_result stream_lend(struct stream *s, const uint8_t *bytes, size_t len,
+                               stream_lent_cb done, void *arg);
+/* Sends of the rest what the kernel takes, up to a megabyte: the other streams want their turn. */
 enum stream_result stream_flush(struct stream *s);
 static inline bool stream_is_full(const struct stream *s)
 {

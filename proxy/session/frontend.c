@@ -9,6 +9,7 @@
 #include "protocol/message.h"
 #include "proxy/service.h"
 #include "proxy/session/copying.h"
+#include "proxy/session/large.h"
 
 /* Every CopyDone so far belonged to no COPY. */
 static void forget_strays(struct session *s)
@@ -165,6 +166,18 @@ static bool is_enough(struct session *s, const uint8_t *message, size_t size, si
     return false;
 }
 
+/* A message that fills its stash is not copied into the batch. */
+static enum judging consume_large(struct session *s, const uint8_t *message, size_t size,
+                                  enum judging judging)
+{
+    if (judging == JUDGING_FORWARD && large_fills_stash(s)) {
+        large_send(s, message, size);
+        judging = JUDGING_REPLACED;
+    }
+    large_consumed(s);
+    return judging;
+}
+
 static enum judging consume_judged(struct session *s, const uint8_t *message, size_t have)
 {
     if (s->discarding) {
@@ -174,6 +187,7 @@ static enum judging consume_judged(struct session *s, const uint8_t *message, si
     enum judging judging = judging_message(s, message, have);
     if (judging == JUDGING_FORWARD || judging == JUDGING_REPLACED) {
         note_message(s, message[0]);
+        judging = s->large == NULL ? judging : consume_large(s, message, have, judging);
     }
     return judging;
 }
@@ -216,6 +230,7 @@ size_t frontend_consume(struct session *s, const uint8_t *bytes, size_t len)
     size_t run = 0; /* from here on not yet in the batch */
     size_t at = s->front.body < len ? s->front.body : len;
     s->front.body -= (uint32_t)at;
+    s->worker->turn_ns = 0;
     judging_refresh(s);
     batch_start(batch, &s->server);
     if (s->front_filtered && at > 0) {

@@ -11,6 +11,7 @@
 #include "protocol/frame.h"
 #include "protocol/message.h"
 #include "proxy/service.h"
+#include "proxy/session/large.h"
 #include <utlist.h>
 
 /* Held sessions are looked at this often, whether or not the gate woke the worker, */
@@ -205,6 +206,7 @@ void hold_cancel(struct session *s)
     if (!open) {
         return;
     }
+    large_drop(s);
     if (single) {
         s->front.stash_len -= size;
         memmove(s->front.stash, s->front.stash + size, s->front.stash_len);

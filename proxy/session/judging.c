@@ -11,10 +11,13 @@
 #include "protocol/message.h"
 #include "proxy/service.h"
 #include "proxy/session/copying.h"
+#include "proxy/session/large.h"
 #include "proxy/session/mentions.h"
 
 /* Parse messages with more declared types than this take their room from the heap. */
 #define TYPES_ON_STACK 64
+/* Once the texts of one turn have taken so long, the next one leaves it to the others. */
+#define TURN_NS 2000000
 /* Edited texts from this length on are not copied into the message. */
 #define LONG_TEXT (16 * 1024)
 
@@ -77,6 +80,9 @@ void judging_refresh(struct session *s)
     s->rules_known = true;
     if (s->rules != NULL && s->rules->snapshot_default) {
         s->may_snapshot = true;
+    }
+    if (s->rules == NULL) {
+        large_drop(s);
     }
 }
 
@@ -204,16 +210,12 @@ static bool tell_note(struct session *s, struct ledger_note *note)
 
 /* --- judging --- */
 
-/* One text of a Query or Parse. */
-struct judged {
-    struct span text;
-    bool extended;
-    struct span name; /* of the statement that a Parse makes */
-    const uint32_t *types;
-    size_t type_count;
-};
-
 static const struct verdict passes;
+static const struct verdict cancelled = {
+    .action = VERDICT_REFUSE,
+    .sqlstate = "57014",
+    .message = "canceling statement due to user request",
+};
 
 static uint64_t gates_of(const struct session *s, uint64_t writes)
 {
@@ -235,30 +237,73 @@ static uint64_t supplied_rules(const struct session *s, const struct verdict *ve
     return mask;
 }
 
-/* The verdict on a text, or NULL when out of memory. `room` is for those made here. */
-static const struct verdict *verdict_on(struct session *s, const struct judged *judged,
-                                        struct verdict *room)
+static bool is_turn_over(struct worker *worker)
 {
-    const struct service *service = session_service(s);
-    if (!rule_set_may_concern(s->rules->set, judged->text.ptr, judged->text.len)) {
-        return &passes;
+    const uint64_t now = uv_hrtime();
+    if (worker->turn_ns == 0) {
+        worker->turn_ns = now;
     }
-    worker_add(&s->worker->counters.judged, 1);
+    return now - worker->turn_ns > TURN_NS;
+}
+
+/* The verdict that is found at once; NULL when out of memory, or with s->wait set when it is not. */
+static const struct verdict *verdict_at_once(struct session *s, const struct judged *judged)
+{
     struct judge *judge = worker_judge(s->worker, s->rules);
     if (judge == NULL) {
         return NULL;
     }
+    bool takes_long = is_turn_over(s->worker);
     const struct verdict *verdict =
-        judge_text(judge, s->rules->set,
-                   &(struct judge_input){
-                       .text = judged->text.ptr,
-                       .len = judged->text.len,
-                       .param_types = judged->types,
-                       .param_type_count = judged->type_count,
-                       .extended = judged->extended,
-                       .standard_conforming_strings = s->strings_standard,
-                       .encoding = s->encoding,
-                   });
+        takes_long ? NULL
+                   : judge_at_once(judge, s->rules->set,
+                                   &(struct judge_input){
+                                       .text = judged->text.ptr,
+                                       .len = judged->text.len,
+                                       .param_types = judged->types,
+                                       .param_type_count = judged->type_count,
+                                       .extended = judged->extended,
+                                       .standard_conforming_strings = s->strings_standard,
+                                       .encoding = s->encoding,
+                                   },
+                                   &takes_long);
+    if (takes_long) {
+        s->wait = SESSION_WAIT_JUDGE;
+    }
+    return verdict;
+}
+
+/* The verdict that took long. */
+static const struct verdict *verdict_of_large(struct session *s)
+{
+    struct judge *judge = worker_judge(s->worker, s->rules);
+    if (judge != NULL && s->large->verdict != NULL && !s->large->is_learned) {
+        judge_learn(judge, s->large->judge);
+        s->large->is_learned = true;
+    }
+    return s->large->verdict;
+}
+
+/* The verdict on a text; NULL when out of memory, or with s->wait set when it takes long. `room` is
+ * for those made here. */
+static const struct verdict *verdict_on(struct session *s, const struct judged *judged,
+                                        struct verdict *room)
+{
+    const struct service *service = session_service(s);
+    if (s->large != NULL && s->large->is_cancelled) {
+        return &cancelled;
+    }
+    bool may_concern = s->large != NULL ? s->large->may_concern
+                                        : rule_set_may_concern(s->rules->set, judged->text.ptr,
+                                                               judged->text.len);
+    if (!may_concern) {
+        return &passes;
+    }
+    const struct verdict *verdict =
+        s->large != NULL ? verdict_of_large(s) : verdict_at_once(s, judged);
+    if (verdict != NULL) {
+        worker_add(&s->worker->counters.judged, 1);
+    }
     if (verdict == NULL || verdict->supplied_count == 0 ||
         !service_config(service)->audit_failure_reject || audit_healthy(service->audit)) {
         return verdict;
@@ -338,6 +383,10 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
             ok = false;
             break;
         }
+        if (s->large != NULL && large_fills_stash(s)) {
+            large_send(s, s->large->edited.bytes, s->large->edited.len);
+            break;
+        }
         ok = put_query(s, judged, verdict->text, verdict->text_len, verdict->param_types,
                        verdict->param_type_count);
         break;
@@ -361,20 +410,36 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
     return judging;
 }
 
+static void note_words(struct session *s, struct span text, const struct verdict *verdict)
+{
+    if (s->large != NULL) {
+        s->may_snapshot = s->may_snapshot || s->large->isolation;
+        return;
+    }
+    judging_session_text(s, (struct span){text.ptr, verdict->plain_from});
+    judging_session_text(s, (struct span){text.ptr + verdict->plain_to,
+                                          text.len - verdict->plain_to});
+}
+
+static bool says_execute(const struct session *s, struct span text)
+{
+    return s->large != NULL ? s->large->execute : mentions(text.ptr, text.len, "execute");
+}
+
 static enum judging judge(struct session *s, const struct judged *judged)
 {
     struct verdict room;
     const struct verdict *verdict = verdict_on(s, judged, &room);
+    if (verdict == NULL && s->wait == SESSION_WAIT_JUDGE) {
+        return JUDGING_WAIT;
+    }
     if (verdict == NULL) {
         session_fail(s, "53200", "out of memory");
         return JUDGING_CLOSED;
     }
-    const struct span text = judged->text;
-    judging_session_text(s, (struct span){text.ptr, verdict->plain_from});
-    judging_session_text(s, (struct span){text.ptr + verdict->plain_to,
-                                          text.len - verdict->plain_to});
+    note_words(s, judged->text, verdict);
     uint64_t writes = gates_of(s, verdict->writes);
-    if (s->sql_prepared != 0 && mentions(judged->text.ptr, judged->text.len, "execute")) {
+    if (s->sql_prepared != 0 && says_execute(s, judged->text)) {
         writes |= s->sql_prepared;
     }
     if (hold_check(s, writes) == JUDGING_WAIT) {
@@ -474,14 +539,30 @@ static enum judging judge_execute(struct session *s, const uint8_t *message, siz
     return JUDGING_FORWARD;
 }
 
+/* A Query or Parse: by its message, unless that is too long to be read here, or by what the thread
+ * has found out. */
+static enum judging judge_message(struct session *s, const uint8_t *message, size_t size)
+{
+    if (s->large != NULL && !large_is_current(s)) {
+        large_drop(s);
+    }
+    if (s->large != NULL) {
+        return s->large->is_readable ? judge(s, &s->large->judged) : JUDGING_FORWARD;
+    }
+    if (size > LARGE_MESSAGE) {
+        s->wait = SESSION_WAIT_JUDGE;
+        return JUDGING_WAIT;
+    }
+    return message[0] == 'Q' ? judge_query(s, message, size) : judge_parse(s, message, size);
+}
+
 enum judging judging_message(struct session *s, const uint8_t *message, size_t size)
 {
     struct span name;
     switch (message[0]) {
     case 'Q':
-        return judge_query(s, message, size);
     case 'P':
-        return judge_parse(s, message, size);
+        return judge_message(s, message, size);
     case 'B':
         return judge_bind(s, message, size);
     case 'E':

@@ -18,6 +18,7 @@
 #include "proxy/net/address.h"
 #include "proxy/service.h"
 #include "proxy/session/copying.h"
+#include "proxy/session/large.h"
 #include <utlist.h>
 
 struct service *session_service(const struct session *s)
@@ -39,7 +40,8 @@ static void session_free(struct session *s)
     login_fini(s);
     ledger_fini(&s->ledger);
     copying_free(s->copying_streams);
-    free(s->front.stash);
+    large_drop(s);
+    large_free_stash(s->worker, s->front.stash, s->front.stash_room);
     free(s->back.stash);
     free(s->cancel_key);
     free(s->user);
@@ -93,6 +95,7 @@ void session_close(struct session *s)
         return;
     }
     hold_note_end(s);
+    large_drop(s);
     s->state = SESSION_CLOSING;
     DL_DELETE(s->worker->sessions, s);
     worker_add(&s->worker->counters.sessions, (uint64_t)-1);
@@ -254,6 +257,9 @@ bool session_enter_limits(struct session *s)
 /* Of what TLS has decrypted, by one session before the others' turn; each at most a worker's buffer. */
 #define READS_AT_ONCE 16
 
+/* Of a message that gets room of its own; copying more would keep the others waiting. */
+#define READ_MAX ((size_t)512 * 1024)
+
 /* Reads once, behind what is left of the last time. */
 static enum stream_result intake_read(struct intake *in, struct stream *from, uint8_t *buffer,
                                       uint8_t **bytes, size_t *len)
@@ -262,7 +268,9 @@ static enum stream_result intake_read(struct intake *in, struct stream *from, ui
     enum stream_result result;
     if (in->need > WORKER_BUFFER) {
         /* the stash has room for the whole message: intake_keep() saw to that */
-        result = stream_recv(from, in->stash + in->stash_len, in->stash_room - in->stash_len, &got);
+        const size_t room = in->stash_room - in->stash_len;
+        result = stream_recv(from, in->stash + in->stash_len, room < READ_MAX ? room : READ_MAX,
+                             &got);
         in->stash_len += got;
         *bytes = in->stash;
         *len = in->stash_len;
@@ -318,7 +326,7 @@ static bool client_consume(struct session *s, uint8_t *bytes, size_t len)
         session_fail(s, "53200", "out of memory");
         return false;
     }
-    return true;
+    return s->wait != SESSION_WAIT_JUDGE || large_begin(s);
 }
 
 static void shutdown_server(struct session *s)

@@ -12,7 +12,7 @@
  * Everything here runs on the session's worker. session.c owns the life cycle and the sockets'
  * events; proxied.c, startup.c and handshake.c what the client begins with; limits.c how many there may
  * be; connect.c the way to a server and login.c the login there; frontend.c and backend.c the two
- * directions; judging.c the rules; hold.c the gate.
+ * directions; judging.c the rules, large.c those texts that take long; hold.c the gate.
  */
 #pragma once
 
@@ -43,6 +43,7 @@ enum session_wait {
     SESSION_WAIT_BOUNDARY, /* until the server has answered what was sent: only then it is known
                               whether a transaction is open */
     SESSION_WAIT_GATE,     /* held at a gate */
+    SESSION_WAIT_JUDGE,    /* its text takes long to judge */
 };
 
 /* What follows when a server connection that did not come to a login is closed. */
@@ -52,6 +53,7 @@ enum connect_after {
     CONNECT_NEXT_HOST,
 };
 
+struct large;
 struct login;
 struct copying;
 
@@ -115,6 +117,7 @@ struct session {
     bool front_filtered;             /* what is left of the message in front.body is the filter's */
     enum copy_encoding copy_encoding; /* of client_encoding, as last reported */
     unsigned server_major;
+    struct large *large; /* the message at the stash's head, being judged or judged */
     struct registry_key *cancel_key; /* once announced */
     char *user, *database, *application_name, *client_name;
     char *tls_subject, *tls_name; /* of the client's certificate; NULL: it showed none */
