@@ -18,8 +18,8 @@ enum {
     JUDGED_TEXT_MAX = 16 * 1024 * 1024,
     /* a bulk load, of which it sees one row, two or three times. */
     BULK_TEXT_MAX = 64 * 1024 * 1024,
-    /* What is judged at once: at the most so much is parsed, at some 250 nanoseconds a byte, of a text
-     * that is gone through at some 5. */
+    /* What is judged at once: at the most so much is parsed, at some 250 nanoseconds a byte, of a
+     * text that is gone through at some 5. */
     PARSED_AT_ONCE = 8 * 1024,
     READ_AT_ONCE = 384 * 1024,
 };

@@ -131,7 +131,8 @@ static size_t skip_name(const char *text, size_t len, size_t at, bool conforming
     return at;
 }
 
-/* Past a run of operators, or what of it ends with a comment's begin; returns what lexing it costs. */
+/* Past a run of operators, or what of it ends with a comment's begin; returns what lexing it
+ * costs. */
 static size_t skip_operators(const char *text, size_t len, size_t *at, size_t *comment_depth)
 {
     const size_t from = *at;

@@ -246,7 +246,8 @@ static bool is_turn_over(struct worker *worker)
     return now - worker->turn_ns > TURN_NS;
 }
 
-/* The verdict that is found at once; NULL when out of memory, or with s->wait set when it is not. */
+/* The verdict that is found at once; NULL when out of memory, or with s->wait set when it is not.
+ */
 static const struct verdict *verdict_at_once(struct session *s, const struct judged *judged)
 {
     struct judge *judge = worker_judge(s->worker, s->rules);

@@ -10,7 +10,8 @@
 #include "proxy/service.h"
 #include "proxy/session/mentions.h"
 
-/* Pieces of memory from this size on are freed by the thread: a megabyte takes some 70 microseconds. */
+/* Pieces of memory from this size on are freed by the thread: a megabyte takes some 70
+ * microseconds. */
 #define FREED_BY_THREAD ((size_t)1024 * 1024)
 /* deep trees are walked on this stack */
 #define STACK_SIZE ((size_t)8 * 1024 * 1024)

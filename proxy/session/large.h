@@ -1,12 +1,12 @@
 /*
- * Texts that take long to judge: a thread beside each worker judges them, one after the other, while
- * their session is not read and every other session of the worker goes on. So the memory that the
- * parser takes is bounded by the number of workers, whatever clients send.
+ * Texts that take long to judge: a thread beside each worker judges them, one after the other,
+ * while their session is not read and every other session of the worker goes on. So the memory that
+ * the parser takes is bounded by the number of workers, whatever clients send.
  *
  * The text stays where it is, in the session's stash, which is kept until the thread has done with
- * it, also when the session is closed meanwhile. Of a message that fills a stash of its own, what goes
- * to the server is lent to the stream: neither it nor what replaces it is copied, or freed, on the
- * worker's loop.
+ * it, also when the session is closed meanwhile. Of a message that fills a stash of its own, what
+ * goes to the server is lent to the stream: neither it nor what replaces it is copied, or freed, on
+ * the worker's loop.
  */
 #pragma once
 
@@ -67,8 +67,8 @@ void large_free_thread(struct large_thread *thread);
 bool large_begin(struct session *s);
 /* MAIL_JUDGED. The session may be gone afterwards. */
 void large_arrived(struct large *large);
-/* CancelRequest for a session whose text is being judged: it will be refused with 57014, by the server,
- * which may have a transaction to fail. */
+/* CancelRequest for a session whose text is being judged: it will be refused with 57014, by the
+ * server, which may have a transaction to fail. */
 void large_cancel(struct session *s);
 /* Whether the verdict that the session has got is about the rules and settings of now. */
 bool large_is_current(const struct session *s);
