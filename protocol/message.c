@@ -39,12 +39,11 @@ bool message_read_bind(const uint8_t *message, size_t size, struct span *portal,
     return r.ok;
 }
 
-bool message_read_execute(const uint8_t *message, size_t size, struct span *portal)
+bool message_read_portal(const uint8_t *message, size_t size, struct span *portal)
 {
     struct reader r = body_of(message, size);
     *portal = reader_cstr(&r);
-    reader_u32(&r);
-    return reader_done(&r);
+    return r.ok;
 }
 
 bool message_read_close(const uint8_t *message, size_t size, struct span *statement)
@@ -123,6 +122,19 @@ void message_write_error(struct writer *w, const struct message_error *error)
     write_field(w, 'D', error->detail);
     write_field(w, 'H', error->hint);
     write_field(w, 'P', error->position);
+    writer_u8(w, 0);
+    writer_end(w);
+}
+
+void message_write_moved(struct writer *w, const uint8_t *message, size_t size,
+                         const char *position)
+{
+    struct reader r = body_of(message, size);
+    writer_begin(w, message[0]);
+    for (uint8_t field = reader_u8(&r); field != 0; field = reader_u8(&r)) {
+        const struct span value = reader_cstr(&r);
+        write_field(w, (char)field, field == 'P' ? position : value.ptr);
+    }
     writer_u8(w, 0);
     writer_end(w);
 }

@@ -23,9 +23,9 @@ bool message_read_parse(const uint8_t *message, size_t size, struct message_pars
 /* The portal that a Bind makes, and the statement that it names. */
 bool message_read_bind(const uint8_t *message, size_t size, struct span *portal,
                        struct span *statement);
-/* The portal that an Execute names. */
-bool message_read_execute(const uint8_t *message, size_t size, struct span *portal);
-/* The statement that a Close ends; false also when it closes a portal. */
+/* The portal that an Execute runs. */
+bool message_read_portal(const uint8_t *message, size_t size, struct span *portal);
+/* The statement that a Close ends or a Describe is about; false also when it is a portal. */
 bool message_read_close(const uint8_t *message, size_t size, struct span *statement);
 
 struct message_parameter {
@@ -47,6 +47,10 @@ struct message_error {
 bool message_read_error(const uint8_t *message, size_t size, struct message_error *out);
 
 void message_write_error(struct writer *w, const struct message_error *error);
+/* The ErrorResponse or NoticeResponse `message` with another position; NULL: with none. Only of one
+ * that message_read_error() can read. */
+void message_write_moved(struct writer *w, const uint8_t *message, size_t size,
+                         const char *position);
 void message_write_ready(struct writer *w, char status);
 void message_write_query(struct writer *w, const char *text, size_t len);
 /* Only what stands before a text of `len` bytes; the text and its NUL follow from elsewhere. */

@@ -191,7 +191,7 @@ static void append_text(struct growth *growth, size_t from, size_t to)
     struct analysis *a = growth->a;
     append(growth, a->text + from, to - from);
     a->kept = arena_grow(a->arena, a->kept, a->kept_count, &a->kept_capacity, sizeof *a->kept);
-    a->kept[a->kept_count++] = (struct shape_kept){
+    a->kept[a->kept_count++] = (struct kept_text){
         .from = from, .to = to, .at = (size_t)(growth->to - growth->text) - (to - from)};
     if (from <= growth->mark_before && growth->mark_before <= to) {
         growth->mark = (size_t)(growth->to - growth->text) - (to - growth->mark_before);

@@ -44,7 +44,7 @@ struct revision; /* revision.c */
 
 struct refusal {
     const char *sqlstate, *message, *detail, *hint;
-    int position; /* as in struct verdict */
+    size_t position; /* as in struct verdict */
 };
 
 struct analysis {
@@ -66,7 +66,7 @@ struct analysis {
     size_t edit_count, edit_capacity;
     struct verdict_copy *copies; /* every COPY ... FROM STDIN */
     size_t copy_count, copy_capacity;
-    struct shape_kept *kept; /* what they leave alone, once they are made */
+    struct kept_text *kept; /* what they leave alone, once they are made */
     size_t kept_count, kept_capacity;
     struct revision *revisions;
     size_t revision_count, revision_capacity;

@@ -314,11 +314,24 @@ size_t bulk_count_values(const struct bulk *bulk, size_t position)
     return count;
 }
 
-/* A row's values but for the dropped ones; `from` is the first byte not yet copied. Returns where
- * the copy ends. */
-static char *restore_row(const struct bulk *bulk, char *to, size_t from, const int *places,
-                         const bool *drop)
+/* The whole text while it grows. */
+struct growth {
+    const struct bulk *bulk;
+    char *text, *to;
+    struct kept_list *kept;
+};
+
+/* The client's bytes from `from` on, up to `end`. */
+static void keep(struct growth *growth, size_t from, size_t end)
 {
+    kept_add(growth->kept, (struct kept_text){from, end, (size_t)(growth->to - growth->text)});
+    growth->to = mempcpy(growth->to, growth->bulk->text + from, end - from);
+}
+
+/* A row's values but for the dropped ones; `from` is the first byte not yet copied. */
+static void restore_row(struct growth *growth, size_t from, const int *places, const bool *drop)
+{
+    const struct bulk *bulk = growth->bulk;
     for (size_t i = 0; i < bulk->width; i++) {
         if (!drop[i]) {
             continue;
@@ -334,41 +347,69 @@ static char *restore_row(const struct bulk *bulk, char *to, size_t from, const i
                 start--;
             } while (bulk->text[start] != ',');
         }
-        to = mempcpy(to, bulk->text + from, start - from);
+        keep(growth, from, start);
         from = (size_t)places[next];
         i = next;
     }
-    const size_t end = (size_t)places[bulk->width] + 1;
-    return mempcpy(to, bulk->text + from, end - from);
+    keep(growth, from, (size_t)places[bulk->width] + 1);
 }
 
-static char *restore_defaults(const struct bulk *bulk, char *to, size_t from, const int *places)
+static void restore_defaults(struct growth *growth, size_t from, const int *places)
 {
-    to = mempcpy(to, bulk->text + from, (size_t)places[0] - from);
-    for (size_t i = 0; i < bulk->width; i++) {
-        to = stpcpy(to, i == 0 ? "DEFAULT" : ", DEFAULT");
+    const size_t width = growth->bulk->width;
+    keep(growth, from, (size_t)places[0]);
+    for (size_t i = 0; i < width; i++) {
+        growth->to = stpcpy(growth->to, i == 0 ? "DEFAULT" : ", DEFAULT");
     }
-    *to = ')';
-    return to + 1;
+    keep(growth, (size_t)places[width], (size_t)places[width] + 1);
 }
 
-const char *bulk_restore(const struct bulk *bulk, struct arena *arena, const char *edited,
-                         size_t edited_len, size_t at, const bool *drop, size_t *len)
+/* What the edits kept of the short text, in front of the cut or behind it, as a part of the whole.
+ */
+static void add_kept(const struct growth *growth, const struct bulk_edited *edited, bool behind)
+{
+    const struct bulk *bulk = growth->bulk;
+    const size_t cut = behind ? bulk->cut_to - bulk->cut_from : 0;
+    const size_t added = behind ? (size_t)(growth->to - growth->text) - edited->at : 0;
+    for (size_t i = 0; i < edited->kept_count; i++) {
+        struct kept_text piece = edited->kept[i];
+        if (behind && piece.from < bulk->cut_from && piece.to >= bulk->cut_from) {
+            piece.at += bulk->cut_from - piece.from;
+            piece.from = bulk->cut_from;
+        } else if (!behind && piece.from <= bulk->cut_from && piece.to > bulk->cut_from) {
+            piece.to = bulk->cut_from;
+        }
+        if (behind ? piece.from >= bulk->cut_from : piece.to <= bulk->cut_from) {
+            kept_add(growth->kept,
+                     (struct kept_text){piece.from + cut, piece.to + cut, piece.at + added});
+        }
+    }
+}
+
+const char *bulk_restore(const struct bulk *bulk, struct arena *arena,
+                         const struct bulk_edited *edited, const bool *drop, size_t *len,
+                         struct kept_list *kept)
 {
     const size_t cut = bulk->cut_to - bulk->cut_from;
     const bool drops_all = drop != NULL && memchr(drop, false, bulk->width) == NULL;
     const size_t defaults = drops_all ? bulk->rows * bulk->width * sizeof ", DEFAULT" : 0;
-    char *text = arena_alloc(arena, edited_len + cut + defaults + 1), *to = text;
-    to = mempcpy(to, edited, at);
+    char *text = arena_alloc(arena, edited->len + cut + defaults + 1);
+    struct growth growth = {.bulk = bulk, .text = text, .kept = kept};
+    growth.to = mempcpy(text, edited->text, edited->at);
+    add_kept(&growth, edited, false);
     size_t from = bulk->cut_from;
     for (size_t row = 0; drop != NULL && row < bulk->rows; row++) {
         const int *places = bulk->places + row * (bulk->width + 1);
-        to = drops_all ? restore_defaults(bulk, to, from, places)
-                       : restore_row(bulk, to, from, places, drop);
+        if (drops_all) {
+            restore_defaults(&growth, from, places);
+        } else {
+            restore_row(&growth, from, places, drop);
+        }
         from = (size_t)places[bulk->width] + 1;
     }
-    to = mempcpy(to, bulk->text + from, bulk->cut_to - from);
-    to = mempcpy(to, edited + at, edited_len - at + 1);
-    *len = (size_t)(to - text) - 1;
+    keep(&growth, from, bulk->cut_to);
+    add_kept(&growth, edited, true);
+    growth.to = mempcpy(growth.to, edited->text + edited->at, edited->len - edited->at + 1);
+    *len = (size_t)(growth.to - text) - 1;
     return text;
 }

@@ -10,6 +10,7 @@
 #include <stddef.h>
 
 #include "rules/arena.h"
+#include "rules/positions.h"
 
 /* Shorter texts are not looked at. */
 enum { BULK_BYTES_MIN = 2048 };
@@ -33,7 +34,17 @@ bool bulk_shorten(struct bulk *bulk, struct arena *arena, const char *text, size
 /* How many cut rows have another value than DEFAULT at `position`. */
 size_t bulk_count_values(const struct bulk *bulk, size_t position);
 
-/* Puts the cut rows back into `edited`, the short text after its edits, at `at`. The values marked
- * in `drop` (NULL: none) are left out of them; a row of which none would stay says DEFAULT. */
-const char *bulk_restore(const struct bulk *bulk, struct arena *arena, const char *edited,
-                         size_t edited_len, size_t at, const bool *drop, size_t *len);
+/* The short text after its edits, and what of it they have kept. */
+struct bulk_edited {
+    const char *text;
+    size_t len;
+    size_t at;                    /* where the cut rows belong */
+    const struct kept_text *kept; /* of the short text */
+    size_t kept_count;
+};
+
+/* Puts the cut rows back. The values marked in `drop` (NULL: none) are left out of them; a row of
+ * which none would stay says DEFAULT. `kept` gets what the whole text has of the client's. */
+const char *bulk_restore(const struct bulk *bulk, struct arena *arena,
+                         const struct bulk_edited *edited, const bool *drop, size_t *len,
+                         struct kept_list *kept);

@@ -33,6 +33,7 @@ struct judge {
     struct verdict filled;    /* one that was kept for a shape, with the text at hand */
     char *room;               /* of its edited text */
     size_t room_size;
+    struct kept_text kept_room[KEPT_MAX]; /* and what that has of it */
     struct shape shape, edited_shape;
     bool has_shape;         /* the text at hand has, and it is `shape` */
     bool is_at_once;        /* gives up what takes long */
@@ -137,7 +138,7 @@ static const struct blindness unreadable = {
                           "valid UTF-8"},
 };
 
-static void judge_unparsed(struct analysis *a, const char *parser_message, int position)
+static void judge_unparsed(struct analysis *a, const char *parser_message, size_t position)
 {
     judge_blindly(a, &(struct blindness){
                          .statement = "not parsed",
@@ -188,7 +189,7 @@ static void analyse(struct analysis *a, const struct judge_input *input)
         return;
     }
     const char *error;
-    int position = 0;
+    size_t position = 0;
     a->statements = sql_parse(a->text, a->arena, &error, &position);
     if (error != NULL) {
         judge_unparsed(a, error, position);
@@ -256,12 +257,24 @@ static void edit(struct verdict *verdict, struct analysis *a, const struct judge
                         });
         return;
     }
+    struct kept_list *kept = arena_alloc(a->arena, sizeof *kept);
+    kept->count = 0;
+    kept->is_cut = false;
     if (a->bulk != NULL) {
-        text = bulk_restore(a->bulk, a->arena, text, len, mark, a->bulk_drop, &len);
+        const struct bulk_edited edited = {
+            .text = text, .len = len, .at = mark, .kept = a->kept, .kept_count = a->kept_count};
+        text = bulk_restore(a->bulk, a->arena, &edited, a->bulk_drop, &len, kept);
+    } else {
+        for (size_t i = 0; i < a->kept_count; i++) {
+            kept_add(kept, a->kept[i]);
+        }
     }
     verdict->action = VERDICT_EDIT;
     verdict->text = text;
     verdict->text_len = len;
+    verdict->kept = kept->items;
+    verdict->kept_count = kept->count;
+    verdict->is_kept_cut = kept->is_cut;
     set_params(verdict, a, input);
 }
 
@@ -384,6 +397,9 @@ static bool is_for_key(struct judge *judge, const struct analysis *a,
     edited.text = last->verdict.text;
     edited.len = last->verdict.text_len;
     last->slots = slots;
+    struct kept_text *lifted = arena_alloc(a->arena, last->verdict.kept_count * sizeof *lifted);
+    shape_lift_kept(&judge->shape, last->verdict.kept, last->verdict.kept_count, lifted);
+    last->lifted = lifted;
     return shape_find_slots(&judge->shape, a->kept, a->kept_count, &edited, &judge->edited_shape,
                             slots, &last->slot_count);
 }
@@ -439,7 +455,7 @@ static bool judge_anew(struct judge *judge, const struct judge_input *input)
 static const struct verdict *fill(struct judge *judge, const struct verdict_kept *kept,
                                   const struct judge_input *input)
 {
-    if (kept->verdict.action != VERDICT_EDIT || kept->slot_count == 0) {
+    if (kept->verdict.action != VERDICT_EDIT || kept->lifted == NULL) {
         return &kept->verdict;
     }
     const size_t size = shape_fill_room(&judge->shape, kept->verdict.text_len);
@@ -455,6 +471,9 @@ static const struct verdict *fill(struct judge *judge, const struct verdict_kept
     judge->filled.text = judge->room;
     judge->filled.text_len = shape_fill(judge->room, &judge->shape, input->text, kept->verdict.text,
                                         kept->verdict.text_len, kept->slots, kept->slot_count);
+    judge->filled.kept = judge->kept_room;
+    shape_lay_kept(&judge->shape, kept->lifted, kept->verdict.kept_count, kept->slots,
+                   kept->slot_count, judge->kept_room);
     return &judge->filled;
 }
 

@@ -83,6 +83,13 @@ enum verdict_action {
     VERDICT_REFUSE, /* have the server fail it; answer with sqlstate, message, detail, hint */
 };
 
+/* Bytes [from, to) of the client's text that stand in the edited one too, from `at` on. */
+struct kept_text {
+    size_t from, to, at;
+};
+
+#define KEPT_MAX 48
+
 /* One place in a statement where the client supplied a value for a guarded column, or could have.
  * Of a text with more than 64 of them, the last one of a kind stands for all that follow. */
 struct supplied {
@@ -112,6 +119,11 @@ struct verdict {
     /* every COPY ... FROM STDIN of the text in order, when one of them is filtered; NULL when none is */
     const struct verdict_copy *copies;
     size_t copy_count;
+    /* What `text` has of the client's, in order and up to both ends; at most KEPT_MAX pieces. When
+     * there are more, those in front of the last one are missing. */
+    const struct kept_text *kept;
+    size_t kept_count;
+    bool is_kept_cut;
     /* VERDICT_REFUSE; detail and hint may be NULL */
     const char *sqlstate;
     const char *message;
@@ -120,7 +132,7 @@ struct verdict {
     /* Where the text holds rows of plain literals and nothing else, which nobody has to look into.
      */
     size_t plain_from, plain_to;
-    int position; /* of a syntax error, in characters of the text from 1; 0: none */
+    size_t position; /* of a syntax error, in bytes of the text from 1; 0: none */
     /* what the audit says of it; empty when no key was supplied */
     const struct supplied *supplied;
     size_t supplied_count;

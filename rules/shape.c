@@ -36,6 +36,9 @@ static enum byte_class class_of(unsigned char byte)
     return byte < 0x80 ? (enum byte_class)ascii_classes[byte] : CLASS_WORD;
 }
 
+/* A NUL and the kind's letter. */
+enum { LITERAL_IN_KEY = 2 };
+
 struct reader {
     const char *text; /* ends with a NUL at `len` */
     size_t len, at;
@@ -278,7 +281,7 @@ bool shape_read(struct shape *shape, const struct judge_input *input)
            encoding_is_readable(input->encoding, input->text, input->len);
 }
 
-bool shape_find_slots(const struct shape *shape, const struct shape_kept *kept, size_t kept_count,
+bool shape_find_slots(const struct shape *shape, const struct kept_text *kept, size_t kept_count,
                       const struct judge_input *edited, struct shape *scratch,
                       struct shape_slot *slots, size_t *count)
 {
@@ -336,4 +339,62 @@ size_t shape_fill(char *room, const struct shape *shape, const char *text, const
     to = mempcpy(to, edited + from, edited_len - from);
     *to = '\0';
     return (size_t)(to - room);
+}
+
+/* How much longer the literals that end at or before a place are than what stands for them in the
+ * key. Asked for places in their order. */
+struct surplus {
+    const struct shape *shape;
+    size_t next, bytes;
+};
+
+static size_t literal_len(const struct shape *shape, size_t literal)
+{
+    return shape->literals[literal].end - shape->literals[literal].start;
+}
+
+static size_t lift(struct surplus *surplus, size_t place)
+{
+    const struct shape *shape = surplus->shape;
+    while (surplus->next < shape->literal_count && shape->literals[surplus->next].end <= place) {
+        surplus->bytes += literal_len(shape, surplus->next++) - LITERAL_IN_KEY;
+    }
+    return place - surplus->bytes;
+}
+
+static size_t lay(struct surplus *surplus, size_t place)
+{
+    const struct shape *shape = surplus->shape;
+    while (surplus->next < shape->literal_count &&
+           shape->literals[surplus->next].start - surplus->bytes + LITERAL_IN_KEY <= place) {
+        surplus->bytes += literal_len(shape, surplus->next++) - LITERAL_IN_KEY;
+    }
+    return place + surplus->bytes;
+}
+
+void shape_lift_kept(const struct shape *shape, const struct kept_text *kept, size_t count,
+                     struct kept_text *lifted)
+{
+    struct surplus surplus = {.shape = shape};
+    for (size_t i = 0; i < count; i++) {
+        lifted[i].from = lift(&surplus, kept[i].from);
+        lifted[i].to = lift(&surplus, kept[i].to);
+        lifted[i].at = kept[i].at;
+    }
+}
+
+void shape_lay_kept(const struct shape *shape, const struct kept_text *lifted, size_t count,
+                    const struct shape_slot *slots, size_t slot_count, struct kept_text *kept)
+{
+    struct surplus surplus = {.shape = shape};
+    size_t slot = 0, moved = 0; /* `moved` wraps around where literals are shorter */
+    for (size_t i = 0; i < count; i++) {
+        for (; slot < slot_count && slots[slot].end <= lifted[i].at; slot++) {
+            moved += literal_len(shape, slots[slot].literal);
+            moved -= slots[slot].end - slots[slot].start;
+        }
+        kept[i].from = lay(&surplus, lifted[i].from);
+        kept[i].to = lay(&surplus, lifted[i].to);
+        kept[i].at = lifted[i].at + moved;
+    }
 }

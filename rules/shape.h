@@ -55,16 +55,11 @@ struct shape_slot {
     uint32_t literal; /* its number */
 };
 
-/* Bytes [from, to) of a text that an edit left alone, and where they are in the edited one. */
-struct shape_kept {
-    size_t from, to, at;
-};
-
 /* Where the literals of `shape` are in the text `edited`, of which `kept` is what the edit left
  * alone, in order. Writes to `slots`, which has room for all literals, and to `count`. False when
  * an edit reaches into a literal, or the edited text's own shape is not one with just these
  * literals. `scratch` is overwritten. */
-bool shape_find_slots(const struct shape *shape, const struct shape_kept *kept, size_t kept_count,
+bool shape_find_slots(const struct shape *shape, const struct kept_text *kept, size_t kept_count,
                       const struct judge_input *edited, struct shape *scratch,
                       struct shape_slot *slots, size_t *count);
 
@@ -74,3 +69,10 @@ bool shape_find_slots(const struct shape *shape, const struct shape_kept *kept, 
 size_t shape_fill_room(const struct shape *shape, size_t edited_len);
 size_t shape_fill(char *room, const struct shape *shape, const char *text, const char *edited,
                   size_t edited_len, const struct shape_slot *slots, size_t slot_count);
+
+/* The pieces of a text that an edit kept, with their places in the shape's key instead of the text;
+ * and back, for another text with the same shape, and its edited text. */
+void shape_lift_kept(const struct shape *shape, const struct kept_text *kept, size_t count,
+                     struct kept_text *lifted);
+void shape_lay_kept(const struct shape *shape, const struct kept_text *lifted, size_t count,
+                    const struct shape_slot *slots, size_t slot_count, struct kept_text *kept);

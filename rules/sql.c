@@ -5,6 +5,8 @@
  */
 #include "rules/sql.h"
 
+#include "rules/encoding.h"
+
 #include <common/keywords.h>
 #include <parser/scanner.h>
 #include <pg_query.h>
@@ -12,6 +14,7 @@
 #include <pg_query/pg_query_internal.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Plain in the server's parser/parser.h, which is therefore not included. */
 extern __thread bool standard_conforming_strings;
@@ -52,15 +55,54 @@ void sql_leave(struct sql_scope *scope)
     scope->context = NULL;
 }
 
-List *sql_parse(const char *text, struct arena *arena, const char **error, int *position)
+/* The byte, from 1, at which the character number `character` of a valid UTF-8 text begins. */
+static size_t byte_of(const char *text, int character)
+{
+    const char *at = text;
+    for (int i = 1; i < character && *at != '\0'; i++) {
+        do {
+            at++;
+        } while (((unsigned char)*at & 0xc0) == 0x80);
+    }
+    return (size_t)(at - text) + 1;
+}
+
+/* The parser counts characters as if every text were UTF-8. Of another one it is asked again, with
+ * a letter of one byte in the place of each byte that it may take for a part of something longer.
+ */
+static size_t error_position(const char *text, struct arena *arena, int cursor)
+{
+    const size_t len = strlen(text);
+    if (cursor <= 0) {
+        return 0;
+    }
+    if (encoding_is_readable(TEXT_ENCODING_UTF8, text, len)) {
+        return byte_of(text, cursor);
+    }
+    char *plain = arena_alloc(arena, len + 1);
+    for (size_t i = 0; i <= len; i++) {
+        plain[i] = (unsigned char)text[i] < 0x80 ? text[i] : '_';
+    }
+    PgQueryInternalParsetreeAndError parsed = pg_query_raw_parse(plain);
+    free(parsed.stderr_buffer);
+    if (parsed.error == NULL) {
+        return 0;
+    }
+    const int again = parsed.error->cursorpos;
+    pg_query_free_error(parsed.error);
+    return again > 0 ? (size_t)again : 0;
+}
+
+List *sql_parse(const char *text, struct arena *arena, const char **error, size_t *position)
 {
     PgQueryInternalParsetreeAndError parsed = pg_query_raw_parse(text);
     free(parsed.stderr_buffer);
     *error = NULL;
     if (parsed.error != NULL) {
         *error = arena_printf(arena, "%s", parsed.error->message);
-        *position = parsed.error->cursorpos;
+        const int cursor = parsed.error->cursorpos;
         pg_query_free_error(parsed.error);
+        *position = error_position(text, arena, cursor);
         return NULL;
     }
     return parsed.tree;

@@ -31,9 +31,9 @@ struct sql_scope {
 void sql_enter(struct sql_scope *scope, bool standard_conforming_strings);
 void sql_leave(struct sql_scope *scope);
 
-/* The list of RawStmt, or NULL with `error` (in the arena) when the text does not parse. An empty
- * text gives NULL with no error. */
-List *sql_parse(const char *text, struct arena *arena, const char **error, int *position);
+/* The list of RawStmt, or NULL with `error` (in the arena) when the text does not parse, and its
+ * `position`, the byte from 1, 0: none. An empty text gives NULL with no error. */
+List *sql_parse(const char *text, struct arena *arena, const char **error, size_t *position);
 
 /* pg_query's fingerprint of statements already parsed; a long VALUES list counts by its first rows.
  */

@@ -180,6 +180,10 @@ static struct entry pack_entry(struct packer *packer, const struct judge_input *
     entry.text = pack(packer, input->text, input->len);
     entry.kept.slots = pack(packer, kept->slots, kept->slot_count * sizeof *kept->slots);
     struct verdict *copy = &entry.kept.verdict;
+    const struct kept_text *pieces = kept->lifted != NULL ? kept->lifted : verdict->kept;
+    pieces = pack(packer, pieces, verdict->kept_count * sizeof *pieces);
+    entry.kept.lifted = kept->lifted != NULL ? pieces : NULL;
+    copy->kept = kept->lifted != NULL ? NULL : pieces;
     copy->text = verdict->text == NULL ? NULL : pack(packer, verdict->text, verdict->text_len + 1);
     copy->param_types = pack(packer, verdict->param_types,
                              verdict->param_type_count * sizeof *verdict->param_types);

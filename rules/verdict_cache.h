@@ -17,6 +17,8 @@ struct verdict_kept {
     /* Of an edit for all texts of a shape: where the literals go in verdict.text. */
     const struct shape_slot *slots;
     size_t slot_count;
+    /* verdict.kept as places in the shape's key; NULL: the text has no literals */
+    const struct kept_text *lifted;
 };
 
 /* NULL when out of memory. A cache of too few bytes for anything holds nothing. */

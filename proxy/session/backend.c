@@ -5,6 +5,8 @@
  */
 #include "proxy/session/session.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,7 +43,9 @@ static void note_ready(struct session *s, char status)
     s->transaction = status;
     s->active_ms = uv_now(&s->worker->loop);
     s->copying = s->streaming = false;
+    s->batch_answered = 0;
     if (s->doubtful > 0 && s->doubtful <= s->syncs_done + 1) {
+        ledger_skip(&s->ledger, s->doubtful, s->syncs_sent);
         s->doubtful = 0;
         s->syncs_done = s->syncs_sent;
     } else if (s->syncs_done < s->syncs_sent) {
@@ -69,9 +73,41 @@ static void note_copy_in(struct session *s)
     s->copying = true;
     s->syncs_sent = s->syncs_done + (by_query ? 1 : 0);
     s->batch_open = !by_query;
+    ledger_recount(&s->ledger, s->syncs_sent);
 }
 
-/* True when the error was the answer to a refusal and another one was put in its place. */
+/* A position in an edited text becomes the one in the client's, or goes. True when another message
+ * was put in the place of this one. */
+static bool move_position(struct session *s, const uint8_t *message, size_t size,
+                          const char *position)
+{
+    const uint64_t sync = s->syncs_done + 1;
+    if (position == NULL || !ledger_has_places(&s->ledger, sync)) {
+        return false;
+    }
+    const struct position_map *map = ledger_placed(&s->ledger, sync, s->batch_answered);
+    if (map == NULL) {
+        return false;
+    }
+    char text[12];
+    const uint32_t moved = position_map_find(map, (uint32_t)strtoul(position, NULL, 10));
+    snprintf(text, sizeof text, "%" PRIu32, moved);
+    struct writer *w = batch_build(&s->worker->batch, size + sizeof text);
+    if (w != NULL) {
+        message_write_moved(w, message, size, moved > 0 ? text : NULL);
+        batch_built(&s->worker->batch);
+    }
+    return true;
+}
+
+static bool move_notice(struct session *s, const uint8_t *message, size_t size)
+{
+    struct message_error notice;
+    return message_read_error(message, size, &notice) &&
+           move_position(s, message, size, notice.position);
+}
+
+/* The answer to a refusal becomes the refusal. True when another message was put in its place. */
 static bool rewrite_error(struct session *s, const uint8_t *message, size_t size)
 {
     struct message_error error;
@@ -82,13 +118,13 @@ static bool rewrite_error(struct session *s, const uint8_t *message, size_t size
     if (severity != NULL && (strcmp(severity, "FATAL") == 0 || strcmp(severity, "PANIC") == 0)) {
         s->fatal = true;
     }
-    if (s->ledger.refusal_count == 0 || error.message == NULL) {
-        return false;
-    }
     const struct ledger_refusal *refusal =
-        ledger_answers(&s->ledger, session_service(s)->nonce, error.message, s->syncs_done + 1);
+        s->ledger.refusal_count == 0 || error.message == NULL
+            ? NULL
+            : ledger_answers(&s->ledger, session_service(s)->nonce, error.message,
+                             s->syncs_done + 1);
     if (refusal == NULL) {
-        return false;
+        return move_position(s, message, size, error.position);
     }
     error.sqlstate = refusal->sqlstate;
     error.message = refusal->message;
@@ -124,10 +160,49 @@ static bool rewrite_offer(struct session *s, const uint8_t *message, size_t size
     return true;
 }
 
-static bool is_noted(uint8_t type)
+/* Twice the longest text that is judged. */
+enum { COMPLAINT_MAX = 32 * 1024 * 1024 };
+
+static bool is_placed(const struct session *s)
 {
-    return type == 'R' || type == 'Z' || type == 'E' || type == 'S' || type == 'K' || type == 'G' ||
-           type == 'W';
+    return ledger_has_places(&s->ledger, s->syncs_done + 1);
+}
+
+enum interest {
+    INTEREST_NONE,
+    INTEREST_NOTED,
+    INTEREST_PLACED, /* noted while a text on its way is not the client's */
+    INTEREST_ANSWER, /* ends what the server does about one message; counted */
+};
+
+static enum interest interest_in(uint8_t type)
+{
+    static const uint8_t interests[UINT8_MAX + 1] = {
+        ['R'] = INTEREST_NOTED,  ['Z'] = INTEREST_NOTED,  ['E'] = INTEREST_NOTED,
+        ['S'] = INTEREST_NOTED,  ['K'] = INTEREST_NOTED,  ['G'] = INTEREST_NOTED,
+        ['W'] = INTEREST_NOTED,  ['N'] = INTEREST_PLACED, ['1'] = INTEREST_ANSWER,
+        ['2'] = INTEREST_ANSWER, ['3'] = INTEREST_ANSWER, ['n'] = INTEREST_ANSWER,
+        ['T'] = INTEREST_ANSWER, ['C'] = INTEREST_ANSWER, ['I'] = INTEREST_ANSWER,
+        ['s'] = INTEREST_ANSWER,
+    };
+    return interests[type];
+}
+
+/* Whether the message must be whole before it is passed on. One that does not fit the buffer tells
+ * nothing that is needed, unless it is a complaint about an edited text, of which it may quote
+ * much. */
+static bool is_noted(const struct session *s, uint8_t type, size_t size)
+{
+    switch (interest_in(type)) {
+    case INTEREST_NOTED:
+        return size <= WORKER_BUFFER || (type == 'E' && size <= COMPLAINT_MAX && is_placed(s));
+    case INTEREST_PLACED:
+        return size <= COMPLAINT_MAX && is_placed(s);
+    case INTEREST_ANSWER:
+    case INTEREST_NONE:
+        break;
+    }
+    return false;
 }
 
 /* Notes a whole message; true when another one was put in its place. */
@@ -141,6 +216,8 @@ static bool note_message(struct session *s, const uint8_t *message, size_t size)
     case 'E':
         s->copying = false;
         return rewrite_error(s, message, size);
+    case 'N':
+        return move_notice(s, message, size);
     case 'S':
         if (message_read_parameter_status(message, size, &parameter)) {
             judging_parameter(s, parameter.name, parameter.value);
@@ -190,8 +267,8 @@ size_t backend_consume(struct session *s, const uint8_t *bytes, size_t len)
             session_fail(s, "08P01", "the server sent a message of invalid length");
             return len;
         }
-        /* a message that does not fit the buffer tells nothing that is needed */
-        if (!is_noted(message[0]) || size > WORKER_BUFFER) {
+        if (!is_noted(s, message[0], size)) {
+            s->batch_answered += interest_in(message[0]) == INTEREST_ANSWER;
             size_t have = size < len - at ? size : len - at;
             s->back.body = (uint32_t)(size - have);
             at += have;

@@ -37,6 +37,7 @@ static void note_query(struct session *s)
         note_doubt(s);
     }
     s->batch_open = false;
+    s->batch_messages = 0;
 }
 
 /* CopyDone or CopyFail; the client may have sent it before the server said that it takes rows. */
@@ -65,6 +66,7 @@ static void note_message(struct session *s, uint8_t type)
         if (!s->copying) {
             s->syncs_sent++;
             s->batch_open = false;
+            s->batch_messages = 0;
         }
         break;
     case 'P':
@@ -76,6 +78,7 @@ static void note_message(struct session *s, uint8_t type)
             forget_strays(s);
             s->batch_open = true;
         }
+        s->batch_messages++;
         break;
     case 'c':
     case 'f':
@@ -123,7 +126,9 @@ static bool is_judged(const struct session *s, uint8_t type)
     case 'F':
         return s->may_snapshot;
     case 'E':
-        return s->may_snapshot || s->copying_streams != NULL;
+        return s->may_snapshot || s->copying_streams != NULL || judging_has_places(s);
+    case 'D':
+        return judging_has_places(s);
     default:
         return false;
     }

@@ -57,6 +57,9 @@ void judging_parameter(struct session *s, struct span name, struct span value)
     } else if (span_is(name, "client_encoding")) {
         s->encoding = encoding_of(value);
         s->copy_encoding = copy_encoding_of(value.ptr);
+        s->client_characters = characters_of(value.ptr, value.len);
+    } else if (span_is(name, "server_encoding")) {
+        s->server_characters = characters_of(value.ptr, value.len);
     } else if (span_is(name, "server_version")) {
         s->server_major = (unsigned)strtoul(value.ptr, NULL, 10);
     } else if (span_is(name, "application_name")) {
@@ -206,6 +209,18 @@ static bool tell_note(struct session *s, struct ledger_note *note)
         audit_tell(audit, who, note->said[i]);
     }
     return true;
+}
+
+/* --- places --- */
+
+bool judging_has_places(const struct session *s)
+{
+    return s->ledger.place_count > 0 || ledger_has_edited(&s->ledger);
+}
+
+enum text_characters judging_characters(const struct session *s)
+{
+    return characters_between(s->client_characters, s->server_characters);
 }
 
 /* --- judging --- */
@@ -358,8 +373,12 @@ static bool put_query(struct session *s, const struct judged *judged, const char
 static bool put_refusal(struct session *s, const struct judged *judged,
                         const struct verdict *verdict)
 {
-    const struct ledger_refusal *refusal =
-        ledger_refuse(&s->ledger, verdict, s->syncs_sent + 1);
+    struct verdict counted = *verdict;
+    if (verdict->position > 0) {
+        counted.position =
+            characters_position(judging_characters(s), judged->text.ptr, verdict->position - 1);
+    }
+    const struct ledger_refusal *refusal = ledger_refuse(&s->ledger, &counted, s->syncs_sent + 1);
     if (refusal == NULL) {
         return false;
     }
@@ -368,8 +387,36 @@ static bool put_refusal(struct session *s, const struct judged *judged,
     return put_query(s, judged, text, len, NULL, 0);
 }
 
+/* From the text that the server will have to the client's; NULL: it is the client's. A reference
+ * for the caller. */
+static struct position_map *map_of(struct session *s, const struct judged *judged,
+                                   const struct verdict *verdict)
+{
+    const struct span text = judged->text;
+    if (s->large != NULL) {
+        /* counting its characters would hold up the others */
+        s->sql_edited = s->sql_edited || verdict->action == VERDICT_EDIT;
+        return verdict->action == VERDICT_EDIT || (s->sql_edited && s->large->execute)
+                   ? &position_map_unknown
+                   : NULL;
+    }
+    if (verdict->action == VERDICT_EDIT) {
+        s->sql_edited = s->sql_edited || mentions(text.ptr, text.len, "prepare");
+        return position_map_new(verdict, text.ptr, text.len, judging_characters(s));
+    }
+    /* Errors of an SQL-level EXECUTE may be about the text of the PREPARE. */
+    const bool executes = s->sql_edited && mentions(text.ptr, text.len, "execute");
+    return executes ? &position_map_unknown : NULL;
+}
+
+/* What the next message to the server is about. */
+static void place(struct session *s, struct position_map *map)
+{
+    ledger_place(&s->ledger, s->syncs_sent + 1, s->batch_messages, map);
+}
+
 static enum judging carry_out(struct session *s, const struct judged *judged,
-                              const struct verdict *verdict)
+                              const struct verdict *verdict, struct position_map *map)
 {
     bool ok = true;
     enum judging judging = JUDGING_REPLACED;
@@ -399,7 +446,7 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
         ok = tell_verdict(s, verdict, judged->extended) && ok;
     } else if (ok) {
         ok = ledger_parsed(&s->ledger, judged->name, verdict, gates_of(s, verdict->writes),
-                           s->rules->rule_index);
+                           s->rules->rule_index, map);
     }
     if (verdict->action == VERDICT_PASS && (judged->extended || verdict->prepares)) {
         hold_note_unstripped(s, supplied_rules(s, verdict));
@@ -456,10 +503,15 @@ static enum judging judge(struct session *s, const struct judged *judged)
     if (verdict->action != VERDICT_REFUSE) {
         hold_note_write(s, writes);
     }
-    if (verdict == &passes && (!judged->extended || ledger_is_empty(&s->ledger))) {
+    if (verdict == &passes && (!judged->extended || ledger_is_empty(&s->ledger)) &&
+        !judging_has_places(s) && !s->sql_edited) {
         return JUDGING_FORWARD;
     }
-    return carry_out(s, judged, verdict);
+    struct position_map *map = map_of(s, judged, verdict);
+    place(s, map);
+    const enum judging judging = carry_out(s, judged, verdict, map);
+    position_map_unref(map);
+    return judging;
 }
 
 static enum judging judge_query(struct session *s, const uint8_t *message, size_t size)
@@ -514,6 +566,10 @@ static enum judging judge_bind(struct session *s, const uint8_t *message, size_t
         return JUDGING_WAIT;
     }
     hold_note_write(s, statement.writes);
+    place(s, statement.map);
+    if (is_read && portal.len == 0) {
+        ledger_bound(&s->ledger, statement.map);
+    }
     if (statement.note != NULL && !tell_note(s, statement.note)) {
         session_fail(s, "53200", "out of memory");
         return JUDGING_CLOSED;
@@ -525,6 +581,15 @@ static enum judging judge_bind(struct session *s, const uint8_t *message, size_t
     return JUDGING_FORWARD;
 }
 
+static enum judging judge_describe(struct session *s, const uint8_t *message, size_t size)
+{
+    struct span name;
+    if (message_read_close(message, size, &name)) {
+        place(s, ledger_find(&s->ledger, name).map);
+    }
+    return JUDGING_FORWARD;
+}
+
 static enum judging judge_execute(struct session *s, const uint8_t *message, size_t size)
 {
     struct span portal;
@@ -532,8 +597,12 @@ static enum judging judge_execute(struct session *s, const uint8_t *message, siz
         return JUDGING_WAIT;
     }
     hold_note_write(s, 0);
-    if (s->copying_streams != NULL && message_read_execute(message, size, &portal) &&
-        !copying_executed(s, portal)) {
+    bool is_read = message_read_portal(message, size, &portal);
+    if (is_read && judging_has_places(s)) {
+        /* Of named portals nothing is kept. */
+        place(s, portal.len == 0 ? s->ledger.portal : &position_map_unknown);
+    }
+    if (is_read && s->copying_streams != NULL && !copying_executed(s, portal)) {
         session_fail(s, "53200", "out of memory");
         return JUDGING_CLOSED;
     }
@@ -573,6 +642,10 @@ enum judging judging_message(struct session *s, const uint8_t *message, size_t s
             ledger_closed(&s->ledger, name);
         }
         return JUDGING_FORWARD;
+    case 'D':
+        return judge_describe(s, message, size);
+    case 'E':
+        return judge_execute(s, message, size);
     default:
         if (hold_check(s, 0) == JUDGING_WAIT) {
             return JUDGING_WAIT;

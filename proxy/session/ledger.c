@@ -63,10 +63,17 @@ static struct ledger_note *note_new(const struct verdict *verdict, const size_t 
     return note;
 }
 
+static void statement_fini(struct ledger_statement *statement)
+{
+    note_free(statement->note);
+    position_map_unref(statement->map);
+}
+
 static void named_remove(struct ledger *ledger, struct ledger_named *named)
 {
     HASH_DEL(ledger->named, named);
-    note_free(named->statement.note);
+    ledger->edited_count -= named->statement.map != NULL;
+    statement_fini(&named->statement);
     free(named);
     ledger->named_count--;
 }
@@ -101,7 +108,10 @@ void ledger_fini(struct ledger *ledger)
     {
         named_remove(ledger, named);
     }
-    note_free(ledger->unnamed.note);
+    statement_fini(&ledger->unnamed);
+    position_map_unref(ledger->portal);
+    ledger_forget_places(ledger, UINT64_MAX);
+    free(ledger->places);
     for (size_t i = 0; i < ledger->refusal_count; i++) {
         refusal_fini(&ledger->refusals[i]);
     }
@@ -113,29 +123,31 @@ static bool named_add(struct ledger *ledger, struct span name, struct ledger_sta
 {
     if (ledger->named_count >= LEDGER_NAMES_MAX) {
         ledger->overflow_writes |= statement.writes;
-        note_free(statement.note);
+        ledger->overflow_edited |= statement.map != NULL;
+        statement_fini(&statement);
         return true;
     }
     struct span key = key_of(name);
     struct ledger_named *named = calloc(1, sizeof *named + key.len + 1);
     if (named == NULL) {
-        note_free(statement.note);
+        statement_fini(&statement);
         return false;
     }
     named->statement = statement;
     memcpy(named->name, key.ptr, key.len);
     HASH_ADD(hh, ledger->named, name, key.len, named);
     if (named->hh.tbl == NULL) {
-        note_free(statement.note);
+        statement_fini(&statement);
         free(named);
         return false;
     }
     ledger->named_count++;
+    ledger->edited_count += statement.map != NULL;
     return true;
 }
 
 bool ledger_parsed(struct ledger *ledger, struct span name, const struct verdict *verdict,
-                   uint64_t writes, const size_t *rule_index)
+                   uint64_t writes, const size_t *rule_index, struct position_map *map)
 {
     ledger_closed(ledger, name);
     struct ledger_statement statement = {.writes = writes};
@@ -145,11 +157,12 @@ bool ledger_parsed(struct ledger *ledger, struct span name, const struct verdict
             return false;
         }
     }
+    statement.map = position_map_ref(map);
     if (name.len == 0) {
         ledger->unnamed = statement;
         return true;
     }
-    if (statement.writes == 0 && statement.note == NULL) {
+    if (statement.writes == 0 && statement.note == NULL && map == NULL) {
         return true;
     }
     return named_add(ledger, name, statement);
@@ -158,7 +171,7 @@ bool ledger_parsed(struct ledger *ledger, struct span name, const struct verdict
 void ledger_closed(struct ledger *ledger, struct span name)
 {
     if (name.len == 0) {
-        note_free(ledger->unnamed.note);
+        statement_fini(&ledger->unnamed);
         ledger->unnamed = (struct ledger_statement){0};
         return;
     }
@@ -177,6 +190,8 @@ struct ledger_statement ledger_find(const struct ledger *ledger, struct span nam
         const struct ledger_named *named = named_find(ledger, name);
         if (named != NULL) {
             found = named->statement;
+        } else if (ledger->overflow_edited) {
+            found.map = &position_map_unknown;
         }
     }
     found.writes |= ledger->overflow_writes;
@@ -217,7 +232,7 @@ const struct ledger_refusal *ledger_refuse(struct ledger *ledger, const struct v
     struct ledger_refusal *refusal = &grown[ledger->refusal_count];
     *refusal = (struct ledger_refusal){.id = ++ledger->next_refusal, .sync = sync};
     if (verdict->position > 0) {
-        snprintf(refusal->position, sizeof refusal->position, "%d", verdict->position);
+        snprintf(refusal->position, sizeof refusal->position, "%zu", verdict->position);
     }
     snprintf(refusal->sqlstate, sizeof refusal->sqlstate, "%s", verdict->sqlstate);
     if (!copy_string(&refusal->message, verdict->message) ||
@@ -262,6 +277,7 @@ void ledger_ready(struct ledger *ledger, uint64_t sync)
         refusal_fini(&ledger->refusals[ended]);
         ended++;
     }
+    ledger_forget_places(ledger, sync);
     if (ended > 0) {
         ledger->refusal_count -= ended;
         memmove(ledger->refusals, ledger->refusals + ended,

@@ -1,7 +1,8 @@
 /*
  * What a session must remember of the statements it let through: which prepared statements write a
- * guarded table or supply a key (for the gate and the audit, at each Bind), and which answers of the
- * server are to the proxy's own failing statements (refusals).
+ * guarded table or supply a key (for the gate and the audit, at each Bind), which answers of the
+ * server are to the proxy's own failing statements (refusals), and which ones are about a text that
+ * is not the client's (places).
  *
  * Pure bookkeeping by name and by position in the stream of ReadyForQuery; knows no sockets.
  */
@@ -12,6 +13,7 @@
 #include <stdint.h>
 
 #include "protocol/bytes.h"
+#include "rules/positions.h"
 #include "rules/rules.h"
 
 struct audit_piece;
@@ -31,6 +33,7 @@ struct ledger_note {
 struct ledger_statement {
     uint64_t writes;          /* bit i: configuration rule i's table */
     struct ledger_note *note; /* NULL: it supplies no key */
+    struct position_map *map; /* NULL: the server has the client's text */
 };
 
 struct ledger_refusal {
@@ -38,16 +41,30 @@ struct ledger_refusal {
     uint64_t sync; /* the number of the ReadyForQuery that ends its batch */
     char sqlstate[6];
     char *message, *detail, *hint;
-    char position[12]; /* "" where none applies */
+    char position[24]; /* "" where none applies */
+};
+
+/* From this message on, up to the next place or the end of its batch, errors are about a text of
+ * this map. */
+struct ledger_place {
+    uint64_t sync;    /* the number of the ReadyForQuery that ends the batch */
+    uint32_t message; /* of the batch, from 0, among those that have an answer of their own */
+    struct position_map *map;
 };
 
 struct ledger {
     struct ledger_named *named;
     size_t named_count;
+    size_t edited_count; /* of them, those with a map */
     /* More writing statements than LEDGER_NAMES_MAX were prepared: every Bind counts as a write of
      * these, so that a client cannot make the proxy's memory grow. */
     uint64_t overflow_writes;
+    bool overflow_edited; /* some of them had a map */
     struct ledger_statement unnamed;
+    struct position_map *portal; /* of the unnamed portal's statement */
+    struct ledger_place *places; /* oldest first */
+    size_t place_count, place_room;
+    uint64_t places_lost; /* no place is known in batches up to this one, beyond the last noted */
     struct ledger_refusal *refusals; /* oldest first */
     size_t refusal_count;
     uint64_t next_refusal;
@@ -55,18 +72,25 @@ struct ledger {
 
 #define LEDGER_NAMES_MAX 4096
 #define LEDGER_REFUSALS_MAX 1024
+#define LEDGER_PLACES_MAX 1024
 
 void ledger_fini(struct ledger *ledger);
+/* Whether a later message may execute a text that is not the client's. */
+static inline bool ledger_has_edited(const struct ledger *ledger)
+{
+    return ledger->edited_count > 0 || ledger->unnamed.map != NULL || ledger->portal != NULL ||
+           ledger->overflow_edited;
+}
 static inline bool ledger_is_empty(const struct ledger *ledger)
 {
     return ledger->named == NULL && ledger->unnamed.writes == 0 && ledger->unnamed.note == NULL &&
-           ledger->overflow_writes == 0;
+           ledger->overflow_writes == 0 && !ledger_has_edited(ledger);
 }
 /* A Parse went through. `writes` has a bit for each configuration rule, `rule_index` maps the
- * verdict's rules to them. One that neither writes nor supplies forgets the name. False when out of
- * memory. */
+ * verdict's rules to them. One that neither writes nor supplies nor has a map (borrowed; NULL:
+ * none) forgets the name. False when out of memory. */
 bool ledger_parsed(struct ledger *ledger, struct span name, const struct verdict *verdict,
-                   uint64_t writes, const size_t *rule_index);
+                   uint64_t writes, const size_t *rule_index, struct position_map *map);
 void ledger_closed(struct ledger *ledger, struct span name);
 /* The statement of that name; zeros when nothing is to be remembered of it. */
 struct ledger_statement ledger_find(const struct ledger *ledger, struct span name);
@@ -81,8 +105,29 @@ bool ledger_is_full(const struct ledger *ledger, uint64_t sync);
 /* The refusal that an error with `message`, within the batch before ReadyForQuery `sync`, answers. */
 const struct ledger_refusal *ledger_answers(const struct ledger *ledger, const char *nonce,
                                             const char *message, uint64_t sync);
-/* ReadyForQuery number `sync` arrived: refusals up to it are answered or were skipped. */
+/* ReadyForQuery number `sync` arrived: what was sent for it is answered or was skipped. */
 void ledger_ready(struct ledger *ledger, uint64_t sync);
 /* The text that makes the server fail, in `room`: recognised by ledger_answers(). */
 #define LEDGER_POISON_MAX 128
 size_t ledger_poison(char room[LEDGER_POISON_MAX], const char *nonce, uint64_t id);
+
+/* ledger_places.c: errors about what is sent from this message on are about a text of `map`
+ * (borrowed); NULL: the client's own. Places come in the order of the stream. */
+void ledger_place(struct ledger *ledger, uint64_t sync, uint32_t message, struct position_map *map);
+/* Whether ledger_placed() may say so in this batch or a later one. */
+static inline bool ledger_has_places(const struct ledger *ledger, uint64_t sync)
+{
+    return ledger->place_count > 0 || sync <= ledger->places_lost;
+}
+/* The map for an error that answers that message; NULL: the client's text is the server's. */
+const struct position_map *ledger_placed(const struct ledger *ledger, uint64_t sync,
+                                         uint32_t message);
+/* Messages behind the batch `sync` were not taken for what they are: their numbers are given again,
+ * and those of messages in the next batch are not known. */
+void ledger_recount(struct ledger *ledger, uint64_t sync);
+/* The batches up to `to` count as answered, though answers of those behind `from` may still come,
+ * which will then be taken for the next one's. */
+void ledger_skip(struct ledger *ledger, uint64_t from, uint64_t to);
+/* A Bind made the unnamed portal of a statement with this map (borrowed; NULL: none). */
+void ledger_bound(struct ledger *ledger, struct position_map *map);
+void ledger_forget_places(struct ledger *ledger, uint64_t sync); /* of batches up to this one */

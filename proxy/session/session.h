@@ -88,7 +88,9 @@ struct session {
     bool unread;         /* more input was decrypted than was read in one turn */
     bool server_gone;    /* it takes no more; its last words are being read */
     bool strings_standard; /* standard_conforming_strings, as last reported */
+    bool sql_edited;       /* an SQL-level PREPARE is among the edited texts */
     enum text_encoding encoding; /* client_encoding, as last reported */
+    enum text_characters client_characters, server_characters; /* of both sides' encodings */
     bool schema_changed;   /* DDL went through: the catalog is read again at the next boundary */
     bool asked_ssl, asked_gssenc; /* each may be asked for once */
     bool direct_tls;              /* TLS without being asked for: ALPN is demanded */
@@ -98,6 +100,8 @@ struct session {
     bool is_cancel;        /* carries a CancelRequest, not a session */
     uint64_t syncs_sent;   /* messages that a ReadyForQuery will answer */
     uint64_t syncs_done;
+    uint32_t batch_messages; /* of the batch being sent, those with an answer of their own */
+    uint32_t batch_answered; /* of the batch being answered, such answers */
     uint64_t last_query;   /* of these, the number of the last Query or FunctionCall */
     uint64_t doubtful;     /* the number of one that may stay without an answer, 0: none. The answer
                               in its place is taken for the last one */
@@ -231,6 +235,10 @@ enum judging {
 };
 /* Takes up the newest rules; called once a batch of input. */
 void judging_refresh(struct session *s);
+/* Whether it matters which text a Describe or an Execute is about. */
+bool judging_has_places(const struct session *s);
+/* The characters of this session's texts, as the server counts them. */
+enum text_characters judging_characters(const struct session *s);
 enum judging judging_message(struct session *s, const uint8_t *message, size_t size);
 /* From startup: options and parameters that matter to the rules. */
 void judging_session_text(struct session *s, struct span text);

@@ -24,21 +24,40 @@ static void check_text(const char *text)
     FUZZ_CHECK(text == NULL || strlen(text) < SIZE_MAX); /* reads it up to its NUL */
 }
 
-static void check_refusal(const struct verdict *v)
+static void check_refusal(const struct verdict *v, const struct judge_input *input)
 {
     FUZZ_CHECK(v->sqlstate != NULL && strlen(v->sqlstate) == 5);
     FUZZ_CHECK(v->message != NULL && v->message[0] != '\0');
-    FUZZ_CHECK(v->position >= 0);
+    FUZZ_CHECK(v->position <= input->len + 1);
     check_text(v->detail);
     check_text(v->hint);
     /* Safe, but an edit that the judge made and could not stand by: asked for, it is a finding. */
     FUZZ_CHECK(strcmp(v->sqlstate, "XX000") != 0 || getenv("FUZZ_UNVERIFIED") == NULL);
 }
 
+/* Both texts have these pieces, in one order. */
+static void check_kept(const struct verdict *v, const struct judge_input *input)
+{
+    size_t from = 0, at = 0;
+    FUZZ_CHECK(v->kept_count > 0 && v->kept_count <= KEPT_MAX);
+    FUZZ_CHECK(!v->is_kept_cut || v->kept_count == KEPT_MAX);
+    for (size_t i = 0; i < v->kept_count; i++) {
+        const struct kept_text *piece = &v->kept[i];
+        FUZZ_CHECK(from <= piece->from && piece->from <= piece->to && piece->to <= input->len);
+        const size_t len = piece->to - piece->from;
+        FUZZ_CHECK(at <= piece->at && len <= v->text_len - piece->at);
+        FUZZ_CHECK(memcmp(input->text + piece->from, v->text + piece->at, len) == 0);
+        from = piece->to;
+        at = piece->at + len;
+    }
+    FUZZ_CHECK(from == input->len && at == v->text_len);
+}
+
 static void check_edit(const struct verdict *v, const struct judge_input *input)
 {
     FUZZ_CHECK(v->text != NULL && strlen(v->text) == v->text_len);
     FUZZ_CHECK(v->text_len != input->len || memcmp(v->text, input->text, input->len) != 0);
+    check_kept(v, input);
     FUZZ_CHECK(v->param_type_count >= input->param_type_count);
     for (size_t i = 0; i < input->param_type_count; i++) {
         const uint32_t declared = input->param_types[i];
@@ -63,7 +82,7 @@ static void check_alone(const struct verdict *v, const struct judge_input *input
         check_edit(v, input);
         break;
     case VERDICT_REFUSE:
-        check_refusal(v);
+        check_refusal(v, input);
         break;
     }
 }
@@ -89,6 +108,7 @@ static void check_again(const struct kept *kept, const struct verdict *v)
     FUZZ_CHECK(v->param_type_count == first->param_type_count);
     FUZZ_CHECK(is_same(kept->masked_text, v->masked_text));
     FUZZ_CHECK(is_same(kept->text, v->text));
+    FUZZ_CHECK(v->kept_count == first->kept_count && v->is_kept_cut == first->is_kept_cut);
 }
 
 /* The cache knows texts by their shape: whatever it has seen, it says what a judge without one says. */

@@ -80,7 +80,7 @@ static void parse(struct ledger *ledger, struct model *model, size_t number, uin
         model->statements[number].is_kept = number > 0 && (writes != 0 || notes > 0);
         model->kept_count += model->statements[number].is_kept;
     }
-    FUZZ_CHECK(ledger_parsed(ledger, name_of(number, room), &verdict, writes, rule_index));
+    FUZZ_CHECK(ledger_parsed(ledger, name_of(number, room), &verdict, writes, rule_index, NULL));
     check_statement(ledger, model, number);
 }
 

@@ -108,6 +108,19 @@ static bool is_same(const char *a, const char *b)
     return a == NULL || b == NULL ? a == b : strcmp(a, b) == 0;
 }
 
+static void check_moved(const uint8_t *message, size_t size, const struct message_error *error,
+                        const char *position)
+{
+    struct message_error moved;
+    struct writer w;
+    writer_init(&w, 4 * WRITTEN_MAX);
+    message_write_moved(&w, message, size, position);
+    FUZZ_CHECK(w.ok && message_read_error(w.bytes, w.len, &moved));
+    FUZZ_CHECK(is_same(moved.position, position));
+    FUZZ_CHECK(is_same(moved.message, error->message) && is_same(moved.hint, error->hint));
+    writer_fini(&w);
+}
+
 static void check_error(const uint8_t *message, size_t size)
 {
     struct message_error error, again;
@@ -127,6 +140,10 @@ static void check_error(const uint8_t *message, size_t size)
     FUZZ_CHECK(is_same(error.hint, again.hint));
     FUZZ_CHECK(is_same(error.position, again.position));
     writer_fini(&w);
+    if (message[0] != 0) { /* a message has a type */
+        check_moved(message, size, &error, error.position == NULL ? NULL : "4711");
+        check_moved(message, size, &error, NULL);
+    }
 }
 
 /* The input is the type and the body; the length between them is made to fit. */

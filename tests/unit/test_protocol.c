@@ -291,6 +291,35 @@ static void error_reads_back_what_was_written(void **state)
     writer_fini(&w);
 }
 
+static void an_error_is_given_another_position_and_keeps_all_else(void **state)
+{
+    (void)state;
+    static const char error[] = "E\0\0\0\x20SERROR\0VERROR\0C42703\0P17\0q\0\0";
+    static const char moved[] = "E\0\0\0\x22SERROR\0VERROR\0C42703\0P4711\0q\0\0";
+    static const char without[] = "E\0\0\0\x1cSERROR\0VERROR\0C42703\0q\0\0";
+    struct writer w;
+    writer_init(&w, 1024);
+    message_write_moved(&w, BYTES(error), "4711");
+    assert_int_equal(w.len, sizeof moved - 1);
+    assert_memory_equal(w.bytes, moved, w.len);
+    w.len = 0;
+    message_write_moved(&w, BYTES(error), NULL);
+    assert_int_equal(w.len, sizeof without - 1);
+    assert_memory_equal(w.bytes, without, w.len);
+    writer_fini(&w);
+}
+
+static void the_portal_of_bind_and_execute_is_read(void **state)
+{
+    (void)state;
+    struct span name;
+    assert_true(message_read_portal(BYTES("B\0\0\0\x0ep1\0s1\0\0\0\0"), &name));
+    assert_span(name, "p1");
+    assert_true(message_read_portal(BYTES("E\0\0\0\x09\0\0\0\0\0"), &name));
+    assert_span(name, "");
+    assert_false(message_read_portal(BYTES("E\0\0\0\x06p1"), &name));
+}
+
 static void close_of_a_portal_names_no_statement(void **state)
 {
     (void)state;
@@ -321,6 +350,8 @@ int main(void)
         cmocka_unit_test(parse_reads_back_what_was_written),
         cmocka_unit_test(a_query_begun_goes_on_as_one_that_is_written),
         cmocka_unit_test(error_reads_back_what_was_written),
+        cmocka_unit_test(an_error_is_given_another_position_and_keeps_all_else),
+        cmocka_unit_test(the_portal_of_bind_and_execute_is_read),
         cmocka_unit_test(close_of_a_portal_names_no_statement),
     };
     return cmocka_run_group_tests_name("protocol", tests, NULL, NULL);

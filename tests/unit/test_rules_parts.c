@@ -285,7 +285,7 @@ static void cache_keeps_all_of_a_verdict(void **state)
         .message = "m",
     };
     struct judge_input input = input_of("a text");
-    verdict_cache_put(cache, &input, &(struct verdict_kept){verdict, slots, 2});
+    verdict_cache_put(cache, &input, &(struct verdict_kept){verdict, slots, 2, NULL});
     const struct verdict_kept *found = verdict_cache_get(cache, &input);
     assert_non_null(found);
     assert_int_equal(found->slot_count, 2);

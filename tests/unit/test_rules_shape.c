@@ -174,6 +174,15 @@ static void assert_same_string(const char *text, const char *a, const char *b)
     }
 }
 
+static void assert_kept_alike(const struct verdict *kept, const struct verdict *fresh)
+{
+    assert_int_equal(kept->kept_count, fresh->kept_count);
+    assert_int_equal(kept->is_kept_cut, fresh->is_kept_cut);
+    if (fresh->kept_count > 0) {
+        assert_memory_equal(kept->kept, fresh->kept, fresh->kept_count * sizeof *fresh->kept);
+    }
+}
+
 /* Both judges say the same of the text. */
 static void assert_judged_alike(const struct judges *judges, const struct judge_input *input)
 {
@@ -197,6 +206,7 @@ static void assert_judged_alike(const struct judges *judges, const struct judge_
                     kept->supplied[i].rows == fresh->supplied[i].rows &&
                     kept->supplied[i].params == fresh->supplied[i].params);
     }
+    assert_kept_alike(kept, fresh);
     assert_true(kept->param_type_count == fresh->param_type_count);
     assert_true(kept->param_type_count == 0 ||
                 memcmp(kept->param_types, fresh->param_types,

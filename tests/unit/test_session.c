@@ -104,7 +104,7 @@ static void names_are_told_apart_by_their_first_63_bytes(void **state)
     char name[101];
     memset(name, 's', 100);
     name[100] = '\0';
-    assert_true(ledger_parsed(&ledger, span_of(name), &writes, 2, identity));
+    assert_true(ledger_parsed(&ledger, span_of(name), &writes, 2, identity, NULL));
     name[70] = 'x';
     assert_int_equal(ledger_find(&ledger, span_of(name)).writes, 2);
     name[62] = 'x';
@@ -127,8 +127,8 @@ static void statements_are_found_by_name_until_closed(void **state)
                             .masked_text = "INSERT ..."};
     const size_t map[] = {9, 9, 5};
     struct verdict none = {0};
-    assert_true(ledger_parsed(&ledger, span_of("a"), &strip, 1, map));
-    assert_true(ledger_parsed(&ledger, span_of("b"), &none, 0, identity));
+    assert_true(ledger_parsed(&ledger, span_of("a"), &strip, 1, map, NULL));
+    assert_true(ledger_parsed(&ledger, span_of("b"), &none, 0, identity, NULL));
     assert_int_equal(ledger.named_count, 1);
     struct ledger_statement found = ledger_find(&ledger, span_of("a"));
     assert_int_equal(found.writes, 1);
@@ -137,9 +137,9 @@ static void statements_are_found_by_name_until_closed(void **state)
     assert_int_equal(ledger_find(&ledger, span_of("b")).writes, 0);
     assert_int_equal(ledger_find(&ledger, span_of("")).writes, 0);
 
-    assert_true(ledger_parsed(&ledger, span_of(""), &none, 4, identity));
+    assert_true(ledger_parsed(&ledger, span_of(""), &none, 4, identity, NULL));
     assert_int_equal(ledger_find(&ledger, span_of("")).writes, 4);
-    assert_true(ledger_parsed(&ledger, span_of("a"), &none, 0, identity));
+    assert_true(ledger_parsed(&ledger, span_of("a"), &none, 0, identity, NULL));
     assert_int_equal(ledger_find(&ledger, span_of("a")).writes, 0);
     ledger_closed(&ledger, span_of(""));
     assert_true(ledger_is_empty(&ledger));
@@ -154,10 +154,125 @@ static void more_statements_than_the_bound_count_as_writes(void **state)
     char name[16];
     for (int i = 0; i <= LEDGER_NAMES_MAX; i++) {
         snprintf(name, sizeof name, "s%d", i);
-        assert_true(ledger_parsed(&ledger, span_of(name), &writes, 2, identity));
+        assert_true(ledger_parsed(&ledger, span_of(name), &writes, 2, identity, NULL));
     }
     assert_int_equal(ledger.named_count, LEDGER_NAMES_MAX);
     assert_int_equal(ledger_find(&ledger, span_of("never seen")).writes, 2);
+    ledger_fini(&ledger);
+}
+
+/* --- places --- */
+
+static struct position_map *new_map(void)
+{
+    static const struct kept_text kept[] = {{1, 3, 0}};
+    const struct verdict edit = {
+        .action = VERDICT_EDIT, .text = "bc", .text_len = 2, .kept = kept, .kept_count = 1};
+    struct position_map *map = position_map_new(&edit, "abc", 3, CHARACTERS_BYTES);
+    assert_ptr_not_equal(map, &position_map_unknown);
+    return map;
+}
+
+static void an_error_is_about_the_text_of_its_message(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    struct position_map *a = new_map(), *b = new_map();
+    ledger_place(&ledger, 2, 0, NULL); /* nothing to remember */
+    assert_false(ledger_has_places(&ledger, 2));
+    ledger_place(&ledger, 2, 1, a);
+    ledger_place(&ledger, 2, 2, a);
+    ledger_place(&ledger, 2, 4, NULL);
+    ledger_place(&ledger, 2, 6, b);
+    ledger_place(&ledger, 3, 0, NULL);
+    ledger_place(&ledger, 4, 0, b);
+    assert_int_equal(ledger.place_count, 4);
+    position_map_unref(a);
+    position_map_unref(b);
+    const struct position_map *const expected[] = {NULL, a, a, a, NULL, NULL, b, b};
+    for (uint32_t i = 0; i < sizeof expected / sizeof expected[0]; i++) {
+        assert_ptr_equal(ledger_placed(&ledger, 2, i), expected[i]);
+        assert_null(ledger_placed(&ledger, 3, i));
+        assert_ptr_equal(ledger_placed(&ledger, 4, i), b);
+    }
+    ledger_ready(&ledger, 2);
+    assert_null(ledger_placed(&ledger, 2, 1));
+    assert_ptr_equal(ledger_placed(&ledger, 4, 0), b);
+    ledger_ready(&ledger, 4);
+    assert_false(ledger_has_places(&ledger, 5));
+    ledger_fini(&ledger);
+}
+
+static void places_are_bounded_and_then_unknown(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    struct position_map *map = new_map();
+    const uint64_t last = LEDGER_PLACES_MAX + 10;
+    for (uint64_t sync = 1; sync <= last; sync++) {
+        ledger_place(&ledger, sync, 0, map);
+    }
+    assert_true(ledger.place_count <= LEDGER_PLACES_MAX);
+    assert_ptr_equal(ledger_placed(&ledger, last, 0), &position_map_unknown);
+    ledger_ready(&ledger, last - 1);
+    assert_ptr_equal(ledger_placed(&ledger, last, 0), &position_map_unknown);
+    assert_null(ledger_placed(&ledger, last + 1, 0));
+    ledger_ready(&ledger, last);
+    ledger_place(&ledger, last + 1, 0, map);
+    assert_ptr_equal(ledger_placed(&ledger, last + 1, 0), map);
+    position_map_unref(map);
+    ledger_fini(&ledger);
+}
+
+static void a_batch_that_is_counted_again_has_no_places(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    struct position_map *map = new_map();
+    const struct verdict verdict = {.action = VERDICT_EDIT};
+    ledger_recount(&ledger, 1);
+    assert_null(ledger_placed(&ledger, 2, 0)); /* no text was ever edited */
+    assert_true(ledger_parsed(&ledger, span_of("s"), &verdict, 0, identity, map));
+    ledger_place(&ledger, 1, 0, map);
+    ledger_place(&ledger, 2, 0, map);
+    ledger_recount(&ledger, 1);
+    assert_int_equal(ledger.place_count, 1);
+    assert_ptr_equal(ledger_placed(&ledger, 2, 0), &position_map_unknown);
+    assert_null(ledger_placed(&ledger, 3, 0));
+    ledger_place(&ledger, 3, 0, map);
+    ledger_skip(&ledger, 3, 3);
+    assert_null(ledger_placed(&ledger, 4, 0));
+    ledger_skip(&ledger, 2, 3); /* the answers for 3 may come, and look like those for 4 */
+    assert_ptr_equal(ledger_placed(&ledger, 4, 0), &position_map_unknown);
+    position_map_unref(map);
+    ledger_fini(&ledger);
+}
+
+static void a_map_is_found_with_its_statement(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    struct position_map *map = new_map();
+    const struct verdict edit = {.action = VERDICT_EDIT};
+    assert_true(ledger_parsed(&ledger, span_of("s"), &edit, 0, identity, map));
+    assert_true(ledger_parsed(&ledger, span_of(""), &edit, 0, identity, map));
+    assert_ptr_equal(ledger_find(&ledger, span_of("s")).map, map);
+    assert_ptr_equal(ledger_find(&ledger, span_of("")).map, map);
+    assert_null(ledger_find(&ledger, span_of("other")).map);
+    ledger_bound(&ledger, map);
+    ledger_closed(&ledger, span_of("s"));
+    ledger_closed(&ledger, span_of(""));
+    assert_true(ledger_has_edited(&ledger)); /* the portal */
+    ledger_bound(&ledger, NULL);
+    assert_true(ledger_is_empty(&ledger));
+    char name[16];
+    for (int i = 0; i <= LEDGER_NAMES_MAX; i++) {
+        snprintf(name, sizeof name, "s%d", i);
+        assert_true(ledger_parsed(&ledger, span_of(name), &edit, 0, identity, map));
+    }
+    assert_ptr_equal(ledger_find(&ledger, span_of(name)).map, &position_map_unknown);
+    assert_ptr_equal(ledger_find(&ledger, span_of("s1")).map, map);
+    position_map_unref(map);
     ledger_fini(&ledger);
 }
 
@@ -275,6 +390,10 @@ int main(void)
         cmocka_unit_test(names_are_told_apart_by_their_first_63_bytes),
         cmocka_unit_test(statements_are_found_by_name_until_closed),
         cmocka_unit_test(more_statements_than_the_bound_count_as_writes),
+        cmocka_unit_test(an_error_is_about_the_text_of_its_message),
+        cmocka_unit_test(places_are_bounded_and_then_unknown),
+        cmocka_unit_test(a_batch_that_is_counted_again_has_no_places),
+        cmocka_unit_test(a_map_is_found_with_its_statement),
         cmocka_unit_test(registry_forgets_what_was_removed),
         cmocka_unit_test(a_word_is_found_wherever_it_stands),
         cmocka_unit_test(what_only_looks_like_a_letter_does_not_match),
