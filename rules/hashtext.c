@@ -176,7 +176,7 @@ bool hashtext_expression_read(const char *text, struct hashtext_expression *out)
     sql_enter(&scope, true);
     if (setjmp(out_of_memory) == 0) {
         const char *error;
-        int position;
+        size_t position;
         const char *select = arena_printf(&arena, "SELECT %s", text);
         is_recognised = recognise(sql_parse(select, &arena, &error, &position), out);
     }

@@ -529,6 +529,11 @@ static const char *copy_string(struct arena *arena, const char *text)
     return text == NULL ? NULL : arena_printf(arena, "%s", text);
 }
 
+static const void *copy_bytes(struct arena *arena, const void *bytes, size_t len)
+{
+    return len == 0 ? NULL : memcpy(arena_alloc(arena, len), bytes, len);
+}
+
 const struct verdict *judge_reduce(struct judge *judge)
 {
     jmp_buf out_of_memory;
@@ -539,12 +544,12 @@ const struct verdict *judge_reduce(struct judge *judge)
         arena_free(&kept);
         return NULL;
     }
-    const size_t size = verdict->supplied_count * sizeof *verdict->supplied;
-    struct supplied *supplied = arena_alloc(&kept, size + 1);
-    if (size > 0) {
-        memcpy(supplied, verdict->supplied, size);
-    }
-    verdict->supplied = supplied;
+    verdict->supplied =
+        copy_bytes(&kept, verdict->supplied, verdict->supplied_count * sizeof *verdict->supplied);
+    verdict->copies =
+        copy_bytes(&kept, verdict->copies, verdict->copy_count * sizeof *verdict->copies);
+    verdict->kept = NULL;
+    verdict->kept_count = 0;
     verdict->text = NULL;
     verdict->text_len = 0;
     verdict->param_types = NULL;

@@ -387,25 +387,27 @@ static bool put_refusal(struct session *s, const struct judged *judged,
     return put_query(s, judged, text, len, NULL, 0);
 }
 
+static bool says_execute(const struct session *s, struct span text)
+{
+    return s->large != NULL ? s->large->execute : mentions(text.ptr, text.len, "execute");
+}
+
 /* From the text that the server will have to the client's; NULL: it is the client's. A reference
  * for the caller. */
 static struct position_map *map_of(struct session *s, const struct judged *judged,
                                    const struct verdict *verdict)
 {
     const struct span text = judged->text;
-    if (s->large != NULL) {
-        /* counting its characters would hold up the others */
-        s->sql_edited = s->sql_edited || verdict->action == VERDICT_EDIT;
-        return verdict->action == VERDICT_EDIT || (s->sql_edited && s->large->execute)
-                   ? &position_map_unknown
-                   : NULL;
+    if (verdict->action == VERDICT_EDIT && s->large != NULL) {
+        s->sql_edited = true; /* it may prepare: that is not looked up */
+        return position_map_ref(s->large->map);
     }
     if (verdict->action == VERDICT_EDIT) {
         s->sql_edited = s->sql_edited || mentions(text.ptr, text.len, "prepare");
         return position_map_new(verdict, text.ptr, text.len, judging_characters(s));
     }
     /* Errors of an SQL-level EXECUTE may be about the text of the PREPARE. */
-    const bool executes = s->sql_edited && mentions(text.ptr, text.len, "execute");
+    const bool executes = s->sql_edited && says_execute(s, text);
     return executes ? &position_map_unknown : NULL;
 }
 
@@ -467,11 +469,6 @@ static void note_words(struct session *s, struct span text, const struct verdict
     judging_session_text(s, (struct span){text.ptr, verdict->plain_from});
     judging_session_text(s, (struct span){text.ptr + verdict->plain_to,
                                           text.len - verdict->plain_to});
-}
-
-static bool says_execute(const struct session *s, struct span text)
-{
-    return s->large != NULL ? s->large->execute : mentions(text.ptr, text.len, "execute");
 }
 
 static enum judging judge(struct session *s, const struct judged *judged)
@@ -644,8 +641,6 @@ enum judging judging_message(struct session *s, const uint8_t *message, size_t s
         return JUDGING_FORWARD;
     case 'D':
         return judge_describe(s, message, size);
-    case 'E':
-        return judge_execute(s, message, size);
     default:
         if (hold_check(s, 0) == JUDGING_WAIT) {
             return JUDGING_WAIT;

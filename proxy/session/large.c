@@ -29,6 +29,7 @@ struct large_thread {
 static void free_all(struct large *large)
 {
     judge_free(large->judge);
+    position_map_unref(large->map);
     writer_fini(&large->edited);
     free(large->types);
     free(large->stash);
@@ -110,6 +111,10 @@ static void judge_large(struct large *large)
                                     });
     }
     look_for_words(large);
+    if (large->verdict != NULL && large->verdict->action == VERDICT_EDIT) {
+        large->map = position_map_new(large->verdict, judged->text.ptr, judged->text.len,
+                                      large->characters);
+    }
     if (large->verdict != NULL && large->size > WORKER_BUFFER) {
         if (large->verdict->action == VERDICT_EDIT) {
             write_edited(large);
@@ -251,6 +256,7 @@ static bool begin(struct session *s)
         .epoch = s->rules_epoch,
         .conforming = s->strings_standard,
         .encoding = s->encoding,
+        .characters = judging_characters(s),
         .refs = 1,
     };
     catalog_share(large->snapshot);
@@ -317,7 +323,8 @@ bool large_is_current(const struct session *s)
     const struct large *large = s->large;
     return large->is_cancelled ||
            (large->rules == s->rules && large->epoch == s->rules_epoch &&
-           large->conforming == s->strings_standard && large->encoding == s->encoding);
+           large->conforming == s->strings_standard && large->encoding == s->encoding &&
+           large->characters == judging_characters(s));
 }
 
 bool large_fills_stash(const struct session *s)

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "proxy/session/session.h"
+#include "rules/positions.h"
 #include "rules/rules.h"
 
 /* Longer messages are not looked into on the loop at all. */
@@ -39,6 +40,7 @@ struct large {
     uint64_t epoch;
     bool conforming;
     enum text_encoding encoding;
+    enum text_characters characters;
     _Atomic bool is_abandoned; /* nobody waits for it */
     bool is_done;
     bool is_cancelled; /* by a CancelRequest meanwhile */
@@ -51,6 +53,7 @@ struct large {
     uint32_t *types;
     struct judge *judge; /* owns the verdict */
     const struct verdict *verdict; /* NULL: out of memory */
+    struct position_map *map; /* of an edited text */
     bool is_learned;      /* by the worker's own judge */
     struct writer edited; /* the message in its place, where that is large */
 };

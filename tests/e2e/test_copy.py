@@ -163,6 +163,18 @@ def test_several_copies_in_one_query(server, proxy):
     assert_right(server, first + second + first)
 
 
+@pytest.mark.parametrize("padding", [10_000, 100_000, 1_000_000])
+def test_a_copy_behind_a_large_text(server, proxy, padding):
+    """Judged by a thread, from which what is to be known of the stream comes back."""
+    rows = rows_of(20)
+    with session(proxy) as connection:
+        connection.send(wire.Query(f"SELECT length('{'x' * padding}'); {copy()}"))
+        assert connection.read_until("G")[-1].name == "CopyInResponse"
+        connection.send(wire.CopyData(text_of(rows)), wire.CopyDone())
+        assert not wire.errors(connection.read_until("Z"))
+    assert_right(server, rows)
+
+
 def test_a_prepared_copy_runs_twice(server, proxy):
     rows = rows_of(30)
     with session(proxy) as connection:

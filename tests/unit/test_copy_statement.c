@@ -47,7 +47,7 @@ static void edit(struct analysis *a, CopyStmt *stmt, struct outcome *out)
     assert_non_null(text);
     snprintf(out->text, sizeof out->text, "%s", text);
     const char *error = NULL;
-    int position = 0;
+    size_t position = 0;
     const List *again = sql_parse(text, a->arena, &error, &position);
     assert_null(error);
     assert_true(revision_is_made(a, again));
@@ -65,7 +65,7 @@ static struct outcome judge(const struct rule *rules, size_t count, const char *
     struct analysis a = {
         .arena = &arena, .set = set, .text = text, .len = strlen(text), .is_single_use = true};
     const char *error = NULL;
-    int position = 0;
+    size_t position = 0;
     a.statements = sql_parse(text, &arena, &error, &position);
     assert_null(error);
     CopyStmt *stmt = (CopyStmt *)((RawStmt *)linitial(a.statements))->stmt;
