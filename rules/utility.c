@@ -8,6 +8,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "rules/compute.h"
+
 /* The rules that the whole text may concern. */
 static uint64_t mentioned(const struct analysis *a)
 {
@@ -27,6 +29,10 @@ static void judge_copy(struct analysis *a, const CopyStmt *stmt)
     dependent_judge(a, stmt->relation, stmt->attlist, "COPY", false);
     for (uint64_t rest = target.direct; rest != 0; rest &= rest - 1) {
         const struct rule *rule = rule_set_get(a->set, rule_first(rest));
+        if (rule->mode == RULE_MODE_COMPUTE) {
+            analysis_refuse_compute(a, rule, "COPY", "the rows of a COPY are not computed",
+                                    "Load the rows by INSERT.");
+        }
         bool is_carried = stmt->attlist == NIL && rule->shape != RULE_SHAPE_GENERATED;
         for (int i = 0; i < list_length(stmt->attlist); i++) {
             is_carried |= strcmp(strVal(list_nth(stmt->attlist, i)), rule->column) == 0;
@@ -81,6 +87,22 @@ static bool writes_by_position(const char *body, const char *table)
     return false;
 }
 
+/* Under mode compute, a column that the key is computed from must not change without it. */
+static bool may_leave_stale(struct analysis *a, const char *body, size_t len,
+                            const struct rule *rule)
+{
+    if (rule->mode != RULE_MODE_COMPUTE || !text_mentions(body, len, "update")) {
+        return false;
+    }
+    const struct compute *compute = compute_of(a, rule);
+    for (size_t i = 0; i < compute->source_count; i++) {
+        if (text_mentions(body, len, compute->sources[i].column->column)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* A body that is a string: what it does with a table and a column that it names is not known. A
  * generated column is guarded by the server there too. */
 static void judge_body(struct analysis *a, const char *body, const char *statement)
@@ -92,7 +114,8 @@ static void judge_body(struct analysis *a, const char *body, const char *stateme
         const struct rule *rule = rule_set_get(a->set, rule_first(rules));
         const bool names_column = text_mentions(body, len, rule->column);
         if (rule->shape == RULE_SHAPE_GENERATED ||
-            (!names_column && !writes_by_position(body, rule->table))) {
+            (!names_column && !writes_by_position(body, rule->table) &&
+             !may_leave_stale(a, body, len, rule))) {
             continue;
         }
         struct supply supply = {.statement = statement,

@@ -120,44 +120,55 @@ static void tell_audit(struct session *s, const struct supplied *supplied, const
                    });
 }
 
-static void tell_verdict(struct session *s, const struct verdict *verdict, bool extended)
+/* Tells that a key was supplied in a text that was forwarded, and counts it. */
+static void tell_forwarded(struct session *s, const struct supplied *supplied, struct told *told,
+                           bool edited)
 {
     struct worker_counters *counters = &s->worker->counters;
+    const struct config_rule *rule = &service_config(session_service(s))->rules[supplied->rule];
+    told->verdict = "observed";
+    _Atomic uint64_t *counter = &counters->observed;
+    if (edited && rule->mode == RULE_MODE_COMPUTE) {
+        told->verdict = "computed";
+        counter = &counters->computed;
+    } else if (edited) {
+        told->verdict = "stripped";
+        counter = &counters->stripped;
+    }
+    tell_audit(s, supplied, told);
+    worker_add(counter, 1);
+}
+
+static void tell_verdict(struct session *s, const struct verdict *verdict, bool extended)
+{
     struct told told = {
         .protocol = extended ? "extended" : "simple",
         .text = verdict->masked_text,
         .fingerprint = verdict->fingerprint,
     };
-    _Atomic uint64_t *counter = &counters->observed;
-    told.verdict = "observed";
-    if (verdict->action == VERDICT_REFUSE) {
-        told.verdict = "refused";
-        told.sqlstate = verdict->sqlstate;
-        counter = &counters->refused;
-    } else if (verdict->action == VERDICT_EDIT) {
-        told.verdict = "stripped";
-        counter = &counters->stripped;
-    }
     for (size_t i = 0; i < verdict->supplied_count; i++) {
         struct supplied supplied = verdict->supplied[i];
         supplied.rule = s->rules->rule_index[supplied.rule];
+        if (verdict->action != VERDICT_REFUSE) {
+            tell_forwarded(s, &supplied, &told, verdict->action == VERDICT_EDIT);
+            continue;
+        }
+        told.verdict = "refused";
+        told.sqlstate = verdict->sqlstate;
         tell_audit(s, &supplied, &told);
-        worker_add(counter, 1);
+        worker_add(&s->worker->counters.refused, 1);
     }
 }
 
 static void tell_note(struct session *s, const struct ledger_note *note)
 {
-    struct worker_counters *counters = &s->worker->counters;
     struct told told = {
-        .verdict = note->stripped ? "stripped" : "observed",
         .protocol = "extended",
         .text = note->text,
         .fingerprint = note->fingerprint,
     };
     for (size_t i = 0; i < note->count; i++) {
-        tell_audit(s, &note->supplied[i], &told);
-        worker_add(note->stripped ? &counters->stripped : &counters->observed, 1);
+        tell_forwarded(s, &note->supplied[i], &told, note->edited);
     }
 }
 

@@ -36,7 +36,7 @@ static struct ledger_note *note_new(const struct verdict *verdict, const size_t 
     note->supplied = malloc(note->count * sizeof *note->supplied);
     note->text = strdup(verdict->masked_text != NULL ? verdict->masked_text : "");
     note->fingerprint = verdict->fingerprint;
-    note->stripped = verdict->action == VERDICT_EDIT;
+    note->edited = verdict->action == VERDICT_EDIT;
     if (note->supplied == NULL || note->text == NULL) {
         note_free(note);
         return NULL;

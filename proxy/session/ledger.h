@@ -20,7 +20,7 @@ struct ledger_note {
     size_t count;
     uint64_t fingerprint;
     char *text;
-    bool stripped; /* else observed */
+    bool edited; /* else observed */
 };
 
 struct ledger_statement {
