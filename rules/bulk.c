@@ -349,19 +349,92 @@ static char *restore_defaults(const struct bulk *bulk, char *to, size_t from, co
     return to + 1;
 }
 
+/* Where a value ends; between it and the next one is a comma. */
+static size_t value_end(const struct bulk *bulk, const int *places, size_t position)
+{
+    size_t end = (size_t)places[position + 1];
+    if (position + 1 < bulk->width) {
+        do {
+            end--;
+        } while (bulk->text[end] != ',');
+    }
+    while (is_space(bulk->text[end - 1])) {
+        end--;
+    }
+    return end;
+}
+
+static char *write_value(const struct bulk *bulk, char *to, const int *places, size_t position)
+{
+    const char *value = bulk->text + places[position];
+    /* No other literal begins like DEFAULT. */
+    return (*value | 0x20) == 'd'
+               ? stpcpy(to, "NULL")
+               : mempcpy(to, value, value_end(bulk, places, position) - (size_t)places[position]);
+}
+
+/* A row with another value in the key's place, or one more; `from` as above. */
+static char *restore_with_key(const struct bulk *bulk, char *to, size_t from, const int *places,
+                              const struct bulk_edit *edit)
+{
+    const bool is_added = edit->key == bulk->width;
+    const size_t start = (size_t)places[edit->key];
+    to = mempcpy(to, bulk->text + from, start - from);
+    if (is_added) {
+        to = stpcpy(to, ", ");
+    }
+    for (size_t i = 0; i < edit->piece_count; i++) {
+        to = stpcpy(to, edit->pieces[i].text);
+        if (edit->pieces[i].value != SIZE_MAX) {
+            to = write_value(bulk, to, places, edit->pieces[i].value);
+        }
+    }
+    from = is_added ? start : value_end(bulk, places, edit->key);
+    return mempcpy(to, bulk->text + from, (size_t)places[bulk->width] + 1 - from);
+}
+
+static bool drops_all(const struct bulk *bulk, const struct bulk_edit *edit)
+{
+    return edit->drop != NULL && memchr(edit->drop, false, bulk->width) == NULL;
+}
+
+static char *restore(const struct bulk *bulk, char *to, size_t from, const int *places,
+                     const struct bulk_edit *edit)
+{
+    if (edit->piece_count > 0) {
+        return restore_with_key(bulk, to, from, places, edit);
+    }
+    return drops_all(bulk, edit) ? restore_defaults(bulk, to, from, places)
+                                 : restore_row(bulk, to, from, places, edit->drop);
+}
+
+/* How much longer the rows become at most. */
+static size_t room_to_grow(const struct bulk *bulk, const struct bulk_edit *edit)
+{
+    size_t row = 0, repeated = 0;
+    if (edit == NULL) {
+        return 0;
+    }
+    if (drops_all(bulk, edit)) {
+        row = bulk->width * sizeof ", DEFAULT";
+    }
+    for (size_t i = 0; i < edit->piece_count; i++) {
+        row += strlen(edit->pieces[i].text) + sizeof ", NULL";
+        repeated += edit->pieces[i].value != SIZE_MAX;
+    }
+    return bulk->rows * row + repeated * (bulk->cut_to - bulk->cut_from);
+}
+
 const char *bulk_restore(const struct bulk *bulk, struct arena *arena, const char *edited,
-                         size_t edited_len, size_t at, const bool *drop, size_t *len)
+                         size_t edited_len, size_t at, const struct bulk_edit *edit, size_t *len)
 {
     const size_t cut = bulk->cut_to - bulk->cut_from;
-    const bool drops_all = drop != NULL && memchr(drop, false, bulk->width) == NULL;
-    const size_t defaults = drops_all ? bulk->rows * bulk->width * sizeof ", DEFAULT" : 0;
-    char *text = arena_alloc(arena, edited_len + cut + defaults + 1), *to = text;
+    char *text = arena_alloc(arena, edited_len + cut + room_to_grow(bulk, edit) + 1), *to = text;
     to = mempcpy(to, edited, at);
     size_t from = bulk->cut_from;
-    for (size_t row = 0; drop != NULL && row < bulk->rows; row++) {
+    for (size_t row = 0; edit != NULL && row < bulk->rows; row++) {
         const int *places = bulk->places + row * (bulk->width + 1);
-        to = drops_all ? restore_defaults(bulk, to, from, places)
-                       : restore_row(bulk, to, from, places, drop);
+        to = restore(bulk, to, from, places, edit);
         from = (size_t)places[bulk->width] + 1;
     }
     to = mempcpy(to, bulk->text + from, bulk->cut_to - from);

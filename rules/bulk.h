@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "rules/arena.h"
 
@@ -33,7 +34,21 @@ bool bulk_shorten(struct bulk *bulk, struct arena *arena, const char *text, size
 /* How many cut rows have another value than DEFAULT at `position`. */
 size_t bulk_count_values(const struct bulk *bulk, size_t position);
 
-/* Puts the cut rows back into `edited`, the short text after its edits, at `at`. The values marked
- * in `drop` (NULL: none) are left out of them; a row of which none would stay says DEFAULT. */
+/* A part of what is written into a row: a text, and behind it one of the row's values. */
+struct bulk_piece {
+    const char *text;
+    size_t value; /* its position; SIZE_MAX: none */
+};
+
+/* What becomes of a row. */
+struct bulk_edit {
+    const bool *drop;                /* values that go; NULL: none */
+    const struct bulk_piece *pieces; /* of a value in place of another; DEFAULT is NULL in it */
+    size_t piece_count;              /* 0: nothing takes a value's place */
+    size_t key;                      /* which it is; the width: behind the others */
+};
+
+/* Puts the cut rows back into `edited`, the short text after its edits, at `at`, each of them
+ * edited in the same way (NULL: not at all). A row of which no value would stay says DEFAULT. */
 const char *bulk_restore(const struct bulk *bulk, struct arena *arena, const char *edited,
-                         size_t edited_len, size_t at, const bool *drop, size_t *len);
+                         size_t edited_len, size_t at, const struct bulk_edit *edit, size_t *len);

@@ -238,7 +238,7 @@ static void edit(struct verdict *verdict, struct analysis *a, const struct judge
         return;
     }
     if (a->bulk != NULL) {
-        text = bulk_restore(a->bulk, a->arena, text, len, mark, a->bulk_drop, &len);
+        text = bulk_restore(a->bulk, a->arena, text, len, mark, a->bulk_edit, &len);
     }
     verdict->action = VERDICT_EDIT;
     verdict->text = text;
