@@ -37,6 +37,11 @@ struct catalog_snapshot *catalog_ref(struct catalog *catalog)
     return &no_rules;
 }
 
+void catalog_share(struct catalog_snapshot *snapshot)
+{
+    (void)snapshot;
+}
+
 void catalog_unref(struct catalog *catalog, struct catalog_snapshot *snapshot)
 {
     (void)catalog;
@@ -151,6 +156,7 @@ static void start(void)
     upstream.hosts = hosts;
     service.upstream = &upstream;
     service.registry = registry_new();
+    service.limits = limits_new();
     service.workers = workers;
     service.worker_count = 1;
     atomic_store(&service.config, &config);

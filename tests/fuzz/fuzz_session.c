@@ -30,7 +30,7 @@ struct counted {
     struct catalog_snapshot snapshot;
     struct catalog_database database;
     size_t rule_index[FUZZ_RULES];
-    int count;
+    atomic_int count; /* the judging thread has its own */
 };
 
 static struct catalog catalog;
@@ -44,6 +44,11 @@ struct catalog_snapshot *catalog_ref(struct catalog *c)
 {
     c->newest->count++;
     return &c->newest->snapshot;
+}
+
+void catalog_share(struct catalog_snapshot *snapshot)
+{
+    ((struct counted *)snapshot)->count++; /* its first member */
 }
 
 void catalog_unref(struct catalog *c, struct catalog_snapshot *snapshot)
@@ -172,6 +177,9 @@ static void pump(struct play *play)
     int turns = session_of() != NULL && session_of()->state == SESSION_RELAY ? 1 : 3;
     for (; turns > 0; turns--) {
         uv_run(&worker.loop, UV_RUN_NOWAIT);
+        while (session_of() != NULL && session_of()->wait == SESSION_WAIT_JUDGE) {
+            uv_run(&worker.loop, UV_RUN_ONCE); /* the thread brings it back */
+        }
         accept_server(play);
     }
     if (!play->is_slow) {
