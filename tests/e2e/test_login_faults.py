@@ -347,21 +347,6 @@ def asking(real, proxy_at, tmp_path_factory):
     control.stop("immediate")
 
 
-class Stopped:
-    """A server all of whose processes hang."""
-
-    def __init__(self, server):
-        self.pids = [server.pid, *common.children_of(server.pid)]
-
-    def __enter__(self):
-        for pid in self.pids:
-            os.kill(pid, signal.SIGSTOP)
-
-    def __exit__(self, *_):
-        for pid in reversed(self.pids):
-            os.kill(pid, signal.SIGCONT)
-
-
 def test_a_control_server_that_hangs(real, asking):
     """Who needs it waits for one answer, not for as many as there are logins before; who does not
     need it logs in; nobody waits longer than the proxy lives."""
@@ -369,7 +354,7 @@ def test_a_control_server_that_hangs(real, asking):
     proxy = start()
     strangers = ["stranger"] * 8
     assert run(proxy, "stranger")[0] == "28P01"
-    with Stopped(control), concurrent.futures.ThreadPoolExecutor(8) as pool:
+    with control.hanging(), concurrent.futures.ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(run, proxy, user) for user in strangers]
         time.sleep(0.2)
         started = time.monotonic()

@@ -5,6 +5,7 @@ they are fetched once into the cache directory.
 """
 
 import atexit
+import contextlib
 import json
 import os
 import re
@@ -207,6 +208,24 @@ class Server:
         self.process.wait()
         common.wait_until(lambda: not any(map(common.is_alive, pids)), 10, "server's end")
         (self.data / "postmaster.pid").unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def hanging(self):
+        """All its processes are stopped: connections are neither answered nor ended.
+
+        The postmaster is the first to stop and the last to go on: it would reap backends that were
+        just ending, and their numbers would be nobody's.
+        """
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+        pids = [self.pid, *common.children_of(self.pid)]
+        try:
+            for pid in pids[1:]:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in reversed(pids):
+                os.kill(pid, signal.SIGCONT)
 
     @property
     def pid(self):
