@@ -34,10 +34,16 @@ struct param_type {
 struct star {
     const struct rule *rule;
     const struct RangeVar *relation;
-    bool is_written; /* the relation is its statement's target */
     const struct ColumnRef *reference;
     List **targets; /* the list that it stands in */
     int at;
+};
+
+/* The WITH queries that can be named where the walk is; statement.c */
+struct with_scope {
+    struct with_scope *outer;
+    const struct WithClause *clause;
+    int visible; /* of its queries: those in front of the one that the walk is in, else all */
 };
 
 struct revision; /* revision.c */
@@ -74,8 +80,6 @@ struct analysis {
     size_t param_count, param_capacity;
     struct star *stars;
     size_t star_count, star_capacity;
-    const char **cte_names;
-    size_t cte_count, cte_capacity;
     bool is_refused;
     struct refusal refusal; /* the first one */
     bool is_blind;          /* the whole text counts, its literals too: nobody could look into it */
@@ -83,6 +87,7 @@ struct analysis {
     /* Where the walk is. */
     List *statements;
     const RawStmt *statement;
+    struct with_scope *with; /* the innermost */
     struct token_list tokens; /* of the whole text, when first asked for */
     const char *definition;   /* inside this kind of stored definition: nothing is edited */
     bool has_params;          /* "$1" means something here */
@@ -132,6 +137,7 @@ void statement_judge_part(struct analysis *a, Node *node);
 /* A walk over a raw tree, bounded in depth, that knows which nodes can be walked. */
 struct sql_walk {
     bool (*visit)(Node *node, void *context); /* true: go on below this node */
+    void (*leave)(Node *node, void *context); /* behind what is below it; may be NULL */
     void *context;
     int depth;
     bool is_cut_short; /* too deep, or a node of a kind that is not known */

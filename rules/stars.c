@@ -76,8 +76,24 @@ static const RangeVar *resolve(const ColumnRef *reference, const RangeVar *targe
     return list_length(from) == 1 ? as_relation(linitial(from)) : NULL;
 }
 
-static void note(struct analysis *a, const RangeVar *relation, bool is_written, List **targets,
-                 int at)
+/* A WITH query hides the table of the same bare name. */
+static bool is_with_query(const struct analysis *a, const RangeVar *relation)
+{
+    if (relation->schemaname != NULL) {
+        return false;
+    }
+    for (const struct with_scope *scope = a->with; scope != NULL; scope = scope->outer) {
+        for (int i = 0; i < scope->visible; i++) {
+            const CommonTableExpr *query = list_nth(scope->clause->ctes, i);
+            if (strcmp(query->ctename, relation->relname) == 0) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static void note(struct analysis *a, const RangeVar *relation, List **targets, int at)
 {
     if (relation->alias != NULL && relation->alias->colnames != NIL) {
         return;
@@ -93,7 +109,6 @@ static void note(struct analysis *a, const RangeVar *relation, bool is_written, 
     a->stars[a->star_count++] = (struct star){
         .rule = rule_set_get(a->set, rule_first(rules)),
         .relation = relation,
-        .is_written = is_written,
         .reference = (const ColumnRef *)((const ResTarget *)list_nth(*targets, at))->val,
         .targets = targets,
         .at = at,
@@ -112,8 +127,9 @@ static void note_list(struct analysis *a, const RangeVar *target, const List *fr
             continue;
         }
         const RangeVar *relation = resolve(reference, target, from);
-        if (relation != NULL) {
-            note(a, relation, relation == target, targets, i);
+        /* What is written is always a table. */
+        if (relation != NULL && (relation == target || !is_with_query(a, relation))) {
+            note(a, relation, targets, i);
         }
     }
 }
@@ -127,22 +143,6 @@ void stars_note_returning(struct analysis *a, const RangeVar *target, const List
                           List **returning)
 {
     note_list(a, target, others, returning);
-}
-
-/* A WITH query hides the table of the same bare name, but for writing; which one is meant depends on
- * where. */
-static bool may_be_with_query(const struct analysis *a, const struct star *star)
-{
-    const RangeVar *relation = star->relation;
-    if (star->is_written || relation->schemaname != NULL) {
-        return false;
-    }
-    for (size_t i = 0; i < a->cte_count; i++) {
-        if (strcmp(a->cte_names[i], relation->relname) == 0) {
-            return true;
-        }
-    }
-    return false;
 }
 
 static const char *column_list(struct analysis *a, const struct star *star)
@@ -214,7 +214,7 @@ static bool expand(struct analysis *a, const struct star *star)
 void stars_expand(struct analysis *a)
 {
     for (size_t i = 0; i < a->star_count; i++) {
-        if (!may_be_with_query(a, &a->stars[i]) && expand(a, &a->stars[i])) {
+        if (expand(a, &a->stars[i])) {
             note_revision(a, &a->stars[i]);
         }
     }

@@ -76,11 +76,50 @@ static bool is_walkable(NodeTag tag)
     }
 }
 
-static void note_with_query(struct analysis *a, const CommonTableExpr *query)
+static const WithClause *with_clause(const Node *node)
 {
-    a->cte_names =
-        arena_grow(a->arena, a->cte_names, a->cte_count, &a->cte_capacity, sizeof *a->cte_names);
-    a->cte_names[a->cte_count++] = query->ctename;
+    switch ((int)nodeTag(node)) {
+    case T_InsertStmt:
+        return ((const InsertStmt *)node)->withClause;
+    case T_UpdateStmt:
+        return ((const UpdateStmt *)node)->withClause;
+    case T_DeleteStmt:
+        return ((const DeleteStmt *)node)->withClause;
+    case T_MergeStmt:
+        return ((const MergeStmt *)node)->withClause;
+    case T_SelectStmt:
+        return ((const SelectStmt *)node)->withClause;
+    default:
+        return NULL;
+    }
+}
+
+/* The queries of WITH can be named in all of its statement; one of them names those in front of it,
+ * or any behind RECURSIVE (WITH Queries, in the manual's chapter on SELECT). */
+static void enter_scope(struct analysis *a, const Node *node)
+{
+    const WithClause *clause = with_clause(node);
+    if (clause != NULL) {
+        struct with_scope *scope = arena_alloc(a->arena, sizeof *scope);
+        *scope = (struct with_scope){
+            .outer = a->with, .clause = clause, .visible = list_length(clause->ctes)};
+        a->with = scope;
+    } else if (IsA(node, CommonTableExpr) && !a->with->clause->recursive) {
+        a->with->visible = 0;
+        while (list_nth(a->with->clause->ctes, a->with->visible) != node) {
+            a->with->visible++;
+        }
+    }
+}
+
+static void leave_scope(Node *node, void *context)
+{
+    struct analysis *a = context;
+    if (with_clause(node) != NULL) {
+        a->with = a->with->outer;
+    } else if (IsA(node, CommonTableExpr)) {
+        a->with->visible = list_length(a->with->clause->ctes);
+    }
 }
 
 static void judge_update(struct analysis *a, UpdateStmt *stmt)
@@ -116,9 +155,6 @@ static void judge_node(struct analysis *a, Node *node)
     case T_SelectStmt:
         stars_note_select(a, (SelectStmt *)node);
         break;
-    case T_CommonTableExpr:
-        note_with_query(a, (const CommonTableExpr *)node);
-        break;
     default:
         break;
     }
@@ -145,18 +181,23 @@ bool statement_walk(Node *node, struct sql_walk *walk)
     walk->depth++;
     bool is_aborted = raw_expression_tree_walker(node, statement_walk, walk);
     walk->depth--;
+    if (walk->leave != NULL && !is_aborted) {
+        walk->leave(node, walk->context);
+    }
     return is_aborted;
 }
 
 static bool visit(Node *node, void *context)
 {
+    enter_scope(context, node);
     judge_node(context, node);
     return true;
 }
 
 void statement_judge_part(struct analysis *a, Node *node)
 {
-    struct sql_walk walk = {.visit = visit, .context = a};
+    struct sql_walk walk = {.visit = visit, .leave = leave_scope, .context = a};
+    a->with = NULL;
     statement_walk(node, &walk);
     a->is_cut_short |= walk.is_cut_short;
 }
