@@ -54,6 +54,12 @@ CREATE TABLE chunks_0 PARTITION OF chunks FOR VALUES IN (0);
 CREATE TABLE chunks_rest PARTITION OF chunks DEFAULT;
 """
 
+# What the cutover offers in the place of a table partitioned by the column itself.
+HASHED = TABLE.format(key=f"GENERATED ALWAYS AS ({KEY}) STORED").replace(
+    "\n);", "\n) PARTITION BY HASH (collection_id);") + "".join(
+        f"CREATE TABLE chunks_{n} PARTITION OF chunks FOR VALUES WITH (MODULUS 4, REMAINDER {n});\n"
+        for n in range(4))
+
 # A second table that the applications write in the same transactions.
 DOCUMENTS = """
 CREATE TABLE documents (id varchar PRIMARY KEY, chunk_count integer NOT NULL DEFAULT 0);
@@ -92,7 +98,8 @@ def create_database(server, dbname="app"):
 
 
 def create_chunks(server, shape="trigger", dbname="app"):
-    """Drops and creates the table: shape is trigger, generated, or partitioned."""
+    """Drops and creates the table: shape is trigger, generated, partitioned (by the key), or hashed
+    (partitioned by what the key is computed of, the key generated)."""
     if shape == "trigger":
         table = TABLE.format(key="NOT NULL") + TRIGGER
         table += "ALTER FUNCTION compute_partition_key() OWNER TO pgsluice;"
@@ -100,6 +107,8 @@ def create_chunks(server, shape="trigger", dbname="app"):
         table = TABLE.format(key=f"GENERATED ALWAYS AS ({KEY}) STORED")
     elif shape == "partitioned":
         table = PARTITIONED
+    elif shape == "hashed":
+        table = HASHED
     else:
         raise ValueError(shape)
     server.psql(DROP + "BEGIN;" + table + DOCUMENTS + OWNERSHIP + "COMMIT;", dbname=dbname)

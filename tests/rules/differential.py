@@ -21,9 +21,7 @@ from statements import COLUMNS, KEY, Statements, quoted
 MORE_COLUMNS = """
 ALTER TABLE chunks ALTER created_at SET DEFAULT '2026-01-01',
     ADD "Mixed Case" numeric, ADD "order" integer, ADD "größe, (x" text, ADD tags text[],
-    ADD "quo""ted" boolean, ADD values integer, ADD set text, ADD "default" integer DEFAULT 7,
-    SET (autovacuum_enabled = off);
-CREATE UNIQUE INDEX ON chunks (document_id);
+    ADD "quo""ted" boolean, ADD values integer, ADD set text, ADD "default" integer DEFAULT 7;
 CREATE TABLE other (id serial PRIMARY KEY, partition_key integer, name varchar, content text,
                     pk integer, at timestamptz) WITH (autovacuum_enabled = off);
 CREATE TABLE src (id integer PRIMARY KEY, name varchar, pk integer) WITH (autovacuum_enabled = off);
@@ -32,6 +30,15 @@ CREATE SCHEMA app2;
 CREATE TABLE app2.chunks (id integer, partition_key integer);
 CREATE VIEW chunks_light AS SELECT collection_id, chunk_index, content FROM chunks;
 ALTER VIEW chunks_light OWNER TO pgsluice;
+"""
+
+# A partitioned table has no storage parameters, and is unique by what it is partitioned by only.
+WITHOUT_PARTITIONS = """
+ALTER TABLE chunks SET (autovacuum_enabled = off);
+CREATE UNIQUE INDEX ON chunks (document_id);
+"""
+WITH_PARTITIONS = """
+CREATE UNIQUE INDEX ON chunks (document_id, collection_id);
 """
 
 FILL = """
@@ -275,6 +282,8 @@ class Bench:
     def _create_tables(self, shape, dbname):
         schema.create_chunks(self.server, shape, dbname)
         self.server.psql(MORE_COLUMNS, dbname=dbname)
+        self.server.psql(WITH_PARTITIONS if self.shape == "hashed" else WITHOUT_PARTITIONS,
+                         dbname=dbname)
         self.server.psql(FILL, dbname=dbname)
 
     def _connect(self):

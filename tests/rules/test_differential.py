@@ -20,7 +20,7 @@ POSITIONS = os.environ.get("RULES_POSITIONS") == "1"
 pytestmark = [pytest.mark.proxy, pytest.mark.timeout(120 + STATEMENTS * common.slowness())]
 
 
-@pytest.mark.parametrize("shape", ["trigger", "generated", "moved"])
+@pytest.mark.parametrize("shape", ["trigger", "generated", "moved", "hashed"])
 def test_statements_mean_what_they_mean_without_the_column(server, shape, capsys):
     if shape != "trigger" and common.pg_major() < 12:
         pytest.skip("generated columns need PostgreSQL 12 or newer")
