@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/catalog_views.h"
+
 enum { READ_TIMEOUT_MS = 10000 };
 
 bool names_add(struct names *names, const char *name)
@@ -127,24 +129,6 @@ static const char recorded_columns_sql[] =
     "SELECT attname, atttypid, attnum, computed FROM matched "
     "ORDER BY CASE WHEN (SELECT yes FROM sound) THEN ord END NULLS LAST, attnum";
 
-/* Relations through which a statement may write the table: views and tables whose rules mention it,
- * transitively; its partitions and children; the partitioned tables above it, from which rows are
- * routed to it. $1 relation. */
-static const char dependents_sql[] =
-    "WITH RECURSIVE up(oid) AS (SELECT $1::oid UNION SELECT i.inhparent FROM up u "
-    "  JOIN pg_class c ON c.oid = u.oid AND c.relispartition "
-    "  JOIN pg_inherits i ON i.inhrelid = u.oid), "
-    "down(oid) AS (SELECT $1::oid UNION SELECT i.inhrelid FROM down d "
-    "  JOIN pg_inherits i ON i.inhparent = d.oid), "
-    "reach(oid) AS (SELECT oid FROM (SELECT oid FROM up UNION SELECT oid FROM down) t "
-    "  UNION SELECT w.ev_class FROM reach r JOIN pg_depend p ON p.refobjid = r.oid "
-    "  AND p.refclassid = 'pg_class'::regclass AND p.classid = 'pg_rewrite'::regclass "
-    "  JOIN pg_rewrite w ON w.oid = p.objid "
-    "  JOIN pg_class v ON v.oid = w.ev_class AND v.relkind <> 'm') "
-    "SELECT n.nspname, c.relname, c.oid NOT IN (SELECT oid FROM up UNION SELECT oid FROM down) "
-    "FROM reach r JOIN pg_class c ON c.oid = r.oid "
-    "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE r.oid <> $1::oid ORDER BY 1, 2";
-
 static const char database_sql[] =
     "SELECT EXISTS (SELECT FROM pg_db_role_setting s, unnest(s.setconfig) o "
     "  WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database "
@@ -158,9 +142,8 @@ static const char database_sql[] =
 /* What one rule's relation looked like; the results own the strings. */
 struct reading {
     PGresult *columns;
-    PGresult *dependents;
     struct rule_column *column;
-    struct rule_relation *dependent;
+    struct catalog_dependents dependents;
     enum rule_shape shape;
     bool reordered;
     bool absent;
@@ -169,9 +152,8 @@ struct reading {
 static void reading_fini(struct reading *r)
 {
     PQclear(r->columns);
-    PQclear(r->dependents);
     free(r->column);
-    free(r->dependent);
+    catalog_dependents_fini(&r->dependents);
 }
 
 static const char *database_of(struct control *control)
@@ -246,15 +228,12 @@ static bool read_lists(struct control *control, const struct config_rule *rule, 
     if (out->columns == NULL) {
         return false;
     }
-    out->dependents = control_query(control, dependents_sql, 1, &oid, READ_TIMEOUT_MS, f);
-    if (out->dependents == NULL) {
+    if (!catalog_read_dependents(control, rule, oid, &out->dependents, f)) {
         return false;
     }
     int columns = PQntuples(out->columns);
-    int dependents = PQntuples(out->dependents);
     out->column = calloc((size_t)columns + 1, sizeof *out->column);
-    out->dependent = calloc((size_t)dependents + 1, sizeof *out->dependent);
-    if (out->column == NULL || out->dependent == NULL) {
+    if (out->column == NULL) {
         return fail(f, EXIT_REFUSED, "out of memory");
     }
     long last = 0;
@@ -265,13 +244,6 @@ static bool read_lists(struct control *control, const struct config_rule *rule, 
         long number = strtol(PQgetvalue(out->columns, i, 2), NULL, 10);
         out->reordered = out->reordered || number < last;
         last = number;
-    }
-    for (int i = 0; i < dependents; i++) {
-        out->dependent[i].schema = PQgetvalue(out->dependents, i, 0);
-        out->dependent[i].name = PQgetvalue(out->dependents, i, 1);
-        /* a view may call the column what it likes; partitions and children keep its name */
-        bool is_view = PQgetvalue(out->dependents, i, 2)[0] == 't';
-        out->dependent[i].column = is_view ? NULL : rule->column;
     }
     return true;
 }
@@ -306,8 +278,8 @@ static void fill_rule(struct rule *out, const struct config_rule *rule, const st
         .columns = r->column,
         .column_count = (size_t)PQntuples(r->columns),
         .reordered = r->reordered,
-        .dependents = r->dependent,
-        .dependent_count = (size_t)PQntuples(r->dependents),
+        .dependents = r->dependents.at,
+        .dependent_count = r->dependents.count,
     };
 }
 
@@ -316,10 +288,18 @@ static void print_rule(FILE *print, const struct rule *rule, size_t index)
     fprintf(print, "rule %zu mode %d unqualified %d shape %d reordered %d\n", index,
             (int)rule->mode, rule->unqualified_guarded, (int)rule->shape, rule->reordered);
     for (size_t i = 0; i < rule->column_count; i++) {
-        fprintf(print, "column %s %u\n", rule->columns[i].name, rule->columns[i].type_oid);
+        fprintf(print, "column %s %u %d\n", rule->columns[i].name, rule->columns[i].type_oid,
+                rule->columns[i].is_computed);
     }
     for (size_t i = 0; i < rule->dependent_count; i++) {
-        fprintf(print, "dependent %s %s\n", rule->dependents[i].schema, rule->dependents[i].name);
+        const struct rule_relation *dependent = &rule->dependents[i];
+        fprintf(print, "dependent %s %s %s", dependent->schema, dependent->name,
+                dependent->column == NULL ? "?" : dependent->column);
+        for (size_t c = 0; c < dependent->column_count; c++) {
+            const struct rule_column *column = &dependent->columns[c];
+            fprintf(print, " %s %u %d", column->name, column->type_oid, column->is_computed);
+        }
+        fprintf(print, "\n");
     }
 }
 

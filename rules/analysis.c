@@ -9,6 +9,7 @@
 #include <string.h>
 
 static const char generated_column_error[] = "428C9";
+static const char leave_it_out[] = "Leave the column out of the statement.";
 
 static const char *describe(struct analysis *a, const struct rule *rule)
 {
@@ -25,8 +26,8 @@ void analysis_refuse(struct analysis *a, struct refusal refusal)
     }
 }
 
-void analysis_refuse_obstacle(struct analysis *a, const struct rule *rule, const char *statement,
-                              const char *obstacle)
+void analysis_refuse_hinted(struct analysis *a, const struct rule *rule, const char *statement,
+                            const char *obstacle, const char *hint)
 {
     analysis_refuse(
         a, (struct refusal){
@@ -37,8 +38,14 @@ void analysis_refuse_obstacle(struct analysis *a, const struct rule *rule, const
                    rule->column, statement, rule->name),
                .detail = arena_printf(a->arena, "%s pgsluice does not rewrite this statement: %s.",
                                       describe(a, rule), obstacle),
-               .hint = "Leave the column out of the statement.",
+               .hint = hint,
            });
+}
+
+void analysis_refuse_obstacle(struct analysis *a, const struct rule *rule, const char *statement,
+                              const char *obstacle)
+{
+    analysis_refuse_hinted(a, rule, statement, obstacle, leave_it_out);
 }
 
 void analysis_refuse_unfollowed(struct analysis *a, const char *statement)
@@ -64,7 +71,7 @@ static void refuse_value(struct analysis *a, const struct rule *rule, bool is_up
                .message = is_update ? arena_printf(a->arena, update, rule->column, rule->name)
                                     : arena_printf(a->arena, insert, rule->column, rule->name),
                .detail = describe(a, rule),
-               .hint = "Leave the column out of the statement.",
+               .hint = leave_it_out,
            });
 }
 
@@ -84,9 +91,8 @@ static struct supplied *find_alike(struct analysis *a, size_t rule, const char *
 
 void analysis_record(struct analysis *a, size_t rule, const struct supply *supply)
 {
-    struct supplied *alike = a->supplied_count < SUPPLIED_APART_MAX
-                                 ? NULL
-                                 : find_alike(a, rule, supply->statement);
+    struct supplied *alike =
+        a->supplied_count < SUPPLIED_APART_MAX ? NULL : find_alike(a, rule, supply->statement);
     if (alike != NULL) {
         alike->rows += supply->rows;
         alike->params += supply->params;
@@ -114,8 +120,11 @@ bool analysis_supply(struct analysis *a, size_t index, const struct supply *supp
     case RULE_MODE_OBSERVE:
         return false;
     case RULE_MODE_REJECT:
-        refuse_value(a, rule, supply->is_update);
-        return false;
+        if (!supply->is_guess) {
+            refuse_value(a, rule, supply->is_update);
+            return false;
+        }
+        break;
     case RULE_MODE_COMPUTE:
         analysis_refuse_obstacle(a, rule, supply->statement, "mode compute is not available");
         return false;
@@ -123,7 +132,8 @@ bool analysis_supply(struct analysis *a, size_t index, const struct supply *supp
         break;
     }
     if (obstacle != NULL) {
-        analysis_refuse_obstacle(a, rule, supply->statement, obstacle);
+        analysis_refuse_hinted(a, rule, supply->statement, obstacle,
+                               supply->hint == NULL ? leave_it_out : supply->hint);
         return false;
     }
     return true;
@@ -132,6 +142,11 @@ bool analysis_supply(struct analysis *a, size_t index, const struct supply *supp
 struct rule_target analysis_target(const struct analysis *a, const RangeVar *relation)
 {
     return rule_set_resolve(a->set, relation->catalogname, relation->schemaname, relation->relname);
+}
+
+const struct rule *analysis_rule(const struct analysis *a, size_t rule, const RangeVar *relation)
+{
+    return rule_set_as(a->set, rule, relation->schemaname, relation->relname);
 }
 
 bool analysis_is_stabilised(const struct analysis *a, const struct rule *rule)

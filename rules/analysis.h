@@ -102,6 +102,8 @@ struct supply {
     uint32_t rows, params;
     bool is_update;
     const char *obstacle; /* why it cannot be taken out of the text; NULL when the caller can */
+    const char *hint;     /* beside an obstacle: what to write instead; NULL: leave the column out */
+    bool is_guess;        /* whether the column gets a value is not known */
 };
 
 /* Records the supply and applies the rule's mode to it. True: the caller takes the value out. */
@@ -115,6 +117,9 @@ void analysis_refuse(struct analysis *a, struct refusal refusal);
 /* The refusal of a statement of which only so much is known that it may supply the column. */
 void analysis_refuse_obstacle(struct analysis *a, const struct rule *rule, const char *statement,
                               const char *obstacle);
+/* The same with another hint. */
+void analysis_refuse_hinted(struct analysis *a, const struct rule *rule, const char *statement,
+                            const char *obstacle, const char *hint);
 
 /* Of a statement that could be edited, if only its text agreed with its tree. */
 void analysis_refuse_unfollowed(struct analysis *a, const char *statement);
@@ -126,6 +131,8 @@ const struct token_list *analysis_tokens(struct analysis *a);
 const char *analysis_apply_edits(struct analysis *a, size_t *len, size_t *mark);
 
 struct rule_target analysis_target(const struct analysis *a, const RangeVar *relation);
+/* The rule as it is for a relation that is its table, or like it. */
+const struct rule *analysis_rule(const struct analysis *a, size_t rule, const RangeVar *relation);
 /* Whether statements of this rule are edited so that they outlive a move of the column. */
 bool analysis_is_stabilised(const struct analysis *a, const struct rule *rule);
 

@@ -75,7 +75,7 @@ static bool judge_items(const struct assignment *set, uint64_t rules)
 {
     bool takes_out = false;
     for (; rules != 0; rules &= rules - 1) {
-        const struct rule *rule = rule_set_get(set->a->set, rule_first(rules));
+        const struct rule *rule = analysis_rule(set->a, rule_first(rules), set->relation);
         for (size_t i = 0; i < set->count; i++) {
             const ResTarget *item = item_at(set, i);
             if (strcmp(item->name, rule->column) != 0 || is_harmless(rule, value_of(item))) {
@@ -153,7 +153,8 @@ static bool neutralise_part(const struct assignment *set, size_t index)
         return false;
     }
     const char *column = set->neutrals[index];
-    const size_t name = set->firsts[index] + (place == 0); /* the first begins with the parenthesis */
+    const size_t name =
+        set->firsts[index] + (place == 0); /* the first begins with the parenthesis */
     const bool is_last = place + 1 == width;
     const size_t name_end = is_last ? (size_t)names->match : set->firsts[index + 1] - 1;
     const size_t end = is_last ? (size_t)tokens->items[at].match : firsts[place + 1] - 1;
@@ -270,7 +271,8 @@ void assign_judge(struct analysis *a, const RangeVar *relation, List **targets,
         set.rules[i] = NULL;
         set.neutrals[i] = NULL;
     }
-    if (!judge_items(&set, analysis_target(a, relation).direct) || a->is_refused) {
+    const struct rule_target target = analysis_target(a, relation);
+    if (!judge_items(&set, target.direct | target.like) || a->is_refused) {
         return;
     }
     keep_params(&set);
@@ -311,11 +313,23 @@ void dependent_judge(struct analysis *a, const RangeVar *relation, const List *n
         if (rule->shape == RULE_SHAPE_GENERATED || !lists_column(names, column)) {
             continue;
         }
-        struct supply supply = {
-            .statement = statement,
-            .is_update = is_update,
-            .obstacle = arena_printf(a->arena, "it writes through \"%s\"", relation->relname),
-        };
+        struct supply supply = {.statement = statement, .is_update = is_update};
+        if (column == NULL) {
+            supply.is_guess = true;
+            supply.obstacle = arena_printf(
+                a->arena,
+                "through \"%s\" it may write the column, by a rule, a trigger or otherwise",
+                relation->relname);
+            supply.hint =
+                arena_printf(a->arena, "Write to table \"%s.%s\" itself, and leave the column out.",
+                             rule->schema, rule->table);
+        } else {
+            supply.obstacle =
+                arena_printf(a->arena, "nothing computes the column for \"%s\"", relation->relname);
+            supply.hint = arena_printf(
+                a->arena, "Write to table \"%s.%s\" itself, or name all columns but this one.",
+                rule->schema, rule->table);
+        }
         analysis_supply(a, index, &supply);
     }
 }

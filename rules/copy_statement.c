@@ -34,7 +34,7 @@ uint64_t copy_statement_carries(const struct analysis *a, const CopyStmt *stmt, 
 {
     uint64_t carried = 0;
     for (; rules != 0; rules &= rules - 1) {
-        const struct rule *rule = rule_set_get(a->set, rule_first(rules));
+        const struct rule *rule = analysis_rule(a, rule_first(rules), stmt->relation);
         /* Without a list a generated column is not in the stream, but applications that knew the
          * table before its column moved still put it there. */
         const bool is_left_out =
@@ -124,14 +124,15 @@ static bool read_null(const char *text, struct copy_options *options)
 }
 
 /* A list of columns, or "*". */
-static bool names_column(const struct analysis *a, const Node *list, uint64_t rules)
+static bool names_column(const struct analysis *a, const CopyStmt *stmt, const Node *list,
+                         uint64_t rules)
 {
     if (list == NULL || !IsA(list, List)) {
         return false;
     }
     for (int i = 0; i < list_length((const List *)list); i++) {
         for (uint64_t rest = rules; rest != 0; rest &= rest - 1) {
-            const struct rule *rule = rule_set_get(a->set, rule_first(rest));
+            const struct rule *rule = analysis_rule(a, rule_first(rest), stmt->relation);
             const Node *name = list_nth((const List *)list, i);
             if (IsA(name, String) && strcmp(strVal(name), rule->column) == 0) {
                 return true;
@@ -249,7 +250,8 @@ static const char *read_options(const struct analysis *a, const CopyStmt *stmt, 
         if (!read_option(a, option, options, &words)) {
             return arena_printf(a->arena, "its option %s is not understood", option->defname);
         }
-        if (strncmp(option->defname, "force_", 6) == 0 && names_column(a, option->arg, rules)) {
+        if (strncmp(option->defname, "force_", 6) == 0 &&
+            names_column(a, stmt, option->arg, rules)) {
             return arena_printf(a->arena, "its option %s names the column", option->defname);
         }
     }
@@ -278,7 +280,8 @@ static bool visit(Node *node, void *context)
         return true;
     }
     for (uint64_t rest = reading->rules; rest != 0; rest &= rest - 1) {
-        const struct rule *rule = rule_set_get(reading->a->set, rule_first(rest));
+        const struct rule *rule =
+            analysis_rule(reading->a, rule_first(rest), reading->stmt->relation);
         reading->is_found |= strcmp(strVal(last), rule->column) == 0;
     }
     return true;
@@ -324,7 +327,7 @@ static bool has_duplicates(const CopyStmt *stmt)
 const char *copy_statement_read(const struct analysis *a, const CopyStmt *stmt, uint64_t rules,
                                 struct copy_options *options)
 {
-    const struct rule *rule = rule_set_get(a->set, rule_first(rules));
+    const struct rule *rule = analysis_rule(a, rule_first(rules), stmt->relation);
     if (stmt->is_program) {
         return "the data is a program's output";
     }
@@ -363,7 +366,7 @@ static void name_fields(const struct analysis *a, const CopyStmt *stmt, uint64_t
 {
     options->field_count = 0;
     for (; rules != 0; rules &= rules - 1) {
-        const struct rule *rule = rule_set_get(a->set, rule_first(rules));
+        const struct rule *rule = analysis_rule(a, rule_first(rules), stmt->relation);
         struct copy_field *field = &options->fields[options->field_count++];
         *field = (struct copy_field){.index = (uint32_t)stream_index(rule, stmt)};
         const size_t len = strnlen(rule->column, COPY_NAME_MAX - 1);
@@ -415,7 +418,7 @@ static void make_list(struct analysis *a, CopyStmt *stmt, const struct rule *rul
 void copy_statement_strip(struct analysis *a, CopyStmt *stmt, uint64_t rules,
                           struct copy_options *options)
 {
-    const struct rule *rule = rule_set_get(a->set, rule_first(rules));
+    const struct rule *rule = analysis_rule(a, rule_first(rules), stmt->relation);
     name_fields(a, stmt, rules, options);
     const bool *drop = fields_to_drop(a, options);
     const struct token_list *tokens = analysis_tokens(a);

@@ -8,7 +8,7 @@
 #include "rules/analysis.h"
 #include "rules/copy_filter.h"
 
-/* Of `rules`, which have the COPY's relation as their table: those whose column is in the stream.
+/* Of `rules`, whose table the COPY's relation is, or is like: those whose column is in the stream.
  */
 uint64_t copy_statement_carries(const struct analysis *a, const CopyStmt *stmt, uint64_t rules);
 

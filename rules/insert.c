@@ -40,10 +40,15 @@ static bool drops_default(const struct insert *insert, const struct rule *rule, 
                          rule->shape == RULE_SHAPE_GENERATED && insert->a->definition == NULL);
 }
 
+const struct rule *insert_rule(const struct insert *insert, uint64_t rules)
+{
+    return analysis_rule(insert->a, rule_first(rules), insert->stmt->relation);
+}
+
 static void judge_rule(struct insert *insert, size_t index)
 {
     struct analysis *a = insert->a;
-    const struct rule *rule = rule_set_get(a->set, index);
+    const struct rule *rule = analysis_rule(a, index, insert->stmt->relation);
     const size_t position = find_column(insert, rule->column);
     const bool is_positional = insert->stmt->cols == NIL;
     const bool is_moving = is_positional && analysis_is_stabilised(a, rule);
@@ -133,15 +138,15 @@ static void refuse_for_all(struct analysis *a, uint64_t rules, const char *obsta
 }
 
 /* Two rules with the same bare table name may guard tables whose columns differ. */
-static bool agree_on_columns(const struct rule_set *set, uint64_t rules, size_t width)
+static bool agree_on_columns(const struct insert *insert)
 {
-    const struct rule *first = rule_set_get(set, rule_first(rules));
-    for (; rules != 0; rules &= rules - 1) {
-        const struct rule *rule = rule_set_get(set, rule_first(rules));
-        if (rule->column_count < width) {
+    const struct rule *first = insert_rule(insert, insert->rules);
+    for (uint64_t rules = insert->rules; rules != 0; rules &= rules - 1) {
+        const struct rule *rule = insert_rule(insert, rules);
+        if (rule->column_count < insert->width) {
             return false;
         }
-        for (size_t i = 0; i < width; i++) {
+        for (size_t i = 0; i < insert->width; i++) {
             if (strcmp(first->columns[i].name, rule->columns[i].name) != 0) {
                 return false;
             }
@@ -154,7 +159,7 @@ static bool names_a_column(const struct insert *insert)
 {
     const List *cols = insert->stmt->cols;
     for (uint64_t rules = insert->rules; rules != 0; rules &= rules - 1) {
-        const struct rule *rule = rule_set_get(insert->a->set, rule_first(rules));
+        const struct rule *rule = insert_rule(insert, rules);
         for (int i = 0; i < list_length(cols); i++) {
             if (strcmp(column_name(cols, (size_t)i), rule->column) == 0) {
                 return true;
@@ -178,12 +183,12 @@ static bool name_values(struct insert *insert)
     if (width == WIDTH_UNEVEN || (cols != NIL && width != list_length(cols))) {
         return false; /* the server's error, whatever the table: 42601 */
     }
-    if (cols == NIL && !agree_on_columns(a->set, insert->rules, insert->width)) {
+    if (cols == NIL && !agree_on_columns(insert)) {
         refuse_for_all(a, insert->rules,
                        "it has more values than pgsluice knows columns of the table");
         return false;
     }
-    const struct rule *rule = rule_set_get(a->set, rule_first(insert->rules));
+    const struct rule *rule = insert_rule(insert, insert->rules);
     insert->names = arena_alloc(a->arena, insert->width * sizeof *insert->names);
     insert->drop = arena_alloc(a->arena, insert->width * sizeof *insert->drop);
     for (size_t i = 0; i < insert->width; i++) {
@@ -225,8 +230,8 @@ void insert_judge(struct analysis *a, InsertStmt *stmt)
     stars_note_returning(a, stmt->relation, NIL, &stmt->returningList);
     if (stmt->selectStmt != NULL) {
         dependent_judge(a, stmt->relation, stmt->cols, "INSERT", false);
-        if (target.direct != 0) {
-            judge_source(a, stmt, target.direct);
+        if ((target.direct | target.like) != 0) {
+            judge_source(a, stmt, target.direct | target.like);
         }
     }
     if (stmt->onConflictClause != NULL) {

@@ -12,7 +12,7 @@ struct insert {
     SelectStmt *source;
     const struct insert_source *kind;
     const struct bulk *bulk; /* more rows of it, which the text was relieved of; NULL: none */
-    uint64_t rules;          /* of the guarded table */
+    uint64_t rules;          /* of the guarded table, or of one that is like it */
     const char **names;      /* the column of each value of a row */
     size_t width;            /* values in a row */
     bool *drop;              /* by position: the value goes */
@@ -39,3 +39,5 @@ extern const struct insert_source insert_values; /* VALUES (...), (...) */
 extern const struct insert_source insert_select; /* any other query */
 
 bool insert_drops_all(const struct insert *insert);
+/* The first of `rules`, as it is for the insert's relation. */
+const struct rule *insert_rule(const struct insert *insert, uint64_t rules);

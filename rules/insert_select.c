@@ -127,7 +127,7 @@ static bool edit(const struct insert *insert, size_t at)
     }
     tokens_drop_items(a, firsts, insert->drop, insert->width);
     revision_note_drops(a, &insert->source->targetList, insert->drop, insert->width);
-    params_keep_values(a, rule_set_get(a->set, rule_first(insert->rules)), "INSERT", values);
+    params_keep_values(a, insert_rule(insert, insert->rules), "INSERT", values);
     return true;
 }
 

@@ -136,7 +136,7 @@ static bool edit(const struct insert *insert, size_t at)
     params_keep(a, &(struct insert_rows){
                        .rows = insert->source->valuesLists,
                        .names = insert->names,
-                       .rule = rule_set_get(a->set, rule_first(insert->rules)),
+                       .rule = insert_rule(insert, insert->rules),
                        .is_dropped = insert->drop,
                        .start = a->tokens.items[at].start,
                        .is_query = is_query(insert->source),

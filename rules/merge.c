@@ -60,7 +60,7 @@ static const char *obstacle_of(const struct merge_insert *insert, size_t positio
 
 static void judge_rule(const struct merge_insert *insert, size_t index)
 {
-    const struct rule *rule = rule_set_get(insert->a->set, index);
+    const struct rule *rule = analysis_rule(insert->a, index, insert->stmt->relation);
     struct supply supply = {.statement = "MERGE"};
     if (insert->width == 0) {
         supply.obstacle = "its INSERT has no column list";
@@ -134,7 +134,8 @@ static void judge_insert(struct analysis *a, const MergeStmt *stmt, MergeWhenCla
     dependent_judge(a, stmt->relation, when->targetList, "MERGE", false);
     insert.drop = arena_alloc(a->arena, insert.width * sizeof *insert.drop);
     memset(insert.drop, 0, insert.width * sizeof *insert.drop);
-    uint64_t rules = analysis_target(a, stmt->relation).direct;
+    const struct rule_target target = analysis_target(a, stmt->relation);
+    uint64_t rules = target.direct | target.like;
     for (; rules != 0; rules &= rules - 1) {
         judge_rule(&insert, rule_first(rules));
     }

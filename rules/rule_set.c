@@ -14,6 +14,7 @@ static const char unicode_identifier[] = "u&\"";
 
 struct rule_set {
     struct rule *rules;
+    struct rule **likes; /* by rule and dependent: the rule as it is for that */
     size_t count;
     const char *database;
     struct prefilter prefilter;
@@ -38,6 +39,21 @@ static const char *copy_string(struct string_copier *copier, const char *text)
     return copy;
 }
 
+/* On the second pass a list that the set owns; NULL when out of memory. */
+static struct rule_column *copy_columns(struct string_copier *copier,
+                                        const struct rule_column *from, size_t count)
+{
+    struct rule_column *columns = copier->to == NULL ? NULL : calloc(count + 1, sizeof *columns);
+    for (size_t i = 0; i < count; i++) {
+        const char *name = copy_string(copier, from[i].name);
+        if (columns != NULL) {
+            columns[i] = from[i];
+            columns[i].name = name;
+        }
+    }
+    return columns;
+}
+
 static void copy_strings(struct string_copier *copier, struct rule *to, const struct rule *from)
 {
     struct rule copy = *from;
@@ -45,23 +61,20 @@ static void copy_strings(struct string_copier *copier, struct rule *to, const st
     copy.schema = copy_string(copier, from->schema);
     copy.table = copy_string(copier, from->table);
     copy.column = copy_string(copier, from->column);
-    struct rule_column *columns =
-        to == NULL ? NULL : calloc(from->column_count + 1, sizeof *columns);
+    struct rule_column *columns = copy_columns(copier, from->columns, from->column_count);
     struct rule_relation *dependents =
         to == NULL ? NULL : calloc(from->dependent_count + 1, sizeof *dependents);
-    for (size_t i = 0; i < from->column_count; i++) {
-        const char *name = copy_string(copier, from->columns[i].name);
-        if (columns != NULL) {
-            columns[i] = from->columns[i];
-            columns[i].name = name;
-        }
-    }
     for (size_t i = 0; i < from->dependent_count; i++) {
+        const struct rule_relation *dependent = &from->dependents[i];
         struct rule_relation relation = {
-            copy_string(copier, from->dependents[i].schema),
-            copy_string(copier, from->dependents[i].name),
-            copy_string(copier, from->dependents[i].column),
+            .schema = copy_string(copier, dependent->schema),
+            .name = copy_string(copier, dependent->name),
+            .column = copy_string(copier, dependent->column),
+            .column_count = dependent->column_count,
         };
+        if (dependent->columns != NULL) {
+            relation.columns = copy_columns(copier, dependent->columns, dependent->column_count);
+        }
         if (dependents != NULL) {
             dependents[i] = relation;
         }
@@ -107,6 +120,23 @@ static void collect_names(struct rule_set *set, struct string_copier *copier,
     *count += 1;
 }
 
+/* Nothing moves in a view; what a cutover does to a child is not known. */
+static struct rule *make_likes(const struct rule *rule)
+{
+    struct rule *likes = calloc(rule->dependent_count + 1, sizeof *likes);
+    for (size_t i = 0; likes != NULL && i < rule->dependent_count; i++) {
+        const struct rule_relation *dependent = &rule->dependents[i];
+        likes[i] = *rule;
+        likes[i].schema = dependent->schema;
+        likes[i].table = dependent->name;
+        likes[i].column = dependent->column;
+        likes[i].columns = dependent->columns;
+        likes[i].column_count = dependent->column_count;
+        likes[i].reordered = false;
+    }
+    return likes;
+}
+
 static bool fill(struct rule_set *set, const struct rule *rules, const char *database)
 {
     struct string_copier copier = {0};
@@ -119,8 +149,9 @@ static bool fill(struct rule_set *set, const struct rule *rules, const char *dat
 
     set->strings = malloc(copier.used + 1);
     set->rules = calloc(set->count + 1, sizeof *set->rules);
+    set->likes = calloc(set->count + 1, sizeof *set->likes);
     set->names = calloc(name_count, sizeof *set->names);
-    if (set->strings == NULL || set->rules == NULL || set->names == NULL) {
+    if (set->strings == NULL || set->rules == NULL || set->likes == NULL || set->names == NULL) {
         return false;
     }
     copier = (struct string_copier){.to = set->strings};
@@ -128,6 +159,10 @@ static bool fill(struct rule_set *set, const struct rule *rules, const char *dat
     for (size_t i = 0; i < set->count; i++) {
         copy_strings(&copier, &set->rules[i], &rules[i]);
         if (set->rules[i].columns == NULL || set->rules[i].dependents == NULL) {
+            return false;
+        }
+        set->likes[i] = make_likes(&set->rules[i]);
+        if (set->likes[i] == NULL) {
             return false;
         }
     }
@@ -164,10 +199,18 @@ void rule_set_free(struct rule_set *set)
         return;
     }
     for (size_t i = 0; set->rules != NULL && i < set->count; i++) {
-        free_const(set->rules[i].columns);
-        free_const(set->rules[i].dependents);
+        const struct rule *rule = &set->rules[i];
+        for (size_t d = 0; rule->dependents != NULL && d < rule->dependent_count; d++) {
+            free_const(rule->dependents[d].columns);
+        }
+        if (set->likes != NULL) {
+            free(set->likes[i]);
+        }
+        free_const(rule->columns);
+        free_const(rule->dependents);
     }
     prefilter_fini(&set->prefilter);
+    free(set->likes);
     free(set->rules);
     free(set->names);
     free(set->strings);
@@ -228,12 +271,25 @@ struct rule_target rule_set_resolve(const struct rule_set *set, const char *data
         const struct rule_relation *dependent = find_dependent(rule, schema, relation);
         if (dependent != NULL) {
             target.dependents |= bit;
-            if (dependent->column == NULL || dependent->column[0] != '\0') {
+            if (dependent->columns != NULL) {
+                target.like |= bit;
+            } else if (dependent->column == NULL || dependent->column[0] != '\0') {
                 target.dependent |= bit;
             }
         }
     }
     return target;
+}
+
+const struct rule *rule_set_as(const struct rule_set *set, size_t index, const char *schema,
+                               const char *relation)
+{
+    const struct rule *rule = &set->rules[index];
+    if (names_relation(rule, rule->schema, rule->table, schema, relation)) {
+        return rule;
+    }
+    const struct rule_relation *dependent = find_dependent(rule, schema, relation);
+    return dependent == NULL ? rule : &set->likes[index][dependent - rule->dependents];
 }
 
 const char *rule_set_dependent_column(const struct rule_set *set, size_t index, const char *schema,

@@ -13,13 +13,19 @@
 /* The rules that a relation concerns, a bit each. */
 struct rule_target {
     uint64_t direct;     /* it is their guarded table */
-    uint64_t dependent;  /* it is a view, child or the like of it that may carry the column */
-    uint64_t dependents; /* as above, and those that are known not to have the column */
+    uint64_t like;       /* it is a view or a child of it, and can be edited like the table */
+    uint64_t dependent;  /* it is another dependent of it, which may carry the column */
+    uint64_t dependents; /* as the last two, and those that are known not to have the column */
 };
 
 /* `database` and `schema` are NULL where the statement does not say. */
 struct rule_target rule_set_resolve(const struct rule_set *set, const char *database,
                                     const char *schema, const char *relation);
+
+/* Rule `index` as it is for a relation that is its table, or like it: with the names and columns of
+ * that one. */
+const struct rule *rule_set_as(const struct rule_set *set, size_t index, const char *schema,
+                               const char *relation);
 
 /* The column's name in the dependent `relation` of rule `index`; NULL when it is not known. */
 const char *rule_set_dependent_column(const struct rule_set *set, size_t index, const char *schema,

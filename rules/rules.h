@@ -34,7 +34,7 @@ enum rule_shape {
 struct rule_column {
     const char *name;
     uint32_t type_oid;
-    bool is_computed; /* generated, or an identity that takes no value */
+    bool is_computed; /* generated, an identity that takes no value, or an expression of a view */
 };
 
 struct rule_relation {
@@ -43,6 +43,10 @@ struct rule_relation {
     /* The guarded column's name in it: "" when it does not have the column, NULL when that is not
      * known, so that any write to it may carry a value. */
     const char *column;
+    /* Its own columns in their order, when a statement that writes it can be relieved of the column as
+     * one on the table itself can; NULL when it cannot. */
+    const struct rule_column *columns;
+    size_t column_count;
 };
 
 /* One rule, with what the catalog knows of its table. All strings are the catalog's (folded,

@@ -50,7 +50,7 @@ static void judge_copy(struct analysis *a, CopyStmt *stmt)
     a->writes |= target.direct | target.dependents;
     dependent_judge(a, stmt->relation, stmt->attlist, "COPY", false);
     struct copy_options options = {.field_count = 0};
-    uint64_t carried = copy_statement_carries(a, stmt, target.direct);
+    uint64_t carried = copy_statement_carries(a, stmt, target.direct | target.like);
     uint64_t stripped = carried == 0 ? 0 : supplied_by_stream(a, stmt, carried, &options);
     if (stripped != 0) {
         copy_statement_strip(a, stmt, stripped, &options);

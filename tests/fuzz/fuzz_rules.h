@@ -22,11 +22,13 @@ static inline struct rule_set *fuzz_rule_set(uint8_t setting)
         {"content", 25, false},
         {"metadata", 3802, false},
     };
+    static const struct rule_column renamed_columns[] = {
+        {"id", 20, false}, {"pk", 23, false}, {"Text", 25, false}, {"length", 23, true}};
     static const struct rule_relation chunk_dependents[] = {
-        {"public", "chunks_part_07", "partition_key"},
-        {"public", "chunks_renamed", "pk"},
-        {"public", "chunks_view", NULL},
-        {"public", "chunks_light", ""},
+        {"public", "chunks_part_07", "partition_key", NULL, 0},
+        {"public", "chunks_renamed", "pk", renamed_columns, 4},
+        {.schema = "public", .name = "chunks_view"},
+        {.schema = "public", .name = "chunks_light", .column = ""},
     };
     static const struct rule_column note_columns[] = {{"bucket", 20, false},
                                                       {"Owner", 25, false},

@@ -9,9 +9,10 @@ by itself, and the tables are filled anew.
 
 import re
 import struct
+import time
 from collections import Counter
 
-from lib import schema
+from lib import common, schema
 from lib.choices import Choices, shrink
 from lib.proxy import Proxy, strip_rule
 from lib.wire import (Bind, Close, Closed, Describe, Execute, Flush, Parse, Query, Sync, connect)
@@ -294,6 +295,35 @@ class Bench:
         self.reference = connect(self.server, database=self.names["b"], **options)
         self.teller = connect(self.server, database=self.names["t"], **options)
 
+    def reconnect(self):
+        """When a session has ended; the server may have ended all of them, and is waited for."""
+        for connection in (self.client, self.reference, self.teller):
+            connection.close()
+        deadline = time.monotonic() + 60 * common.slowness()
+        while True:
+            try:
+                self._connect()
+                self.fill()
+                return
+            except (AssertionError, Closed, ConnectionError, TimeoutError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
+    def crashes_server(self, case, told):
+        """Whether the text without the column, sent to PostgreSQL itself, ends its session."""
+        body = [Query("BEGIN"), *case.messages("reference", self.names["b"], case.known_types(told)),
+                Query("ROLLBACK")]
+        try:
+            self.reference.send(*body)
+            for _ in range(sum(message[:1] in b"QS" for message in body)):
+                self.reference.read_until("Z")
+            return False
+        except (Closed, ConnectionError):
+            return True
+        finally:
+            self.reconnect()
+
     def close(self):
         for connection in (self.client, self.reference, self.teller):
             connection.close()
@@ -390,7 +420,11 @@ class Run:
             client, reference = self.bench.exchange(case, told)
         except (Closed, ConnectionError, TimeoutError) as error:
             texts = self._texts(case)
-            self.bench._connect()
+            self.bench.reconnect()
+            if self.bench.crashes_server(case, told):
+                self.counts["PostgreSQL itself crashes"] += count
+                self.examples["crash"] = texts
+                return
             raise Difference("closed", f"{texts}\n{error!r}\n{self.bench.proxy.log()[-2000:]}") from None
         if not case.is_framed:
             self.bench.fill()
@@ -528,4 +562,6 @@ class Run:
         lines = [f"{count:8} {what}" for what, count in sorted(self.counts.items())]
         for reason, count in self.refusals.most_common():
             lines.append(f"{count:8} refused: {reason}\n         e.g. {self.examples[reason]}")
+        if "crash" in self.examples:
+            lines.append(f"PostgreSQL crashes on\n{self.examples['crash']}")
         return "\n".join(lines)

@@ -32,7 +32,7 @@ struct rule_case {
     bool extended, backslash_escapes;
     enum text_encoding encoding;
     struct type_list types;
-    char *in, *out, *error, *detail, *masked;
+    char *in, *out, *error, *detail, *hint, *masked;
     char *expect, *writes;
     bool prepares, schema_change;
     bool types_given;
@@ -48,11 +48,16 @@ static const struct rule_column chunk_columns[] = {
     {"id", 20, false},          {"collection_id", 1043, false}, {"partition_key", 23, false}, {"document_id", 1043, false},
     {"chunk_index", 23, false}, {"content", 25, false},         {"metadata", 3802, false},
 };
+static const struct rule_column renamed_columns[] = {
+    {"id", 20, false}, {"pk", 23, false}, {"Text", 25, false}, {"length", 23, true}};
+static const struct rule_column part_columns[] = {
+    {"collection_id", 1043, false}, {"partition_key", 23, false}, {"id", 20, false}};
 static const struct rule_relation chunk_dependents[] = {
-    {"public", "chunks_part_07", "partition_key"},
-    {"public", "chunks_renamed", "pk"},
-    {"public", "chunks_view", NULL},
-    {"public", "chunks_light", ""},
+    {"public", "chunks_part_07", "partition_key", NULL, 0},
+    {"public", "chunks_part_08", "partition_key", part_columns, 3},
+    {"public", "chunks_renamed", "pk", renamed_columns, 4},
+    {.schema = "public", .name = "chunks_view"},
+    {.schema = "public", .name = "chunks_light", .column = ""},
 };
 static const struct rule_column note_columns[] = {
     {"bucket", 20, false}, {"Owner", 25, false}, {"order", 23, false}, {"system_user", 25, false}};
@@ -121,6 +126,9 @@ static void check_refusal(const struct rule_case *c, const struct verdict *verdi
     assert_string_equal(text, c->error);
     if (c->detail != NULL) {
         assert_non_null(strstr(verdict->detail, c->detail));
+    }
+    if (c->hint != NULL) {
+        assert_string_equal(verdict->hint, c->hint);
     }
 }
 
@@ -264,7 +272,7 @@ static void read_field(struct rule_case *c, const char *key, char *value, char *
         char **field;
     } texts[] = {
         {"in", &c->in},         {"out", &c->out},       {"expect", &c->expect},
-        {"error", &c->error},   {"detail", &c->detail}, {"writes", &c->writes},
+        {"error", &c->error},   {"detail", &c->detail}, {"hint", &c->hint},   {"writes", &c->writes},
         {"masked", &c->masked},
     };
     *last = NULL;
@@ -330,7 +338,7 @@ static void read_file(const char *path)
 static void free_case(struct rule_case *c)
 {
     char *const texts[] = {c->name,   c->in,     c->out,    c->error,
-                           c->detail, c->masked, c->expect, c->writes};
+                           c->detail, c->hint, c->masked, c->expect, c->writes};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         free(texts[i]);
     }

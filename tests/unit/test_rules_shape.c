@@ -20,7 +20,7 @@ static const struct rule_column columns[] = {{"id", 20, false},
                                              {"collection_id", 1043, false},
                                              {"partition_key", 23, false},
                                              {"content", 25, false}};
-static const struct rule_relation dependents[] = {{"public", "chunks_view", NULL}};
+static const struct rule_relation dependents[] = {{.schema = "public", .name = "chunks_view"}};
 
 static struct rule rule_in(const char *table, const char *column, enum rule_mode mode)
 {
