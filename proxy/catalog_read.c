@@ -97,13 +97,9 @@ static const char relation_sql[] =
     "ON a.attrelid = c.oid AND a.attname = $3 AND a.attnum > 0 AND NOT a.attisdropped "
     "WHERE n.nspname = $1 AND c.relname = $2";
 
-/* Takes no value; version 11 has no attgenerated. */
-#define COLUMN_IS_COMPUTED                                                                         \
-    "coalesce(to_jsonb(a) ->> 'attgenerated', '') <> '' OR attidentity = 'a' AS computed"
-
 /* $1 relation. */
 static const char columns_sql[] =
-    "SELECT attname, atttypid, attnum, " COLUMN_IS_COMPUTED " FROM pg_attribute a "
+    "SELECT attname, atttypid, attnum, " CATALOG_COLUMN_SOURCE " AS source FROM pg_attribute a "
     "WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
 
 /* The same in the order in which applications know the columns. An in-place cutover leaves the
@@ -114,7 +110,8 @@ static const char columns_sql[] =
 static const char recorded_columns_sql[] =
     "WITH run AS (SELECT * FROM pgsluice.run WHERE table_schema = $2 AND table_name = $3 "
     "  AND column_name = $4 ORDER BY epoch DESC LIMIT 1), "
-    "live AS (SELECT attname, atttypid, attnum, " COLUMN_IS_COMPUTED " FROM pg_attribute a "
+    "live AS (SELECT attname, atttypid, attnum, " CATALOG_COLUMN_SOURCE
+    " AS source FROM pg_attribute a "
     "  WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped), "
     "known AS (SELECT u.* FROM run, unnest(order_names, order_numbers) "
     "  WITH ORDINALITY u(name, num, ord)), "
@@ -126,7 +123,7 @@ static const char recorded_columns_sql[] =
     "sound AS (SELECT coalesce(bool_and(follows), false) AS yes FROM (SELECT "
     "  (num > lag(num) OVER (ORDER BY attnum)) IS NOT FALSE AS follows "
     "  FROM matched WHERE num IS NOT NULL) x) "
-    "SELECT attname, atttypid, attnum, computed FROM matched "
+    "SELECT attname, atttypid, attnum, source, EXISTS (SELECT FROM run) FROM matched "
     "ORDER BY CASE WHEN (SELECT yes FROM sound) THEN ord END NULLS LAST, attnum";
 
 static const char database_sql[] =
@@ -146,6 +143,7 @@ struct reading {
     struct catalog_dependents dependents;
     enum rule_shape shape;
     bool reordered;
+    bool converted;
     bool absent;
 };
 
@@ -236,11 +234,13 @@ static bool read_lists(struct control *control, const struct config_rule *rule, 
     if (out->column == NULL) {
         return fail(f, EXIT_REFUSED, "out of memory");
     }
+    out->converted =
+        recorded && columns > 0 && is_true(out->columns, 4) && out->shape == RULE_SHAPE_GENERATED;
     long last = 0;
     for (int i = 0; i < columns; i++) {
         out->column[i].name = PQgetvalue(out->columns, i, 0);
         out->column[i].type_oid = (uint32_t)strtoul(PQgetvalue(out->columns, i, 1), NULL, 10);
-        out->column[i].is_computed = PQgetvalue(out->columns, i, 3)[0] == 't';
+        out->column[i].source = (enum column_source)atoi(PQgetvalue(out->columns, i, 3));
         long number = strtol(PQgetvalue(out->columns, i, 2), NULL, 10);
         out->reordered = out->reordered || number < last;
         last = number;
@@ -278,6 +278,7 @@ static void fill_rule(struct rule *out, const struct config_rule *rule, const st
         .columns = r->column,
         .column_count = (size_t)PQntuples(r->columns),
         .reordered = r->reordered,
+        .converted = r->converted,
         .dependents = r->dependents.at,
         .dependent_count = r->dependents.count,
     };
@@ -285,11 +286,12 @@ static void fill_rule(struct rule *out, const struct config_rule *rule, const st
 
 static void print_rule(FILE *print, const struct rule *rule, size_t index)
 {
-    fprintf(print, "rule %zu mode %d unqualified %d shape %d reordered %d\n", index,
-            (int)rule->mode, rule->unqualified_guarded, (int)rule->shape, rule->reordered);
+    fprintf(print, "rule %zu mode %d unqualified %d shape %d reordered %d converted %d\n", index,
+            (int)rule->mode, rule->unqualified_guarded, (int)rule->shape, rule->reordered,
+            rule->converted);
     for (size_t i = 0; i < rule->column_count; i++) {
         fprintf(print, "column %s %u %d\n", rule->columns[i].name, rule->columns[i].type_oid,
-                rule->columns[i].is_computed);
+                (int)rule->columns[i].source);
     }
     for (size_t i = 0; i < rule->dependent_count; i++) {
         const struct rule_relation *dependent = &rule->dependents[i];
@@ -297,7 +299,7 @@ static void print_rule(FILE *print, const struct rule *rule, size_t index)
                 dependent->column == NULL ? "?" : dependent->column);
         for (size_t c = 0; c < dependent->column_count; c++) {
             const struct rule_column *column = &dependent->columns[c];
-            fprintf(print, " %s %u %d", column->name, column->type_oid, column->is_computed);
+            fprintf(print, " %s %u %d", column->name, column->type_oid, (int)column->source);
         }
         fprintf(print, "\n");
     }

@@ -63,9 +63,8 @@ static const char relations_sql[] =
 
 /* $1 the table, $2 the others: an array. With the table's own columns first. */
 static const char columns_sql[] =
-    "SELECT attrelid, attnum, attname, atttypid, "
-    "coalesce(to_jsonb(a) ->> 'attgenerated', '') <> '' OR attidentity = 'a' AS computed "
-    "FROM pg_attribute a WHERE (attrelid = $1::oid OR attrelid = ANY ($2::oid[])) "
+    "SELECT attrelid, attnum, attname, atttypid, " CATALOG_COLUMN_SOURCE
+    " AS source FROM pg_attribute a WHERE (attrelid = $1::oid OR attrelid = ANY ($2::oid[])) "
     "AND attnum > 0 AND NOT attisdropped ORDER BY attrelid <> $1::oid, attrelid, attnum";
 
 enum relation_field {
@@ -78,14 +77,14 @@ enum relation_field {
     RELATION_DEFINITION,
 };
 
-enum column_field { COLUMN_RELATION, COLUMN_NUMBER, COLUMN_NAME, COLUMN_TYPE, COLUMN_COMPUTED };
+enum column_field { COLUMN_RELATION, COLUMN_NUMBER, COLUMN_NAME, COLUMN_TYPE, COLUMN_SOURCE };
 
 /* A column of the table or of a dependent. */
 struct column {
     uint32_t relation;
     int number;
-    bool is_guarded;  /* it is the rule's, or shows it */
-    bool is_computed; /* takes no value */
+    bool is_guarded; /* it is the rule's, or shows it */
+    enum column_source source;
 };
 
 /* What is found out about the relations, one after the other. */
@@ -203,7 +202,7 @@ static bool settle_view(struct survey *survey, int at)
         is_opaque |= origin < survey->relation_count && survey->is_opaque[origin];
         const struct column *from = find_column(survey, target.relation, target.column);
         column->is_guarded = from != NULL && from->is_guarded;
-        column->is_computed = from == NULL || from->is_computed;
+        column->source = from == NULL ? COLUMN_FIXED : from->source;
     }
     survey->is_opaque[at] = is_opaque;
     return true;
@@ -241,7 +240,7 @@ static void begin(struct survey *survey, const struct config_rule *rule, uint32_
             .number = (int)number_in(survey->columns, i, COLUMN_NUMBER),
             .is_guarded =
                 is_family && strcmp(PQgetvalue(survey->columns, i, COLUMN_NAME), rule->column) == 0,
-            .is_computed = is_true(survey->columns, i, COLUMN_COMPUTED),
+            .source = (enum column_source)number_in(survey->columns, i, COLUMN_SOURCE),
         };
     }
     for (int i = 0; i < survey->relation_count; i++) {
@@ -263,7 +262,7 @@ static int list_columns(const struct survey *survey, int at, struct rule_column 
         to[count++] = (struct rule_column){
             .name = PQgetvalue(survey->columns, i, COLUMN_NAME),
             .type_oid = number_in(survey->columns, i, COLUMN_TYPE),
-            .is_computed = survey->column[i].is_computed,
+            .source = survey->column[i].source,
         };
         if (survey->column[i].is_guarded) {
             *guarded = PQgetvalue(survey->columns, i, COLUMN_NAME);

@@ -12,6 +12,11 @@
 #include "proxy/failure.h"
 #include "rules/rules.h"
 
+/* An enum column_source, of pg_attribute `a`; version 11 has no attgenerated. */
+#define CATALOG_COLUMN_SOURCE                                                                      \
+    "CASE WHEN coalesce(to_jsonb(a) ->> 'attgenerated', '') <> '' THEN 2 "                         \
+    "WHEN attidentity = 'a' THEN 1 ELSE 0 END"
+
 /* All zero is an empty one. */
 struct catalog_dependents {
     PGresult *relations, *columns; /* own the strings */

@@ -117,7 +117,7 @@ static const char *neutral_column(const struct assignment *set, size_t index)
     const struct rule *rule = set->rules[index];
     for (size_t i = rule->column_count; i > 0; i--) {
         const struct rule_column *column = &rule->columns[i - 1];
-        bool taken = column->is_computed || strcmp(column->name, rule->column) == 0;
+        bool taken = column->source != COLUMN_GIVEN || strcmp(column->name, rule->column) == 0;
         for (size_t k = 0; k < set->count && !taken; k++) {
             taken = strcmp(item_at(set, k)->name, column->name) == 0 ||
                     (set->neutrals[k] != NULL && strcmp(set->neutrals[k], column->name) == 0);

@@ -8,15 +8,32 @@
 #include <string.h>
 #include <strings.h>
 
+/* Without a list, generated columns are not in the stream; the rule's own may be. */
+static bool is_in_stream(const struct rule *rule, size_t at)
+{
+    return rule->columns[at].source != COLUMN_GENERATED ||
+           strcmp(rule->columns[at].name, rule->column) == 0;
+}
+
 /* The stream's columns, in its order. */
 static size_t stream_width(const struct rule *rule, const CopyStmt *stmt)
 {
-    return stmt->attlist == NIL ? rule->column_count : (size_t)list_length(stmt->attlist);
+    size_t width = (size_t)list_length(stmt->attlist);
+    for (size_t i = 0; stmt->attlist == NIL && i < rule->column_count; i++) {
+        width += is_in_stream(rule, i);
+    }
+    return width;
 }
 
 static const char *stream_column(const struct rule *rule, const CopyStmt *stmt, size_t at)
 {
-    return stmt->attlist == NIL ? rule->columns[at].name : strVal(list_nth(stmt->attlist, (int)at));
+    if (stmt->attlist != NIL) {
+        return strVal(list_nth(stmt->attlist, (int)at));
+    }
+    size_t i = 0;
+    for (; !is_in_stream(rule, i) || at-- > 0; i++) {
+    }
+    return rule->columns[i].name;
 }
 
 /* The place of the rule's column in the stream; the width when it is not there. */
@@ -300,16 +317,13 @@ static size_t count_rules(uint64_t rules)
     return (size_t)__builtin_popcountll(rules);
 }
 
-/* A list that is made must be the one that the server would have made. It leaves generated columns
- * out, but not identities; the catalog has one word for both. */
-static bool has_other_computed(const struct rule *rule)
+static bool has_generated(const struct analysis *a, const CopyStmt *stmt, uint64_t rules)
 {
-    for (size_t i = 0; i < rule->column_count; i++) {
-        if (rule->columns[i].is_computed && strcmp(rule->columns[i].name, rule->column) != 0) {
-            return true;
-        }
+    while (rules != 0 &&
+           analysis_rule(a, rule_first(rules), stmt->relation)->shape != RULE_SHAPE_GENERATED) {
+        rules &= rules - 1;
     }
-    return false;
+    return rules != 0;
 }
 
 static bool has_duplicates(const CopyStmt *stmt)
@@ -340,8 +354,8 @@ const char *copy_statement_read(const struct analysis *a, const CopyStmt *stmt, 
     if (stream_width(rule, stmt) <= count_rules(rules)) {
         return "it carries no other column";
     }
-    if (stmt->attlist == NIL && has_other_computed(rule)) {
-        return "without a column list it is not known which columns it carries";
+    if (stmt->attlist == NIL && count_rules(rules) > 1 && has_generated(a, stmt, rules)) {
+        return "without a column list it is not known which of them it carries";
     }
     if (has_duplicates(stmt)) {
         return "it names a column twice";
@@ -402,9 +416,10 @@ static void make_list(struct analysis *a, CopyStmt *stmt, const struct rule *rul
 {
     const char *text = "";
     List *names = NIL;
-    for (size_t i = 0; i < rule->column_count; i++) {
+    const size_t width = stream_width(rule, stmt);
+    for (size_t i = 0; i < width; i++) {
         if (!drop[i]) {
-            const char *name = rule->columns[i].name;
+            const char *name = stream_column(rule, stmt, i);
             text = arena_printf(a->arena, "%s%s%s", text, *text == '\0' ? "" : ", ",
                                 quoted_name(name));
             names = lappend(names, makeString(pstrdup(name)));

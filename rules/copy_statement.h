@@ -23,3 +23,7 @@ const char *copy_statement_read(const struct analysis *a, const CopyStmt *stmt, 
  * more of them had no objection. */
 void copy_statement_strip(struct analysis *a, CopyStmt *stmt, uint64_t rules,
                           struct copy_options *options);
+
+/* copy_out.c: puts a query in the place of a guarded table where COPY TO would not give a column that
+ * its clients know. */
+void copy_out_judge(struct analysis *a, CopyStmt *stmt);

@@ -31,10 +31,17 @@ enum rule_shape {
     RULE_SHAPE_PARTITION_KEY, /* the table is partitioned by the column: neither can (42P17) */
 };
 
+/* Where a column has its values from. */
+enum column_source {
+    COLUMN_GIVEN,     /* from statements */
+    COLUMN_FIXED,     /* an identity that takes none from INSERT and UPDATE, or an expression of a view */
+    COLUMN_GENERATED, /* and COPY leaves it out where there is no list */
+};
+
 struct rule_column {
     const char *name;
     uint32_t type_oid;
-    bool is_computed; /* generated, an identity that takes no value, or an expression of a view */
+    enum column_source source;
 };
 
 struct rule_relation {
@@ -64,6 +71,7 @@ struct rule {
     const struct rule_column *columns;
     size_t column_count;
     bool reordered; /* the catalog's order differs from `columns` */
+    bool converted; /* a cutover has made the column a generated one: applications know it as plain */
     /* Views, rules' source tables, partitions and inheritance children, transitively. */
     const struct rule_relation *dependents;
     size_t dependent_count;

@@ -43,7 +43,11 @@ static void judge_copy(struct analysis *a, CopyStmt *stmt)
     if (stmt->query != NULL) {
         statement_judge(a, stmt->query);
     }
-    if (!stmt->is_from || stmt->relation == NULL) {
+    if (stmt->relation == NULL) {
+        return;
+    }
+    if (!stmt->is_from) {
+        copy_out_judge(a, stmt);
         return;
     }
     const struct rule_target target = analysis_target(a, stmt->relation);

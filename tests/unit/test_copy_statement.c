@@ -238,17 +238,35 @@ static void what_cannot_be_followed_is_refused(void **state)
         "COPY chunks (id, collection_id, content, \"Order\") FROM STDIN WHERE id > 5");
 }
 
-static void a_list_is_not_made_beside_another_computed_column(void **state)
+/* As COPY has it: an identity is in the stream, another generated column is not. */
+static void a_list_that_is_made_leaves_out_what_the_stream_does(void **state)
 {
     (void)state;
-    static const struct rule_column with_identity[] = {
-        {"id", 20, true}, {"partition_key", 23, true}, {"content", 25, false}};
+    static const struct rule_column with_others[] = {{"id", 20, COLUMN_FIXED},
+                                                     {"length", 23, COLUMN_GENERATED},
+                                                     {"partition_key", 23, COLUMN_GENERATED},
+                                                     {"content", 25, COLUMN_GIVEN},
+                                                     {"hash", 23, COLUMN_GENERATED}};
     struct rule rule = make_rule("partition_key");
-    rule.columns = with_identity;
-    rule.column_count = 3;
-    assert_string_equal(judge(&rule, 1, "COPY chunks FROM STDIN").obstacle,
-                        "without a column list it is not known which columns it carries");
-    assert_string_equal(judge(&rule, 1, "COPY chunks (id, partition_key) FROM STDIN").obstacle, "");
+    rule.columns = with_others;
+    rule.column_count = 5;
+    const struct outcome out = judge(&rule, 1, "COPY chunks FROM STDIN");
+    assert_string_equal(out.obstacle, "");
+    assert_string_equal(out.text, "COPY chunks (id, content) FROM STDIN");
+    assert_int_equal(out.options.width, 3);
+    assert_int_equal(out.options.fields[0].index, 1);
+}
+
+static void which_of_two_generated_columns_a_stream_carries_is_not_known(void **state)
+{
+    (void)state;
+    struct rule rules[] = {make_rule("partition_key"), make_rule("Order")};
+    rules[0].shape = rules[1].shape = RULE_SHAPE_GENERATED;
+    rules[0].reordered = rules[1].reordered = true;
+    assert_string_equal(judge(rules, 2, "COPY chunks FROM STDIN").obstacle,
+                        "without a column list it is not known which of them it carries");
+    assert_string_equal(
+        judge(rules, 2, "COPY chunks (id, partition_key, \"Order\") FROM STDIN").obstacle, "");
 }
 
 int main(void)
@@ -260,7 +278,8 @@ int main(void)
         cmocka_unit_test(not_every_copy_carries_the_column),
         cmocka_unit_test(options_are_read_as_the_server_reads_them),
         cmocka_unit_test(what_cannot_be_followed_is_refused),
-        cmocka_unit_test(a_list_is_not_made_beside_another_computed_column),
+        cmocka_unit_test(a_list_that_is_made_leaves_out_what_the_stream_does),
+        cmocka_unit_test(which_of_two_generated_columns_a_stream_carries_is_not_known),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

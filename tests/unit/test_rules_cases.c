@@ -28,7 +28,7 @@ struct rule_case {
     char *name; /* with file and line */
     enum rule_mode mode;
     enum rule_shape shape;
-    bool reordered, unqualified_passes;
+    bool reordered, converted, unqualified_passes;
     bool extended, backslash_escapes;
     enum text_encoding encoding;
     struct type_list types;
@@ -76,6 +76,7 @@ static struct rule_set *make_set(const struct rule_case *c)
             .columns = chunk_columns,
             .column_count = sizeof chunk_columns / sizeof chunk_columns[0],
             .reordered = c->reordered,
+            .converted = c->converted,
             .dependents = chunk_dependents,
             .dependent_count = sizeof chunk_dependents / sizeof chunk_dependents[0],
         },
@@ -214,6 +215,8 @@ static void read_rule(struct rule_case *c, char *words)
             c->shape = RULE_SHAPE_PARTITION_KEY;
         } else if (strcmp(word, "reordered") == 0) {
             c->reordered = true;
+        } else if (strcmp(word, "converted") == 0) {
+            c->converted = true;
         } else if (strcmp(word, "unqualified_passes") == 0) {
             c->unqualified_passes = true;
         } else if (strcmp(word, "extended") == 0) {
