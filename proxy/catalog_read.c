@@ -273,6 +273,7 @@ static void fill_rule(struct rule *out, const struct config_rule *rule, const st
         .table = rule->table,
         .column = rule->column,
         .mode = rule->mode,
+        .on_unparsed = rule->on_unparsed,
         .unqualified_guarded = rule->unqualified_guarded,
         .shape = r->shape,
         .columns = r->column,
@@ -286,8 +287,8 @@ static void fill_rule(struct rule *out, const struct config_rule *rule, const st
 
 static void print_rule(FILE *print, const struct rule *rule, size_t index)
 {
-    fprintf(print, "rule %zu mode %d unqualified %d shape %d reordered %d converted %d\n", index,
-            (int)rule->mode, rule->unqualified_guarded, (int)rule->shape, rule->reordered,
+    fprintf(print, "rule %zu mode %d unparsed %d unqualified %d shape %d reordered %d converted %d\n", index,
+            (int)rule->mode, (int)rule->on_unparsed, rule->unqualified_guarded, (int)rule->shape, rule->reordered,
             rule->converted);
     for (size_t i = 0; i < rule->column_count; i++) {
         fprintf(print, "column %s %u %d\n", rule->columns[i].name, rule->columns[i].type_oid,

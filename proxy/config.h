@@ -43,6 +43,7 @@ struct config_rule {
     enum rule_mode mode;
     bool reject_mismatch;     /* on_mismatch = reject */
     bool unqualified_guarded; /* unqualified = guarded, the default */
+    enum rule_unparsed on_unparsed;
     int line;                 /* of the section's header */
 };
 

@@ -367,6 +367,7 @@ static const char *const pass_reject[] = {"pass", "reject", NULL};
 static const char *const pass_guarded[] = {"pass", "guarded", NULL};
 static const char *const text_json[] = {"text", "json", NULL};
 /* Words of an enum, in its order. */
+static const char *const unparsed_words[] = {"auto", "reject", "pass", NULL};
 static const char *const fsync_words[] = {"none", "batch", "each", NULL};
 static const char *const level_words[] = {"debug", "info", "warning", "error", NULL};
 static const char *const tls_words[] = {"disable",   "allow",       "require",
@@ -443,6 +444,7 @@ static const struct config_key rule_keys[] = {
     SET(mode),
     {"on_mismatch", KEY_LATER, .off = "strip"},
     {"unqualified", KEY_FLAG, RULE(unqualified_guarded), .words = pass_guarded},
+    {"on_unparsed", KEY_WORD, RULE(on_unparsed), .words = unparsed_words},
 };
 
 static bool read_text(const struct config_key *key, const char *value, char *to,

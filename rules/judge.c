@@ -79,7 +79,7 @@ void judge_count(const struct judge *judge, struct judge_counters *out)
 struct blindness {
     const char *statement; /* for the audit */
     struct refusal refusal;
-    bool leaves_generated; /* pass where the server guards the column itself */
+    bool is_unparsed; /* the rule has its word */
 };
 
 /* The server computes a generated column on every road, but after a cutover in place it would take
@@ -89,6 +89,12 @@ static bool server_guards(const struct rule *rule, const char *text, size_t len)
     return rule->shape == RULE_SHAPE_GENERATED &&
            !(rule->reordered &&
              (text_mentions(text, len, "insert") || text_mentions(text, len, "merge")));
+}
+
+static bool leaves_unparsed(const struct rule *rule, const char *text, size_t len)
+{
+    return rule->on_unparsed == RULE_UNPARSED_PASS ||
+           (rule->on_unparsed == RULE_UNPARSED_BY_SHAPE && server_guards(rule, text, len));
 }
 
 static void judge_blindly(struct analysis *a, const struct blindness *blindness)
@@ -101,7 +107,7 @@ static void judge_blindly(struct analysis *a, const struct blindness *blindness)
         const struct rule *rule = rule_set_get(a->set, rule_first(rules));
         analysis_record(a, rule_first(rules), &(struct supply){.statement = blindness->statement});
         if (rule->mode == RULE_MODE_OBSERVE ||
-            (blindness->leaves_generated && server_guards(rule, a->text, a->len))) {
+            (blindness->is_unparsed && leaves_unparsed(rule, a->text, a->len))) {
             continue;
         }
         struct refusal refusal = blindness->refusal;
@@ -109,6 +115,12 @@ static void judge_blindly(struct analysis *a, const struct blindness *blindness)
                                       "Rule \"%s\" of pgsluice guards table \"%s.%s\", which the "
                                       "text may concern: %s.",
                                       rule->name, rule->schema, rule->table, refusal.detail);
+        if (blindness->is_unparsed) {
+            refusal.hint = arena_printf(
+                a->arena,
+                "Set on_unparsed = pass in rule \"%s\" to leave such texts to the server.",
+                rule->name);
+        }
         analysis_refuse(a, refusal);
     }
 }
@@ -147,7 +159,7 @@ static void judge_unparsed(struct analysis *a, const char *parser_message, size_
                                      .detail = "its parser, PostgreSQL 15's, cannot read it",
                                      /* what was parsed of a bulk load is not the client's text */
                                      .position = a->bulk == NULL ? position : 0},
-                         .leaves_generated = true,
+                         .is_unparsed = true,
                      });
 }
 

@@ -24,6 +24,13 @@ enum rule_mode {
     RULE_MODE_REJECT,  /* refused with 428C9 */
 };
 
+/* A text that may concern the table and that the parser, PostgreSQL 15's, cannot read. */
+enum rule_unparsed {
+    RULE_UNPARSED_BY_SHAPE, /* refused, but where the server guards the column itself */
+    RULE_UNPARSED_REJECT,
+    RULE_UNPARSED_PASS,
+};
+
 /* Who computes the column on the server, as the catalog shows it. */
 enum rule_shape {
     RULE_SHAPE_PLAIN,     /* a trigger does, or nobody */
@@ -64,6 +71,7 @@ struct rule {
     const char *table;
     const char *column; /* the computed column */
     enum rule_mode mode;
+    enum rule_unparsed on_unparsed;
     bool unqualified_guarded; /* an unqualified name that equals table is the guarded table */
     enum rule_shape shape;
     /* Live columns in the order in which applications know them: the order of an INSERT without a

@@ -71,7 +71,7 @@ def test_a_bad_key_or_value_is_named_with_file_and_line(settings, written, key, 
 
 @pytest.mark.parametrize("key,value", [
     ("modus", "strip"), ("mode", "maybe"), ("mode", ""), ("on_mismatch", "ignore"),
-    ("unqualified", "sometimes"), ("table", "a.b.c.d"), ("table", ""), ("column", ""),
+    ("unqualified", "sometimes"), ("on_unparsed", "maybe"), ("table", "a.b.c.d"), ("table", ""), ("column", ""),
     ("expression", ""),
 ])
 def test_a_bad_rule_is_named_with_file_and_line(settings, written, key, value):

@@ -92,6 +92,7 @@ static void every_key_is_read(void **state)
                "mode = strip\n"
                "on_mismatch = strip\n"
                "unqualified = pass\n"
+               "on_unparsed = pass\n"
                "[rule other]\n"
                "table = chunks\n"
                "column = k\n"
@@ -142,6 +143,7 @@ static void every_key_is_read(void **state)
     assert_string_equal(rule->expression, "mod(hashtext(collection_id::text), 100)");
     assert_int_equal(rule->mode, RULE_MODE_STRIP);
     assert_false(rule->unqualified_guarded);
+    assert_int_equal(rule->on_unparsed, RULE_UNPARSED_PASS);
     assert_int_equal(rule->line, 33);
     assert_string_equal(config->rules[1].schema, "public");
     assert_null(config->rules[1].database);
@@ -176,6 +178,7 @@ static void what_is_left_out_has_its_default(void **state)
     assert_null(config->http);
     assert_int_equal(config->rules[0].mode, RULE_MODE_OBSERVE);
     assert_true(config->rules[0].unqualified_guarded);
+    assert_int_equal(config->rules[0].on_unparsed, RULE_UNPARSED_BY_SHAPE);
     config_free(config);
 }
 

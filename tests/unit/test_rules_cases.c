@@ -29,6 +29,7 @@ struct rule_case {
     enum rule_mode mode;
     enum rule_shape shape;
     bool reordered, converted, unqualified_passes;
+    enum rule_unparsed on_unparsed;
     bool extended, backslash_escapes;
     enum text_encoding encoding;
     struct type_list types;
@@ -71,6 +72,7 @@ static struct rule_set *make_set(const struct rule_case *c)
             .table = "chunks",
             .column = "partition_key",
             .mode = c->mode,
+            .on_unparsed = c->on_unparsed,
             .unqualified_guarded = !c->unqualified_passes,
             .shape = c->shape,
             .columns = chunk_columns,
@@ -86,6 +88,7 @@ static struct rule_set *make_set(const struct rule_case *c)
             .table = "Notes",
             .column = "bucket",
             .mode = c->mode,
+            .on_unparsed = c->on_unparsed,
             .unqualified_guarded = !c->unqualified_passes,
             .shape = c->shape,
             .columns = note_columns,
@@ -219,6 +222,10 @@ static void read_rule(struct rule_case *c, char *words)
             c->converted = true;
         } else if (strcmp(word, "unqualified_passes") == 0) {
             c->unqualified_passes = true;
+        } else if (strcmp(word, "unparsed_rejects") == 0) {
+            c->on_unparsed = RULE_UNPARSED_REJECT;
+        } else if (strcmp(word, "unparsed_passes") == 0) {
+            c->on_unparsed = RULE_UNPARSED_PASS;
         } else if (strcmp(word, "extended") == 0) {
             c->extended = true;
         } else if (strcmp(word, "backslash_escapes") == 0) {
