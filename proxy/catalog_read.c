@@ -127,6 +127,15 @@ static const char recorded_columns_sql[] =
     "SELECT attname, atttypid, attnum, computed FROM matched "
     "ORDER BY CASE WHEN (SELECT yes FROM sound) THEN ord END NULLS LAST, attnum";
 
+/* What mode compute must know of the columns. Types are written out as any session reads them: the
+ * control connection's search_path is pg_catalog alone. A type may have a default of its own. $1
+ * relation. */
+static const char sources_sql[] =
+    "SELECT a.attname, format_type(a.atttypid, a.atttypmod), "
+    "a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL OR t.typdefaultbin IS NOT NULL "
+    "FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
+    "WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+
 /* Relations through which a statement may write the table: views and tables whose rules mention it,
  * transitively; its partitions and children; the partitioned tables above it, from which rows are
  * routed to it. $1 relation. */
@@ -159,6 +168,8 @@ static const char database_sql[] =
 struct reading {
     PGresult *columns;
     PGresult *dependents;
+    PGresult *sources; /* for mode compute alone */
+    struct rule_source *source;
     struct rule_column *column;
     struct rule_relation *dependent;
     enum rule_shape shape;
@@ -170,6 +181,8 @@ static void reading_fini(struct reading *r)
 {
     PQclear(r->columns);
     PQclear(r->dependents);
+    PQclear(r->sources);
+    free(r->source);
     free(r->column);
     free(r->dependent);
 }
@@ -212,7 +225,7 @@ static bool check_relation(struct control *control, const struct config_rule *ru
             return fail(f, EXIT_REFUSED,
                         "rule %s: mode = strip cannot work on %s.%s: it is partitioned by \"%s\", "
                         "and neither a trigger nor a generated column can compute a partition key "
-                        "(42P17, 0A000); use mode = observe or reject",
+                        "(42P17, 0A000); use mode = compute, observe or reject",
                         rule->name, rule->schema, rule->table, rule->column);
         }
     } else if (PQgetvalue(r, 0, 3)[0] != '\0') {
@@ -276,6 +289,28 @@ static bool read_lists(struct control *control, const struct config_rule *rule, 
     return true;
 }
 
+static bool read_sources(struct control *control, const char *oid, struct reading *out,
+                         struct failure *f)
+{
+    out->sources = control_query(control, sources_sql, 1, &oid, READ_TIMEOUT_MS, f);
+    if (out->sources == NULL) {
+        return false;
+    }
+    const int count = PQntuples(out->sources);
+    out->source = calloc((size_t)count + 1, sizeof *out->source);
+    if (out->source == NULL) {
+        return fail(f, EXIT_REFUSED, "out of memory");
+    }
+    for (int i = 0; i < count; i++) {
+        out->source[i] = (struct rule_source){
+            .column = PQgetvalue(out->sources, i, 0),
+            .type = PQgetvalue(out->sources, i, 1),
+            .has_default = PQgetvalue(out->sources, i, 2)[0] == 't',
+        };
+    }
+    return true;
+}
+
 static bool read_rule(struct control *control, const struct config_rule *rule, bool recorded,
                       struct reading *out, FILE *print, struct failure *f)
 {
@@ -288,6 +323,9 @@ static bool read_rule(struct control *control, const struct config_rule *rule, b
     bool ok = check_relation(control, rule, r, out, print, f);
     if (ok && !out->absent) {
         ok = read_lists(control, rule, PQgetvalue(r, 0, 0), recorded, out, f);
+    }
+    if (ok && !out->absent && rule->mode == RULE_MODE_COMPUTE) {
+        ok = read_sources(control, PQgetvalue(r, 0, 0), out, f);
     }
     PQclear(r);
     return ok;
@@ -308,7 +346,21 @@ static void fill_rule(struct rule *out, const struct config_rule *rule, const st
         .reordered = r->reordered,
         .dependents = r->dependent,
         .dependent_count = (size_t)PQntuples(r->dependents),
+        .expression = rule->expression,
+        .sources = r->source,
+        .source_count = r->source == NULL ? 0 : (size_t)PQntuples(r->sources),
     };
+}
+
+/* Where the server does not compute the column, the expression must be one that statements can
+ * hold. */
+static bool check_expression(const struct rule *rule, struct failure *f)
+{
+    char why[200];
+    return rule->mode != RULE_MODE_COMPUTE || rule->shape == RULE_SHAPE_GENERATED ||
+           rule_is_computable(rule, why, sizeof why) ||
+           fail(f, EXIT_REFUSED, "rule %s: mode = compute cannot work with expression = %s: %s",
+                rule->name, rule->expression, why);
 }
 
 static void print_rule(FILE *print, const struct rule *rule, size_t index)
@@ -317,6 +369,10 @@ static void print_rule(FILE *print, const struct rule *rule, size_t index)
             (int)rule->mode, rule->unqualified_guarded, (int)rule->shape, rule->reordered);
     for (size_t i = 0; i < rule->column_count; i++) {
         fprintf(print, "column %s %u\n", rule->columns[i].name, rule->columns[i].type_oid);
+    }
+    for (size_t i = 0; i < rule->source_count; i++) {
+        fprintf(print, "source %s %s %d\n", rule->sources[i].column, rule->sources[i].type,
+                rule->sources[i].has_default);
     }
     for (size_t i = 0; i < rule->dependent_count; i++) {
         fprintf(print, "dependent %s %s\n", rule->dependents[i].schema, rule->dependents[i].name);
@@ -354,6 +410,9 @@ bool catalog_read_database(struct control *control, const struct config *config,
         }
         if (!reading[i].absent) {
             fill_rule(&rule[out->rule_count], from, &reading[i]);
+            if (!check_expression(&rule[out->rule_count], f)) {
+                goto out;
+            }
             rule[out->rule_count].reordered |= (moving >> rules[i] & 1) != 0;
             print_rule(print, &rule[out->rule_count], rules[i]);
             out->rule_index[out->rule_count++] = rules[i];

@@ -45,10 +45,16 @@ static void copy_strings(struct string_copier *copier, struct rule *to, const st
     copy.schema = copy_string(copier, from->schema);
     copy.table = copy_string(copier, from->table);
     copy.column = copy_string(copier, from->column);
+    copy.expression = copy_string(copier, from->expression);
+    if (from->mode == RULE_MODE_COMPUTE && from->shape == RULE_SHAPE_GENERATED) {
+        copy.mode = RULE_MODE_STRIP;
+    }
     struct rule_column *columns =
         to == NULL ? NULL : calloc(from->column_count + 1, sizeof *columns);
     struct rule_relation *dependents =
         to == NULL ? NULL : calloc(from->dependent_count + 1, sizeof *dependents);
+    struct rule_source *sources =
+        to == NULL ? NULL : calloc(from->source_count + 1, sizeof *sources);
     for (size_t i = 0; i < from->column_count; i++) {
         const char *name = copy_string(copier, from->columns[i].name);
         if (columns != NULL) {
@@ -66,9 +72,20 @@ static void copy_strings(struct string_copier *copier, struct rule *to, const st
             dependents[i] = relation;
         }
     }
+    for (size_t i = 0; i < from->source_count; i++) {
+        struct rule_source source = {
+            copy_string(copier, from->sources[i].column),
+            copy_string(copier, from->sources[i].type),
+            from->sources[i].has_default,
+        };
+        if (sources != NULL) {
+            sources[i] = source;
+        }
+    }
     if (to != NULL) {
         copy.columns = columns;
         copy.dependents = dependents;
+        copy.sources = sources;
         *to = copy;
     }
 }
@@ -127,7 +144,8 @@ static bool fill(struct rule_set *set, const struct rule *rules, const char *dat
     set->database = copy_string(&copier, database);
     for (size_t i = 0; i < set->count; i++) {
         copy_strings(&copier, &set->rules[i], &rules[i]);
-        if (set->rules[i].columns == NULL || set->rules[i].dependents == NULL) {
+        if (set->rules[i].columns == NULL || set->rules[i].dependents == NULL ||
+            set->rules[i].sources == NULL) {
             return false;
         }
     }
@@ -166,6 +184,7 @@ void rule_set_free(struct rule_set *set)
     for (size_t i = 0; set->rules != NULL && i < set->count; i++) {
         free_const(set->rules[i].columns);
         free_const(set->rules[i].dependents);
+        free_const(set->rules[i].sources);
     }
     prefilter_fini(&set->prefilter);
     free(set->rules);
@@ -254,6 +273,16 @@ uint64_t rule_set_mentioned(const struct rule_set *set, const char *text, size_t
                 mask |= UINT64_C(1) << i;
             }
         }
+    }
+    return mask;
+}
+
+uint64_t rule_set_in_mode(const struct rule_set *set, uint64_t rules, enum rule_mode mode)
+{
+    uint64_t mask = 0;
+    for (; rules != 0; rules &= rules - 1) {
+        const size_t index = rule_first(rules);
+        mask |= set->rules[index].mode == mode ? UINT64_C(1) << index : 0;
     }
     return mask;
 }
