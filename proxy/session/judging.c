@@ -272,6 +272,21 @@ static uint64_t supplied_rules(const struct session *s, const struct verdict *ve
     return mask;
 }
 
+/* Rules whose key a statement sends to the server each time that it is executed. */
+static uint64_t rules_sent(const struct session *s, const struct verdict *verdict)
+{
+    if (verdict->action == VERDICT_PASS) {
+        return supplied_rules(s, verdict);
+    }
+    uint64_t computed = 0;
+    for (size_t i = 0; verdict->action == VERDICT_EDIT && i < s->rules->rule_count; i++) {
+        if (rule_set_get(s->rules->set, i)->mode == RULE_MODE_COMPUTE) {
+            computed |= (uint64_t)1 << i;
+        }
+    }
+    return gates_of(s, verdict->writes & computed);
+}
+
 static bool is_turn_over(struct worker *worker)
 {
     const uint64_t now = uv_hrtime();
@@ -470,8 +485,8 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
         ok = ledger_parsed(&s->ledger, judged->name, verdict, gates_of(s, verdict->writes),
                            s->rules->rule_index, map);
     }
-    if (verdict->action == VERDICT_PASS && (judged->extended || verdict->prepares)) {
-        hold_note_unstripped(s, supplied_rules(s, verdict));
+    if (judged->extended || verdict->prepares) {
+        hold_note_unstripped(s, rules_sent(s, verdict));
     }
     if (!ok) {
         session_fail(s, "53200", "out of memory");

@@ -239,15 +239,6 @@ def test_what_cannot_be_computed_is_refused_with_what_to_write(compute):
         assert one(cursor, "SELECT count(*) FROM chunks") == 0
 
 
-def test_too_long_a_value_is_the_servers_error(compute, server):
-    server.psql("ALTER TABLE chunks ADD short varchar(3)", dbname=DATABASE)
-    with connect(compute).cursor() as cursor:
-        with pytest.raises(psycopg2.errors.StringDataRightTruncation):
-            cursor.execute("INSERT INTO chunks (collection_id, chunk_index, content, short)"
-                           " VALUES ('a', 1, 'x', 'abcd')")
-    server.psql("ALTER TABLE chunks DROP short", dbname=DATABASE)
-
-
 def test_audit_and_counters(compute):
     with connect(compute).cursor() as cursor:
         before = len(compute.audit_lines(event="supplied"))
@@ -282,6 +273,107 @@ def test_check_tells_the_effect_and_strip_is_refused(compute, server):
         result = refusing.command("check", "--config", str(refusing.config))
         assert result.returncode == 1
         assert why in result.stderr
+
+
+TYPED = """
+CREATE SCHEMA other;
+CREATE TYPE other.colour AS ENUM ('red', 'green');
+CREATE DOMAIN other.label AS varchar(5) CHECK (value <> 'bad');
+CREATE DOMAIN other.tagged AS text DEFAULT 'tag';
+CREATE TABLE typed (
+    key integer, short varchar(3), padded char(6), amount numeric(6, 2), moment timestamp(0) with time zone,
+    colour other.colour, label other.label, "Odd ""name" "char", whole smallint, list integer[],
+    tagged other.tagged, numbered bigserial, worded text DEFAULT 'word');
+GRANT ALL ON typed TO app;
+GRANT USAGE ON SCHEMA other TO app;
+GRANT ALL ON SEQUENCE typed_numbered_seq TO app;
+"""
+
+ALL_TYPES = ("hashtext(concat(short::text, '|', padded::text, '|', amount::text, '|', extract(epoch FROM moment),"
+             " '|', colour::text, '|', label::text, '|', \"Odd \"\"name\"::text, '|', whole::text, '|',"
+             " list::text)) % 100")
+
+# What the values are is the server's to say: it stores the row, and is asked what the key should be.
+TYPED_VALUES = [
+    "short) VALUES ('abc')", "short) VALUES ('ab     ')", "short) VALUES (12)", "padded) VALUES (true)",
+    "padded) VALUES ('a'), ('a  '), ('')", "amount) VALUES (1.005), ('2.675'), (3), (1e3), (-0.001), (NULL)",
+    "moment) VALUES ('2026-01-01 10:00:00.7+05'), ('2026-01-01'), ('today')",
+    "moment) VALUES (timestamp '2026-06-01 12:00'), (DATE '2026-06-01')",
+    "colour) VALUES ('red'), ('green'::other.colour)", "label) VALUES ('abc'), ('abc    '), (7)",
+    '"Odd ""name") VALUES (\'xyz\'), (\'\')', "whole) VALUES (7), (7.5), ('8'), (-7)",
+    "list) VALUES ('{1,2}'), (ARRAY[1]::int[]), (NULL)",
+    "short, padded, amount, colour) SELECT 'abc', 'x', 2.675, 'red'",
+    "short, amount) SELECT 'ab' , s.n FROM (VALUES (1.005), (2)) s (n)", "tagged) VALUES ('x')",
+]
+
+
+@pytest.fixture(scope="module")
+def typed(server):
+    schema.create_database(server, "compute_typed")
+    server.psql(TYPED, dbname="compute_typed")
+    rule = {"name": "typed", "database": "compute_typed", "table": "public.typed", "column": "key",
+            "expression": ALL_TYPES, "mode": "compute"}
+    instance = Proxy(server, rules=[rule], control=f"host={server.host} port={server.port}"
+                                                   " user=pgsluice dbname=compute_typed").start()
+    yield instance
+    instance.stop()
+
+
+@pytest.mark.parametrize("statement", TYPED_VALUES)
+def test_values_mean_what_they_mean_in_the_row(typed, server, statement):
+    server.psql("TRUNCATE typed", dbname="compute_typed")
+    with wire.connect(typed, database="compute_typed") as proxied:
+        messages = proxied.query("INSERT INTO typed (" + statement)
+        if "ARRAY" in statement:
+            assert wire.errors(messages) == ["428C9"]
+            return
+        assert not wire.errors(messages)
+    rows = server.psql(f"SELECT count(*), count(*) FILTER (WHERE key = {ALL_TYPES}) FROM typed",
+                       dbname="compute_typed").split("|")
+    assert rows[0] == rows[1] != "0"
+
+
+@pytest.mark.parametrize("statement, sqlstate", [
+    ("short) VALUES ('abcd')", "22001"), ("amount) VALUES (12345)", "22003"), ("colour) VALUES ('x')", "22P02"),
+    ("label) VALUES ('bad')", "23514"), ("label) VALUES ('abcdef')", "22001"), ("short, padded) VALUES ('a')", "42601"),
+    ("nothing) VALUES (5)", "42703"), ("short, short) VALUES ('a', 'b')", "428C9"),
+    # no such cast: the key's is tried before the column's own, which would say 42804
+    ("whole) VALUES (true)", "42846")])
+def test_errors_are_the_servers(typed, statement, sqlstate):
+    with wire.connect(typed, database="compute_typed") as proxied:
+        assert wire.errors(proxied.query("INSERT INTO typed (" + statement)) == [sqlstate]
+
+
+@pytest.mark.parametrize("columns, types", [
+    ("short, padded", []), ("label, colour", []), ("amount, moment", []), ("list, whole", []),
+    ("label, short", [1043]), ("worded, label", [])])
+def test_parameters_have_their_columns_types(typed, server, columns, types):
+    server.psql("CREATE TABLE IF NOT EXISTS bare (LIKE typed); GRANT ALL ON bare TO app",
+                dbname="compute_typed")
+    with wire.connect(server, database="compute_typed") as direct, \
+            wire.connect(typed, database="compute_typed") as proxied:
+        for text in "INSERT INTO {} (" + columns + ") VALUES ($1, $2), ($3, $4)", \
+                    "INSERT INTO {} (" + columns + ") VALUES ($1, $2)":
+            bare = described(direct, text.format("bare"), types)
+            assert described(proxied, text.format("typed"), types) == bare
+
+
+@pytest.mark.parametrize("column", ["tagged", "numbered", "worded"])
+def test_defaults_of_every_kind_are_refused(server, column):
+    database = "compute_typed"
+    rule = {"name": "typed", "database": database, "table": "public.typed", "column": "key",
+            "expression": f"hashtext({column}::text)", "mode": "compute"}
+    proxy = Proxy(server, rules=[rule], control=f"host={server.host} port={server.port}"
+                                                f" user=pgsluice dbname={database}").start()
+    try:
+        with wire.connect(proxy, database=database) as proxied:
+            for text in ("INSERT INTO typed (short) VALUES ('a')", "INSERT INTO typed DEFAULT VALUES",
+                         f"INSERT INTO typed ({column}) VALUES (DEFAULT)",
+                         f"UPDATE typed SET {column} = DEFAULT"):
+                assert wire.errors(proxied.query(text)) == ["428C9"]
+            assert not wire.errors(proxied.query(f"INSERT INTO typed ({column}) VALUES ('5')"))
+    finally:
+        proxy.stop()
 
 
 @pytest.mark.skipif(common.pg_major() < 12, reason="generated columns need PostgreSQL 12 or newer")
