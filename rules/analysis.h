@@ -61,12 +61,12 @@ struct analysis {
     const struct rule_set *set;
     const char *text; /* what is parsed, and what edits refer to */
     size_t len;
-    const struct bulk *bulk; /* rows that the text was relieved of; NULL: none */
-    const bool *bulk_drop;   /* which of their values go; NULL: none */
-    bool asks_bulk;          /* what its rows hold made a difference */
-    bool needs_bulk;         /* its rows must be looked at one by one */
-    bool asks_literals;      /* what literals hold made a difference */
-    bool is_single_use;      /* the text does not outlive its execution, as a prepared one does */
+    const struct bulk *bulk;           /* rows that the text was relieved of; NULL: none */
+    const struct bulk_edit *bulk_edit; /* what becomes of each; NULL: nothing */
+    bool asks_bulk;                    /* what its rows hold made a difference */
+    bool needs_bulk;                   /* its rows must be judged one by one */
+    bool asks_literals;                /* what literals hold made a difference */
+    bool is_single_use; /* the text does not outlive its execution, as a prepared one does */
 
     /* What was found. */
     uint64_t writes;

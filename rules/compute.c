@@ -266,16 +266,6 @@ struct compute *compute_of(struct analysis *a, const struct rule *rule)
     return compute;
 }
 
-bool compute_reads(const struct compute *compute, const char *column)
-{
-    for (size_t i = 0; i < compute->source_count; i++) {
-        if (strcmp(compute->sources[i].column->column, column) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* What gives the same value when it is written twice. */
 static bool is_repeatable(const Node *value, bool may_read_columns)
 {
@@ -440,6 +430,29 @@ void compute_edit(struct analysis *a, const struct compute *compute, int start, 
                                        .text = text,
                                        .copies = r.copies,
                                        .copy_count = r.copy_count});
+}
+
+const struct bulk_piece *compute_pieces(struct analysis *a, const struct compute *compute,
+                                        const size_t *positions, size_t *count)
+{
+    struct bulk_piece *pieces = arena_alloc(a->arena, (compute->place_count + 1) * sizeof *pieces);
+    const char *behind = "";
+    int copied = 0;
+    for (size_t i = 0; i < compute->place_count; i++) {
+        const struct compute_place *place = &compute->places[i];
+        const bool is_absent = positions[place->source] == SIZE_MAX;
+        pieces[i].text = arena_printf(a->arena, "%s%.*sCAST(%s", behind, place->from - copied,
+                                      compute->text + copied, is_absent ? "NULL" : "");
+        pieces[i].value = positions[place->source];
+        behind = arena_printf(a->arena, " AS %s)", compute->sources[place->source].column->type);
+        copied = place->to;
+    }
+    pieces[compute->place_count] = (struct bulk_piece){
+        .text = arena_printf(a->arena, "%s%s", behind, compute->text + copied),
+        .value = SIZE_MAX,
+    };
+    *count = compute->place_count + 1;
+    return pieces;
 }
 
 bool rule_is_computable(const struct rule *rule, char *why, size_t why_size)

@@ -53,5 +53,7 @@ void compute_edit(struct analysis *a, const struct compute *compute, int start, 
 /* The trees are the same, so that there is nothing to edit. */
 bool compute_is_there(struct analysis *a, const Node *computed, const Node *value);
 
-/* A rule's column among names. */
-bool compute_reads(const struct compute *compute, const char *column);
+/* The same for rows of a bulk load; `positions`, by source, says where in a row it stands, SIZE_MAX
+ * for nowhere. */
+const struct bulk_piece *compute_pieces(struct analysis *a, const struct compute *compute,
+                                        const size_t *positions, size_t *count);

@@ -242,10 +242,6 @@ static void judge_source(struct analysis *a, InsertStmt *stmt, uint64_t rules)
     insert.kind = is_values ? &insert_values : &insert_select;
     insert.bulk = is_values ? bulk_of(a, stmt) : NULL;
     const uint64_t computed = rule_set_in_mode(a->set, rules, RULE_MODE_COMPUTE);
-    if (computed != 0 && insert.bulk != NULL) {
-        a->needs_bulk = true;
-        return;
-    }
     if ((stmt->cols != NIL && computed == 0 && !names_a_column(&insert)) || !name_values(&insert)) {
         return;
     }

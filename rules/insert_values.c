@@ -151,7 +151,9 @@ static bool edit(const struct insert *insert, size_t at)
                        .is_query = is_query(insert->source),
                    });
     if (insert->bulk != NULL) {
-        a->bulk_drop = insert->drop;
+        struct bulk_edit *rows = arena_alloc(a->arena, sizeof *rows);
+        *rows = (struct bulk_edit){.drop = insert->drop};
+        a->bulk_edit = rows;
     }
     return true;
 }
@@ -173,11 +175,33 @@ static bool compute_rows(const struct insert *insert, size_t at, bool *replaces)
             lasts[i] = i + 1 < insert->width ? firsts[i + 1] - 2 : close - 1;
         }
         List **values = (List **)&list_nth_cell(insert->source->valuesLists, row)->ptr_value;
-        *replaces |=
-            insert_compute_row(insert, values, row + 1, firsts, lasts, tokens->items[close].start);
+        const size_t cut = row > 0 && insert->bulk != NULL ? insert->bulk->rows : 0;
+        *replaces |= insert_compute_row(insert, values, (int)cut + row + 1, firsts, lasts,
+                                        tokens->items[close].start);
         at = close + 1;
     }
     return at >= tokens->count || tokens->items[at].kind != TOKEN_COMMA;
+}
+
+/* The rows that were cut out, in which every value is a literal. */
+static void compute_bulk(const struct insert *insert)
+{
+    struct analysis *a = insert->a;
+    const struct compute *compute = insert->compute;
+    size_t *positions = arena_alloc(a->arena, (compute->source_count + 1) * sizeof *positions);
+    for (size_t i = 0; i < compute->source_count; i++) {
+        const struct rule_source *column = compute->sources[i].column;
+        const size_t at = insert_find_column(insert, column->column);
+        positions[i] = at < insert->width ? at : SIZE_MAX;
+        /* A default that only the server knows is refused row by row. */
+        a->needs_bulk |= at < insert->width && column->has_default &&
+                         bulk_count_values(insert->bulk, at) < insert->bulk->rows;
+    }
+    struct bulk_edit *rows = arena_alloc(a->arena, sizeof *rows);
+    *rows = (struct bulk_edit){.key = insert->key};
+    rows->pieces = compute_pieces(a, compute, positions, &rows->piece_count);
+    a->needs_bulk |= a->bulk_edit != NULL;
+    a->bulk_edit = rows;
 }
 
 static bool compute(const struct insert *insert, size_t at)
@@ -187,6 +211,11 @@ static bool compute(const struct insert *insert, size_t at)
     bool replaces = false;
     if (at >= a->tokens.count || !compute_rows(insert, at + 1, &replaces)) {
         return false;
+    }
+    if (insert->bulk != NULL) {
+        compute_bulk(insert);
+        /* A first row that is right already tells nothing of the others. */
+        a->needs_bulk |= !replaces && insert->key < insert->width;
     }
     if (replaces) {
         bool *replaced = arena_alloc(a->arena, insert->width * sizeof *replaced);

@@ -263,7 +263,7 @@ static void edit(struct verdict *verdict, struct analysis *a, const struct judge
     if (a->bulk != NULL) {
         const struct bulk_edited edited = {
             .text = text, .len = len, .at = mark, .kept = a->kept, .kept_count = a->kept_count};
-        text = bulk_restore(a->bulk, a->arena, &edited, a->bulk_drop, &len, kept);
+        text = bulk_restore(a->bulk, a->arena, &edited, a->bulk_edit, &len, kept);
     } else {
         for (size_t i = 0; i < a->kept_count; i++) {
             kept_add(kept, a->kept[i]);

@@ -252,7 +252,8 @@ static void a_literal_that_is_written_twice_is_filled_in_twice(void **state)
     static const char *const texts[] = {
         "INSERT INTO chunks (id, content, partition_key) VALUES (1, 'a', 5), (22, 'b', 6)",
         "INSERT INTO chunks (id, content, partition_key) VALUES (333, '', 7777), (0, 'ccc', 6)",
-        "INSERT INTO chunks (id, content, partition_key) VALUES (2147483647, 'it''s', 0), (1, 'a', 1)",
+        "INSERT INTO chunks (id, content, partition_key) VALUES (2147483647, 'it''s', 0), (1, 'a', "
+        "1)",
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         const struct judge_input input = input_of(texts[i]);
@@ -279,9 +280,12 @@ static void a_key_that_was_right_once_is_looked_at_again(void **state)
     static const char *const texts[] = {
         "INSERT INTO chunks (id, partition_key) VALUES (1, " COMPUTED("1") ")",
         "INSERT INTO chunks (id, partition_key) VALUES (2, " COMPUTED("1") ")",
-        "INSERT INTO chunks (id, partition_key) VALUES (2, " COMPUTED("1") "), (1, " COMPUTED("1") ")",
-        "INSERT INTO chunks (id, partition_key) VALUES (2, " COMPUTED("2") "), (2, " COMPUTED("1") ")",
-        "INSERT INTO chunks (id, partition_key) VALUES (1, " COMPUTED("1") "), (1, " COMPUTED("1") ")",
+        "INSERT INTO chunks (id, partition_key) VALUES (2, " COMPUTED("1") "), (1, " COMPUTED(
+            "1") ")",
+        "INSERT INTO chunks (id, partition_key) VALUES (2, " COMPUTED("2") "), (2, " COMPUTED(
+            "1") ")",
+        "INSERT INTO chunks (id, partition_key) VALUES (1, " COMPUTED("1") "), (1, " COMPUTED(
+            "1") ")",
         "UPDATE chunks SET id = 1, partition_key = " COMPUTED("1"),
         "UPDATE chunks SET id = 2, partition_key = " COMPUTED("1"),
     };
@@ -579,6 +583,54 @@ static void bulk_loads_are_judged_by_all_their_rows(void **state)
     free(text);
 }
 
+/* A comment in front makes a text be parsed as a whole. */
+static void bulk_loads_are_computed_as_row_by_row(void **state)
+{
+    (void)state;
+    static const char *const heads[] = {
+        "INSERT INTO chunks (id, partition_key, content) VALUES ",
+        "INSERT INTO chunks (partition_key, id, content) VALUES ",
+        "INSERT INTO chunks (content, id, partition_key) VALUES ",
+        "INSERT INTO chunks (id, collection_id, content) VALUES ",
+        "INSERT INTO chunks (content, collection_id, id) VALUES ",
+        "INSERT INTO chunks (content, collection_id, \"Id\") VALUES ",
+        "INSERT INTO chunks VALUES ",
+        "INSERT INTO notes (content, partition_key, id) VALUES ",
+    };
+    static const char *const rows[] = {
+        "(1, 2, " LONG ")",        "('1' , '2,', " LONG " )",  "( 1,DEFAULT ,'x' )",
+        "(DEFAULT, 5, " LONG ")",  "( -1 ,NULL,\n" LONG "\n)", "(1::int , '2'::text, true)",
+        "(E'\\'', 'it''s', NULL)", "(mod(1, 2), 2, " LONG ")", "('2'::bigint, 1, DEFAULT)",
+    };
+    static const char *const tails[] = {"", " RETURNING *",
+                                        ", (7, DEFAULT, 'x'), (8, 9, LOWER('y'))"};
+    const size_t head_count = sizeof heads / sizeof heads[0],
+                 row_count = sizeof rows / sizeof rows[0];
+    struct judge *judge = judge_new(0), *other = judge_new(0);
+    struct judges judges;
+    char text[100000] = "/**/";
+    size_t edited = 0;
+    set_up(&judges, RULE_MODE_COMPUTE);
+    for (size_t i = 0; i < head_count * row_count * row_count * 3; i++) {
+        write_bulk(text + 4, heads[i % head_count], rows[i / head_count / row_count % row_count],
+                   rows[i / head_count % row_count], tails[i / head_count / row_count / row_count]);
+        const struct judge_input whole = input_of(text), bulk = input_of(text + 4);
+        const struct verdict *want = judge_text(other, judges.set, &whole);
+        const struct verdict *have = judge_text(judge, judges.set, &bulk);
+        assert_int_equal(have->action, want->action);
+        assert_int_equal(have->supplied_count, want->supplied_count);
+        assert_true(have->supplied_count == 0 || have->supplied[0].rows == want->supplied[0].rows);
+        assert_same_string(text, have->message, want->message);
+        assert_same_string(text, have->detail, want->detail);
+        assert_same_string(text, have->text, want->text == NULL ? NULL : want->text + 4);
+        edited += have->action == VERDICT_EDIT;
+    }
+    assert_true(edited > 500);
+    judge_free(judge);
+    judge_free(other);
+    tear_down(&judges);
+}
+
 static void long_literals_and_many_rows_keep_their_own_ways(void **state)
 {
     (void)state;
@@ -614,6 +666,7 @@ int main(void)
         cmocka_unit_test(changed_literals_are_judged_as_if_never_seen),
         cmocka_unit_test(bytes_that_are_no_text_are_refused_in_a_known_shape_too),
         cmocka_unit_test(bulk_loads_are_judged_by_all_their_rows),
+        cmocka_unit_test(bulk_loads_are_computed_as_row_by_row),
         cmocka_unit_test(long_literals_and_many_rows_keep_their_own_ways),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
