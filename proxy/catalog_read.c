@@ -126,6 +126,15 @@ static const char recorded_columns_sql[] =
     "SELECT attname, atttypid, attnum, source, EXISTS (SELECT FROM run) FROM matched "
     "ORDER BY CASE WHEN (SELECT yes FROM sound) THEN ord END NULLS LAST, attnum";
 
+/* What mode compute must know of the columns. Types are written out as any session reads them: the
+ * control connection's search_path is pg_catalog alone. A type may have a default of its own. $1
+ * relation. */
+static const char sources_sql[] =
+    "SELECT a.attname, format_type(a.atttypid, a.atttypmod), "
+    "a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL OR t.typdefaultbin IS NOT NULL "
+    "FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
+    "WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+
 static const char database_sql[] =
     "SELECT EXISTS (SELECT FROM pg_db_role_setting s, unnest(s.setconfig) o "
     "  WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database "
@@ -139,6 +148,8 @@ static const char database_sql[] =
 /* What one rule's relation looked like; the results own the strings. */
 struct reading {
     PGresult *columns;
+    PGresult *sources; /* for mode compute alone */
+    struct rule_source *source;
     struct rule_column *column;
     struct catalog_dependents dependents;
     enum rule_shape shape;
@@ -150,6 +161,8 @@ struct reading {
 static void reading_fini(struct reading *r)
 {
     PQclear(r->columns);
+    PQclear(r->sources);
+    free(r->source);
     free(r->column);
     catalog_dependents_fini(&r->dependents);
 }
@@ -192,7 +205,7 @@ static bool check_relation(struct control *control, const struct config_rule *ru
             return fail(f, EXIT_REFUSED,
                         "rule %s: mode = strip cannot work on %s.%s: it is partitioned by \"%s\", "
                         "and neither a trigger nor a generated column can compute a partition key "
-                        "(42P17, 0A000); use mode = observe or reject",
+                        "(42P17, 0A000); use mode = compute, observe or reject",
                         rule->name, rule->schema, rule->table, rule->column);
         }
     } else if (PQgetvalue(r, 0, 3)[0] != '\0') {
@@ -248,6 +261,28 @@ static bool read_lists(struct control *control, const struct config_rule *rule, 
     return true;
 }
 
+static bool read_sources(struct control *control, const char *oid, struct reading *out,
+                         struct failure *f)
+{
+    out->sources = control_query(control, sources_sql, 1, &oid, READ_TIMEOUT_MS, f);
+    if (out->sources == NULL) {
+        return false;
+    }
+    const int count = PQntuples(out->sources);
+    out->source = calloc((size_t)count + 1, sizeof *out->source);
+    if (out->source == NULL) {
+        return fail(f, EXIT_REFUSED, "out of memory");
+    }
+    for (int i = 0; i < count; i++) {
+        out->source[i] = (struct rule_source){
+            .column = PQgetvalue(out->sources, i, 0),
+            .type = PQgetvalue(out->sources, i, 1),
+            .has_default = PQgetvalue(out->sources, i, 2)[0] == 't',
+        };
+    }
+    return true;
+}
+
 static bool read_rule(struct control *control, const struct config_rule *rule, bool recorded,
                       struct reading *out, FILE *print, struct failure *f)
 {
@@ -260,6 +295,9 @@ static bool read_rule(struct control *control, const struct config_rule *rule, b
     bool ok = check_relation(control, rule, r, out, print, f);
     if (ok && !out->absent) {
         ok = read_lists(control, rule, PQgetvalue(r, 0, 0), recorded, out, f);
+    }
+    if (ok && !out->absent && rule->mode == RULE_MODE_COMPUTE) {
+        ok = read_sources(control, PQgetvalue(r, 0, 0), out, f);
     }
     PQclear(r);
     return ok;
@@ -282,7 +320,21 @@ static void fill_rule(struct rule *out, const struct config_rule *rule, const st
         .converted = r->converted,
         .dependents = r->dependents.at,
         .dependent_count = r->dependents.count,
+        .expression = rule->expression,
+        .sources = r->source,
+        .source_count = r->source == NULL ? 0 : (size_t)PQntuples(r->sources),
     };
+}
+
+/* Where the server does not compute the column, the expression must be one that statements can
+ * hold. */
+static bool check_expression(const struct rule *rule, struct failure *f)
+{
+    char why[200];
+    return rule->mode != RULE_MODE_COMPUTE || rule->shape == RULE_SHAPE_GENERATED ||
+           rule_is_computable(rule, why, sizeof why) ||
+           fail(f, EXIT_REFUSED, "rule %s: mode = compute cannot work with expression = %s: %s",
+                rule->name, rule->expression, why);
 }
 
 static void print_rule(FILE *print, const struct rule *rule, size_t index)
@@ -293,6 +345,10 @@ static void print_rule(FILE *print, const struct rule *rule, size_t index)
     for (size_t i = 0; i < rule->column_count; i++) {
         fprintf(print, "column %s %u %d\n", rule->columns[i].name, rule->columns[i].type_oid,
                 (int)rule->columns[i].source);
+    }
+    for (size_t i = 0; i < rule->source_count; i++) {
+        fprintf(print, "source %s %s %d\n", rule->sources[i].column, rule->sources[i].type,
+                rule->sources[i].has_default);
     }
     for (size_t i = 0; i < rule->dependent_count; i++) {
         const struct rule_relation *dependent = &rule->dependents[i];
@@ -337,6 +393,9 @@ bool catalog_read_database(struct control *control, const struct config *config,
         }
         if (!reading[i].absent) {
             fill_rule(&rule[out->rule_count], from, &reading[i]);
+            if (!check_expression(&rule[out->rule_count], f)) {
+                goto out;
+            }
             rule[out->rule_count].reordered |= (moving >> rules[i] & 1) != 0;
             print_rule(print, &rule[out->rule_count], rules[i]);
             out->rule_index[out->rule_count++] = rules[i];

@@ -53,9 +53,9 @@ static void print_client(const json_t *client)
            text_of(client, "database"), text_of(client, "rule"));
     long long supplied = number_of(client, "supplied");
     long long rows = number_of(client, "rows");
-    printf("  %lld statement%s, %lld row%s; %lld observed, %lld stripped, %lld refused; last %s\n",
+    printf("  %lld statement%s, %lld row%s; %lld observed, %lld stripped, %lld computed, %lld refused; last %s\n",
            supplied, supplied == 1 ? "" : "s", rows, rows == 1 ? "" : "s",
-           number_of(client, "observed"), number_of(client, "stripped"),
+           number_of(client, "observed"), number_of(client, "stripped"), number_of(client, "computed"),
            number_of(client, "refused"), text_of(client, "last"));
     const json_t *statements = json_object_get(client, "statements");
     size_t count = json_array_size(statements);

@@ -15,10 +15,10 @@ static const char *const computed_by[] = {
     "nobody can: the table is partitioned by the column",
 };
 
-static const char *effect(const struct rule *rule)
+static const char *effect(const struct rule *rule, enum rule_mode mode)
 {
     bool generated = rule->shape == RULE_SHAPE_GENERATED;
-    switch (rule->mode) {
+    switch (mode) {
     case RULE_MODE_OBSERVE:
         return generated
                    ? "a statement that supplies the column is forwarded unchanged and recorded; "
@@ -28,7 +28,8 @@ static const char *effect(const struct rule *rule)
         return generated ? "a supplied value is removed; the server computes it"
                          : "a supplied value is removed; the table's trigger computes it";
     case RULE_MODE_COMPUTE:
-        return "a supplied value is replaced by the expression";
+        return generated ? "a supplied value is removed; the server computes it"
+                         : "the column is the expression over the row's own values, supplied or not";
     case RULE_MODE_REJECT:
         return "a statement that supplies the column is refused with 428C9";
     }
@@ -72,9 +73,10 @@ static void add_rules(const struct config *config, const struct catalog_database
         json_array_append_new(rules, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I}",
                                                "rule", rule->name, "database", database->name,
                                                "table", table, "column", rule->column, "expression",
-                                               written->expression, "mode", mode_names[rule->mode],
+                                               written->expression, "mode", mode_names[written->mode],
                                                "shape", shape_names[rule->shape], "computed_by",
-                                               computed_by[rule->shape], "effect", effect(rule),
+                                               computed_by[rule->shape], "effect",
+                                               effect(rule, written->mode),
                                                "columns", (json_int_t)rule->column_count));
     }
 }

@@ -328,9 +328,6 @@ static bool set_mode(const char *value, void *in, struct value_why *why)
     if (!value_word(value, words, 4, &word, why)) {
         return false;
     }
-    if (word == RULE_MODE_COMPUTE) {
-        return because(why, "is not available in this version");
-    }
     rule->mode = (enum rule_mode)word;
     return true;
 }

@@ -45,7 +45,7 @@ struct worker_counters {
     _Atomic uint64_t sessions_total;
     _Atomic uint64_t statements;    /* Query and Execute batches: ReadyForQuery seen */
     _Atomic uint64_t judged;        /* texts that the prefilter did not clear */
-    _Atomic uint64_t observed, stripped, refused; /* keys, by what was done */
+    _Atomic uint64_t observed, stripped, computed, refused; /* keys, by what was done */
     _Atomic uint64_t cache_hits, cache_misses, cache_bytes; /* of the judges, every second or so */
 };
 

@@ -48,6 +48,21 @@ void analysis_refuse_obstacle(struct analysis *a, const struct rule *rule, const
     analysis_refuse_hinted(a, rule, statement, obstacle, leave_it_out);
 }
 
+void analysis_refuse_compute(struct analysis *a, const struct rule *rule, const char *statement,
+                             const char *obstacle, const char *hint)
+{
+    analysis_refuse(
+        a, (struct refusal){
+               .sqlstate = generated_column_error,
+               .message = arena_printf(a->arena,
+                                       "column \"%s\" cannot be computed for this %s (rule \"%s\")",
+                                       rule->column, statement, rule->name),
+               .detail = arena_printf(a->arena, "%s pgsluice does not rewrite this statement: %s.",
+                                      describe(a, rule), obstacle),
+               .hint = hint,
+           });
+}
+
 void analysis_refuse_unfollowed(struct analysis *a, const char *statement)
 {
     analysis_refuse(
@@ -126,8 +141,13 @@ bool analysis_supply(struct analysis *a, size_t index, const struct supply *supp
         }
         break;
     case RULE_MODE_COMPUTE:
-        analysis_refuse_obstacle(a, rule, supply->statement, "mode compute is not available");
-        return false;
+        if (obstacle != NULL) {
+            analysis_refuse_compute(a, rule, supply->statement, obstacle,
+                                    "Write an INSERT, UPDATE or MERGE of the table itself, with "
+                                    "literals or parameters for the columns that the key is "
+                                    "computed from.");
+        }
+        return obstacle == NULL;
     case RULE_MODE_STRIP:
         break;
     }
@@ -151,8 +171,10 @@ const struct rule *analysis_rule(const struct analysis *a, size_t rule, const Ra
 
 bool analysis_is_stabilised(const struct analysis *a, const struct rule *rule)
 {
-    return (rule->mode == RULE_MODE_STRIP || rule->mode == RULE_MODE_REJECT) &&
-           a->definition == NULL && (rule->reordered || !a->is_single_use);
+    const bool is_kept =
+        rule->mode == RULE_MODE_STRIP || rule->mode == RULE_MODE_REJECT ||
+        (rule->mode == RULE_MODE_COMPUTE && rule->shape != RULE_SHAPE_PARTITION_KEY);
+    return is_kept && a->definition == NULL && (rule->reordered || !a->is_single_use);
 }
 
 const struct token_list *analysis_tokens(struct analysis *a)
@@ -163,10 +185,15 @@ const struct token_list *analysis_tokens(struct analysis *a)
     return &a->tokens;
 }
 
-void analysis_edit(struct analysis *a, int start, int end, const char *text)
+void analysis_add_edit(struct analysis *a, struct edit edit)
 {
     a->edits = arena_grow(a->arena, a->edits, a->edit_count, &a->edit_capacity, sizeof *a->edits);
-    a->edits[a->edit_count++] = (struct edit){start, end, text};
+    a->edits[a->edit_count++] = edit;
+}
+
+void analysis_edit(struct analysis *a, int start, int end, const char *text)
+{
+    analysis_add_edit(a, (struct edit){.start = start, .end = end, .text = text});
 }
 
 /* By start; of those with one start, the one that reaches farthest first. */
@@ -201,13 +228,37 @@ static void append(struct growth *growth, const char *piece, size_t len)
     growth->to = mempcpy(growth->to, piece, len);
 }
 
+static void add_repeated(struct analysis *a, struct kept_text piece)
+{
+    a->repeated = arena_grow(a->arena, a->repeated, a->repeated_count, &a->repeated_capacity,
+                             sizeof *a->repeated);
+    a->repeated[a->repeated_count++] = piece;
+}
+
+static void append_edit(struct growth *growth, const struct edit *edit)
+{
+    const size_t len = strlen(edit->text);
+    append(growth, edit->text, len);
+    const size_t start = (size_t)(growth->to - growth->text) - len;
+    for (size_t i = 0; i < edit->copy_count; i++) {
+        const struct edit_copy *copy = &edit->copies[i];
+        add_repeated(growth->a, (struct kept_text){
+                                    .from = (size_t)copy->from,
+                                    .to = (size_t)copy->to,
+                                    .at = start + copy->at,
+                                });
+    }
+}
+
 static void append_text(struct growth *growth, size_t from, size_t to)
 {
     struct analysis *a = growth->a;
     append(growth, a->text + from, to - from);
-    a->kept = arena_grow(a->arena, a->kept, a->kept_count, &a->kept_capacity, sizeof *a->kept);
-    a->kept[a->kept_count++] = (struct kept_text){
+    const struct kept_text piece = {
         .from = from, .to = to, .at = (size_t)(growth->to - growth->text) - (to - from)};
+    a->kept = arena_grow(a->arena, a->kept, a->kept_count, &a->kept_capacity, sizeof *a->kept);
+    a->kept[a->kept_count++] = piece;
+    add_repeated(a, piece);
     if (from <= growth->mark_before && growth->mark_before <= to) {
         growth->mark = (size_t)(growth->to - growth->text) - (to - growth->mark_before);
     }
@@ -233,7 +284,7 @@ const char *analysis_apply_edits(struct analysis *a, size_t *len, size_t *mark)
             return NULL;
         }
         append_text(&growth, copied, start);
-        append(&growth, edit->text, strlen(edit->text));
+        append_edit(&growth, edit);
         copied = end;
     }
     append_text(&growth, copied, a->len);

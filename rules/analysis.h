@@ -19,9 +19,17 @@
  * little later. */
 #define ANALYSIS_DEPTH_MAX 5000
 
+/* Bytes [from, to) of the client's text that an edit's text repeats at `at`. */
+struct edit_copy {
+    int from, to;
+    size_t at;
+};
+
 struct edit {
     int start, end;   /* bytes of the client's text that go */
     const char *text; /* what comes in their place, maybe "" */
+    const struct edit_copy *copies;
+    size_t copy_count;
 };
 
 /* A type to declare for a parameter, counted from 1. */
@@ -47,6 +55,7 @@ struct with_scope {
 };
 
 struct revision; /* revision.c */
+struct compute;  /* compute.h */
 
 struct refusal {
     const char *sqlstate, *message, *detail, *hint;
@@ -58,10 +67,12 @@ struct analysis {
     const struct rule_set *set;
     const char *text; /* what is parsed, and what edits refer to */
     size_t len;
-    const struct bulk *bulk; /* rows that the text was relieved of; NULL: none */
-    const bool *bulk_drop;   /* which of their values go; NULL: none */
-    bool asks_bulk;          /* what its rows hold made a difference */
-    bool is_single_use;      /* the text does not outlive its execution, as a prepared one does */
+    const struct bulk *bulk;           /* rows that the text was relieved of; NULL: none */
+    const struct bulk_edit *bulk_edit; /* what becomes of each; NULL: nothing */
+    bool asks_bulk;                    /* what its rows hold made a difference */
+    bool needs_bulk;                   /* its rows must be judged one by one */
+    bool asks_literals;                /* what literals hold made a difference */
+    bool is_single_use; /* the text does not outlive its execution, as a prepared one does */
 
     /* What was found. */
     uint64_t writes;
@@ -74,6 +85,8 @@ struct analysis {
     size_t copy_count, copy_capacity;
     struct kept_text *kept; /* what they leave alone, once they are made */
     size_t kept_count, kept_capacity;
+    struct kept_text *repeated; /* the same, and between them what edits repeat of the text */
+    size_t repeated_count, repeated_capacity;
     struct revision *revisions;
     size_t revision_count, revision_capacity;
     struct param_type *params;
@@ -81,8 +94,9 @@ struct analysis {
     struct star *stars;
     size_t star_count, star_capacity;
     bool is_refused;
-    struct refusal refusal; /* the first one */
-    bool is_blind;          /* the whole text counts, its literals too: nobody could look into it */
+    struct refusal refusal;   /* the first one */
+    struct compute *computes; /* expressions asked for, a list */
+    bool is_blind; /* the whole text counts, its literals too: nobody could look into it */
 
     /* Where the walk is. */
     List *statements;
@@ -106,7 +120,8 @@ struct supply {
     bool is_guess;        /* whether the column gets a value is not known */
 };
 
-/* Records the supply and applies the rule's mode to it. True: the caller takes the value out. */
+/* Records the supply and applies the rule's mode to it. True: the caller takes the value out, or
+ * puts the computed one in its place. */
 bool analysis_supply(struct analysis *a, size_t rule, const struct supply *supply);
 
 /* The record alone. */
@@ -121,10 +136,15 @@ void analysis_refuse_obstacle(struct analysis *a, const struct rule *rule, const
 void analysis_refuse_hinted(struct analysis *a, const struct rule *rule, const char *statement,
                             const char *obstacle, const char *hint);
 
+/* The refusal of a statement in which the column cannot be computed, and what to write instead. */
+void analysis_refuse_compute(struct analysis *a, const struct rule *rule, const char *statement,
+                             const char *obstacle, const char *hint);
+
 /* Of a statement that could be edited, if only its text agreed with its tree. */
 void analysis_refuse_unfollowed(struct analysis *a, const char *statement);
 
 void analysis_edit(struct analysis *a, int start, int end, const char *text);
+void analysis_add_edit(struct analysis *a, struct edit edit);
 const struct token_list *analysis_tokens(struct analysis *a);
 /* The text with the edits made; NULL when two edits are at odds. `mark`, a place in the text
  * outside of any edit, is moved to the same place in the edited one. */
@@ -175,10 +195,13 @@ void utility_judge(struct analysis *a, Node *node);
 /* In the list that the tree keeps at `list` (a List **), `removed` cells from `at` on give way to
  * `added`. Changes of one list are noted in its order. */
 void revision_note(struct analysis *a, void *list, int at, int removed, List *added);
+/* The node that the tree keeps at `place` (a Node **) is another one. */
+void revision_note_node(struct analysis *a, void *place, Node *node);
 void revision_note_drops(struct analysis *a, void *list, const bool *drop, size_t count);
 Node *revision_default(void);
 Node *revision_column(const char *qualifier, const char *name); /* qualifier may be NULL */
 ResTarget *revision_target(const char *name, Node *value);      /* either may be NULL */
+Node *revision_values(Node *value);                             /* VALUES (value) */
 /* Changes the tree; true when `again`, the edited text's, is the same. */
 bool revision_is_made(struct analysis *a, const List *again);
 

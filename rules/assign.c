@@ -3,30 +3,18 @@
  * view or a child of a guarded table. Called by statement.c, insert.c, merge.c and utility.c; owns
  * nothing.
  */
-#include "rules/analysis.h"
+#include "rules/assign.h"
 
 #include <string.h>
 
-/* A SET list. Its items are ResTargets; those of (a, b) = (1, 2) are told by a MultiAssignRef each.
- */
-struct assignment {
-    struct analysis *a;
-    const RangeVar *relation;
-    List **targets;
-    const char *statement;
-    size_t count;
-    const struct rule **rules; /* by item: whose column it sets and is to set no more; or NULL */
-    size_t *firsts;            /* by item: its first token */
-    const char **neutrals;     /* by item: the column that takes its place, or NULL */
-};
+#include "rules/compute.h"
 
-static ResTarget *item_at(const struct assignment *set, size_t index)
+ResTarget *assign_item(const struct assignment *set, size_t index)
 {
     return list_nth(*set->targets, (int)index);
 }
 
-/* The ROW that a part of a multiple assignment comes from; NULL when it comes from elsewhere. */
-static RowExpr *row_of(const ResTarget *item)
+RowExpr *assign_row(const ResTarget *item)
 {
     if (item->val == NULL || !IsA(item->val, MultiAssignRef)) {
         return NULL;
@@ -36,14 +24,14 @@ static RowExpr *row_of(const ResTarget *item)
     return IsA(row, RowExpr) && list_length(row->args) == part->ncolumns ? row : NULL;
 }
 
-static Node *value_of(const ResTarget *item)
+Node *assign_value(const ResTarget *item)
 {
-    const RowExpr *row = row_of(item);
+    const RowExpr *row = assign_row(item);
     return row == NULL ? item->val
                        : list_nth(row->args, ((const MultiAssignRef *)item->val)->colno - 1);
 }
 
-static const char *target_name(const RangeVar *relation)
+const char *assign_target_name(const RangeVar *relation)
 {
     return relation->alias != NULL ? relation->alias->aliasname : relation->relname;
 }
@@ -54,17 +42,17 @@ static bool is_harmless(const struct rule *rule, const Node *value)
     return rule->shape == RULE_SHAPE_GENERATED && value != NULL && IsA(value, SetToDefault);
 }
 
-static const char *obstacle_of(const struct assignment *set, const ResTarget *item)
+const char *assign_obstacle(const struct assignment *set, const ResTarget *item)
 {
     if (item->indirection != NIL) {
         return "it sets a part of the column";
     }
     for (size_t i = 0; i < set->count; i++) {
-        if (item_at(set, i) != item && strcmp(item_at(set, i)->name, item->name) == 0) {
+        if (assign_item(set, i) != item && strcmp(assign_item(set, i)->name, item->name) == 0) {
             return "it sets the column more than once";
         }
     }
-    if (IsA(item->val, MultiAssignRef) && row_of(item) == NULL) {
+    if (IsA(item->val, MultiAssignRef) && assign_row(item) == NULL) {
         return "the value comes from a sub-select";
     }
     return NULL;
@@ -77,12 +65,13 @@ static bool judge_items(const struct assignment *set, uint64_t rules)
     for (; rules != 0; rules &= rules - 1) {
         const struct rule *rule = analysis_rule(set->a, rule_first(rules), set->relation);
         for (size_t i = 0; i < set->count; i++) {
-            const ResTarget *item = item_at(set, i);
-            if (strcmp(item->name, rule->column) != 0 || is_harmless(rule, value_of(item))) {
+            const ResTarget *item = assign_item(set, i);
+            if (strcmp(item->name, rule->column) != 0 || is_harmless(rule, assign_value(item))) {
                 continue;
             }
-            struct supply supply = {
-                .statement = set->statement, .is_update = true, .obstacle = obstacle_of(set, item)};
+            struct supply supply = {.statement = set->statement,
+                                    .is_update = true,
+                                    .obstacle = assign_obstacle(set, item)};
             if (analysis_supply(set->a, rule_first(rules), &supply)) {
                 set->rules[i] = rule;
                 takes_out = true;
@@ -92,12 +81,11 @@ static bool judge_items(const struct assignment *set, uint64_t rules)
     return takes_out;
 }
 
-/* False when text and tree do not agree. */
-static bool find_items(const struct assignment *set)
+bool assign_find_items(const struct assignment *set)
 {
     const struct token_list *tokens = analysis_tokens(set->a);
     for (size_t i = 0; i < set->count; i++) {
-        const ResTarget *item = item_at(set, i);
+        const ResTarget *item = assign_item(set, i);
         size_t at = token_at(tokens, item->location);
         if (at == tokens->count || at == 0) {
             return false;
@@ -110,36 +98,11 @@ static bool find_items(const struct assignment *set)
     return true;
 }
 
-/* A column that can be set to itself in the place of item `index`, in every shape that the table
- * may have by the time the server reads the text; NULL when there is none. */
-static const char *neutral_column(const struct assignment *set, size_t index)
-{
-    const struct rule *rule = set->rules[index];
-    for (size_t i = rule->column_count; i > 0; i--) {
-        const struct rule_column *column = &rule->columns[i - 1];
-        bool taken = column->source != COLUMN_GIVEN || strcmp(column->name, rule->column) == 0;
-        for (size_t k = 0; k < set->count && !taken; k++) {
-            taken = strcmp(item_at(set, k)->name, column->name) == 0 ||
-                    (set->neutrals[k] != NULL && strcmp(set->neutrals[k], column->name) == 0);
-        }
-        if (!taken) {
-            return column->name;
-        }
-    }
-    return NULL;
-}
-
-static const char *neutral_text(const struct assignment *set, const char *column)
-{
-    return arena_printf(set->a->arena, "%s.%s", quoted_name(target_name(set->relation)),
-                        quoted_name(column));
-}
-
-/* (a, b) = ROW (1, 2): another column, set to itself, takes the place of name and value. */
-static bool neutralise_part(const struct assignment *set, size_t index)
+/* A part of (a, b) = ROW (1, 2). */
+static bool find_part(const struct assignment *set, size_t index, size_t *first, size_t *end)
 {
     const struct token_list *tokens = analysis_tokens(set->a);
-    const MultiAssignRef *part = (const MultiAssignRef *)item_at(set, index)->val;
+    const MultiAssignRef *part = (const MultiAssignRef *)assign_item(set, index)->val;
     const size_t width = (size_t)part->ncolumns, place = (size_t)part->colno - 1;
     const struct token *names = &tokens->items[set->firsts[index - place]];
     if (names->kind != TOKEN_OPEN) {
@@ -152,20 +115,77 @@ static bool neutralise_part(const struct assignment *set, size_t index)
     if (tokens_list(tokens, at, firsts, width) != width) {
         return false;
     }
+    *first = firsts[place];
+    *end = place + 1 < width ? firsts[place + 1] - 1 : (size_t)tokens->items[at].match;
+    return true;
+}
+
+bool assign_find_value(const struct assignment *set, size_t index, size_t *first, size_t *end)
+{
+    const struct token_list *tokens = analysis_tokens(set->a);
+    if (assign_row(assign_item(set, index)) != NULL) {
+        return find_part(set, index, first, end);
+    }
+    size_t at = set->firsts[index];
+    while (at < tokens->count && tokens->items[at].kind != TOKEN_EQUALS) {
+        at++;
+    }
+    if (at + 1 >= tokens->count) {
+        return false;
+    }
+    *first = at + 1;
+    *end = tokens_item_end(tokens, at + 1);
+    return *end > *first;
+}
+
+/* A column that can be set to itself in the place of item `index`, in every shape that the table
+ * may have by the time the server reads the text; NULL when there is none. */
+static const char *neutral_column(const struct assignment *set, size_t index)
+{
+    const struct rule *rule = set->rules[index];
+    for (size_t i = rule->column_count; i > 0; i--) {
+        const struct rule_column *column = &rule->columns[i - 1];
+        bool taken = column->source != COLUMN_GIVEN || strcmp(column->name, rule->column) == 0;
+        for (size_t k = 0; k < set->count && !taken; k++) {
+            taken = strcmp(assign_item(set, k)->name, column->name) == 0 ||
+                    (set->neutrals[k] != NULL && strcmp(set->neutrals[k], column->name) == 0);
+        }
+        if (!taken) {
+            return column->name;
+        }
+    }
+    return NULL;
+}
+
+static const char *neutral_text(const struct assignment *set, const char *column)
+{
+    return arena_printf(set->a->arena, "%s.%s", quoted_name(assign_target_name(set->relation)),
+                        quoted_name(column));
+}
+
+/* (a, b) = ROW (1, 2): another column, set to itself, takes the place of name and value. */
+static bool neutralise_part(const struct assignment *set, size_t index)
+{
+    const struct token_list *tokens = analysis_tokens(set->a);
+    const MultiAssignRef *part = (const MultiAssignRef *)assign_item(set, index)->val;
+    const size_t place = (size_t)part->colno - 1;
+    size_t first, end;
+    if (!assign_find_value(set, index, &first, &end)) {
+        return false;
+    }
     const char *column = set->neutrals[index];
-    const size_t name =
-        set->firsts[index] + (place == 0); /* the first begins with the parenthesis */
-    const bool is_last = place + 1 == width;
-    const size_t name_end = is_last ? (size_t)names->match : set->firsts[index + 1] - 1;
-    const size_t end = is_last ? (size_t)tokens->items[at].match : firsts[place + 1] - 1;
+    const size_t name = set->firsts[index] + (place == 0); /* the first begins with the parenthesis */
+    const size_t name_end = place + 1 == (size_t)part->ncolumns
+                                ? (size_t)tokens->items[set->firsts[index - place]].match
+                                : set->firsts[index + 1] - 1;
     analysis_edit(set->a, tokens->items[name].start, tokens->items[name_end].start,
                   quoted_name(column));
-    analysis_edit(set->a, tokens->items[firsts[place]].start, tokens->items[end].start,
+    analysis_edit(set->a, tokens->items[first].start, tokens->items[end].start,
                   neutral_text(set, column));
     revision_note(set->a, set->targets, (int)index, 1,
-                  lappend(NIL, revision_target(column, item_at(set, index)->val)));
-    revision_note(set->a, &row_of(item_at(set, index))->args, (int)place, 1,
-                  lappend(NIL, revision_column(target_name(set->relation), column)));
+                  lappend(NIL, revision_target(column, assign_item(set, index)->val)));
+    revision_note(set->a, &assign_row(assign_item(set, index))->args, (int)place, 1,
+                  lappend(NIL, revision_column(assign_target_name(set->relation), column)));
     return true;
 }
 
@@ -174,34 +194,31 @@ static bool neutralise_item(const struct assignment *set, size_t index)
 {
     const struct token_list *tokens = analysis_tokens(set->a);
     const char *column = set->neutrals[index];
-    size_t at = set->firsts[index];
-    while (at < tokens->count && tokens->items[at].kind != TOKEN_EQUALS) {
-        at++;
-    }
-    if (at + 1 >= tokens->count) {
+    size_t first, end;
+    if (!assign_find_value(set, index, &first, &end)) {
         return false;
     }
-    const size_t end = tokens_item_end(tokens, at + 1);
     const bool is_parted = end < tokens->count && tokens->items[end].kind == TOKEN_CLAUSE;
     analysis_edit(set->a, tokens->items[set->firsts[index]].start, tokens->items[end].start,
                   arena_printf(set->a->arena, "%s = %s%s", quoted_name(column),
                                neutral_text(set, column), is_parted ? " " : ""));
     revision_note(
         set->a, set->targets, (int)index, 1,
-        lappend(NIL, revision_target(column, revision_column(target_name(set->relation), column))));
+        lappend(NIL, revision_target(column,
+                                     revision_column(assign_target_name(set->relation), column))));
     return true;
 }
 
 /* False when the statement was refused, because nothing can take an item's place. */
-static bool choose_neutrals(struct assignment *set)
+static bool choose_neutrals(const struct assignment *set)
 {
     size_t taken_out = 0;
     for (size_t i = 0; i < set->count; i++) {
-        taken_out += set->rules[i] != NULL && row_of(item_at(set, i)) == NULL;
+        taken_out += set->rules[i] != NULL && assign_row(assign_item(set, i)) == NULL;
     }
     for (size_t i = 0; i < set->count; i++) {
-        bool stays =
-            set->rules[i] != NULL && (row_of(item_at(set, i)) != NULL || taken_out == set->count);
+        bool stays = set->rules[i] != NULL &&
+                     (assign_row(assign_item(set, i)) != NULL || taken_out == set->count);
         if (!stays) {
             continue;
         }
@@ -220,7 +237,7 @@ static bool edit_items(const struct assignment *set)
     bool *drop = arena_alloc(set->a->arena, set->count * sizeof *drop);
     size_t dropped = 0;
     for (size_t i = 0; i < set->count; i++) {
-        drop[i] = set->rules[i] != NULL && row_of(item_at(set, i)) == NULL;
+        drop[i] = set->rules[i] != NULL && assign_row(assign_item(set, i)) == NULL;
         dropped += drop[i];
         if (set->rules[i] != NULL && !drop[i] && !neutralise_part(set, i)) {
             return false;
@@ -245,11 +262,20 @@ static void keep_params(const struct assignment *set)
     const struct rule *rule = NULL;
     for (size_t i = 0; i < set->count; i++) {
         if (set->rules[i] != NULL) {
-            values = lappend(values, value_of(item_at(set, i)));
+            values = lappend(values, assign_value(assign_item(set, i)));
             rule = set->rules[i];
         }
     }
     params_keep_values(set->a, rule, set->statement, values);
+}
+
+static void take_out(const struct assignment *set)
+{
+    struct analysis *a = set->a;
+    keep_params(set);
+    if (!a->is_refused && choose_neutrals(set) && (!assign_find_items(set) || !edit_items(set))) {
+        analysis_refuse_unfollowed(a, set->statement);
+    }
 }
 
 void assign_judge(struct analysis *a, const RangeVar *relation, List **targets,
@@ -272,12 +298,13 @@ void assign_judge(struct analysis *a, const RangeVar *relation, List **targets,
         set.neutrals[i] = NULL;
     }
     const struct rule_target target = analysis_target(a, relation);
-    if (!judge_items(&set, target.direct | target.like) || a->is_refused) {
-        return;
+    const uint64_t rules = target.direct | target.like;
+    uint64_t computed = rule_set_in_mode(a->set, rules, RULE_MODE_COMPUTE);
+    if (judge_items(&set, rules & ~computed) && !a->is_refused) {
+        take_out(&set);
     }
-    keep_params(&set);
-    if (!a->is_refused && choose_neutrals(&set) && (!find_items(&set) || !edit_items(&set))) {
-        analysis_refuse_unfollowed(a, statement);
+    for (; computed != 0 && !a->is_refused; computed &= computed - 1) {
+        assign_compute(&set, rule_first(computed));
     }
 }
 
@@ -300,10 +327,37 @@ static bool lists_column(const List *names, const char *column)
     return false;
 }
 
+/* Through a partition or child, which has the table's columns: a row would go without its key, or
+ * keep the one of another value. What supplies the column itself is refused as in the other modes.
+ */
+static void refuse_uncomputed(struct analysis *a, const RangeVar *relation, const List *names,
+                              const char *statement, bool is_update)
+{
+    uint64_t rules =
+        rule_set_in_mode(a->set, analysis_target(a, relation).dependents, RULE_MODE_COMPUTE);
+    for (; rules != 0; rules &= rules - 1) {
+        const struct rule *rule = rule_set_get(a->set, rule_first(rules));
+        const struct compute *compute = compute_of(a, rule);
+        bool is_stale = !is_update || compute->obstacle != NULL;
+        for (size_t i = 0; i < compute->source_count; i++) {
+            is_stale |= lists_column(names, compute->sources[i].column->column);
+        }
+        const char *column = rule_set_dependent_column(a->set, rule_first(rules),
+                                                       relation->schemaname, relation->relname);
+        if (is_stale && !lists_column(names, column)) {
+            analysis_refuse_compute(
+                a, rule, statement,
+                arena_printf(a->arena, "it writes through \"%s\"", relation->relname),
+                arena_printf(a->arena, "Write to table \"%s\" itself.", rule->table));
+        }
+    }
+}
+
 void dependent_judge(struct analysis *a, const RangeVar *relation, const List *names,
                      const char *statement, bool is_update)
 {
     const struct rule_target target = analysis_target(a, relation);
+    refuse_uncomputed(a, relation, names, statement, is_update);
     for (uint64_t rest = target.dependent; rest != 0; rest &= rest - 1) {
         const size_t index = rule_first(rest);
         const struct rule *rule = rule_set_get(a->set, index);

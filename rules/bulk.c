@@ -386,25 +386,98 @@ static void add_kept(const struct growth *growth, const struct bulk_edited *edit
     }
 }
 
+/* Where a value ends; between it and the next one is a comma. */
+static size_t value_end(const struct bulk *bulk, const int *places, size_t position)
+{
+    size_t end = (size_t)places[position + 1];
+    if (position + 1 < bulk->width) {
+        do {
+            end--;
+        } while (bulk->text[end] != ',');
+    }
+    while (is_space(bulk->text[end - 1])) {
+        end--;
+    }
+    return end;
+}
+
+static char *write_value(const struct bulk *bulk, char *to, const int *places, size_t position)
+{
+    const char *value = bulk->text + places[position];
+    /* No other literal begins like DEFAULT. */
+    return (*value | 0x20) == 'd'
+               ? stpcpy(to, "NULL")
+               : mempcpy(to, value, value_end(bulk, places, position) - (size_t)places[position]);
+}
+
+/* A row with another value in the key's place, or one more; `from` as above. */
+static void restore_with_key(struct growth *growth, size_t from, const int *places,
+                             const struct bulk_edit *edit)
+{
+    const struct bulk *bulk = growth->bulk;
+    const bool is_added = edit->key == bulk->width;
+    const size_t start = (size_t)places[edit->key];
+    keep(growth, from, start);
+    if (is_added) {
+        growth->to = stpcpy(growth->to, ", ");
+    }
+    for (size_t i = 0; i < edit->piece_count; i++) {
+        growth->to = stpcpy(growth->to, edit->pieces[i].text);
+        if (edit->pieces[i].value != SIZE_MAX) {
+            growth->to = write_value(bulk, growth->to, places, edit->pieces[i].value);
+        }
+    }
+    keep(growth, is_added ? start : value_end(bulk, places, edit->key),
+         (size_t)places[bulk->width] + 1);
+}
+
+static bool drops_all(const struct bulk *bulk, const struct bulk_edit *edit)
+{
+    return edit->drop != NULL && memchr(edit->drop, false, bulk->width) == NULL;
+}
+
+static void restore(struct growth *growth, size_t from, const int *places,
+                    const struct bulk_edit *edit)
+{
+    if (edit->piece_count > 0) {
+        restore_with_key(growth, from, places, edit);
+    } else if (drops_all(growth->bulk, edit)) {
+        restore_defaults(growth, from, places);
+    } else {
+        restore_row(growth, from, places, edit->drop);
+    }
+}
+
+/* How much longer the rows become at most. */
+static size_t room_to_grow(const struct bulk *bulk, const struct bulk_edit *edit)
+{
+    size_t row = 0, repeated = 0;
+    if (edit == NULL) {
+        return 0;
+    }
+    if (drops_all(bulk, edit)) {
+        row = bulk->width * sizeof ", DEFAULT";
+    }
+    for (size_t i = 0; i < edit->piece_count; i++) {
+        row += strlen(edit->pieces[i].text) + sizeof ", NULL";
+        repeated += edit->pieces[i].value != SIZE_MAX;
+    }
+    return bulk->rows * row + repeated * (bulk->cut_to - bulk->cut_from);
+}
+
 const char *bulk_restore(const struct bulk *bulk, struct arena *arena,
-                         const struct bulk_edited *edited, const bool *drop, size_t *len,
-                         struct kept_list *kept)
+                         const struct bulk_edited *edited, const struct bulk_edit *edit,
+                         size_t *len, struct kept_list *kept)
 {
     const size_t cut = bulk->cut_to - bulk->cut_from;
-    const bool drops_all = drop != NULL && memchr(drop, false, bulk->width) == NULL;
-    const size_t defaults = drops_all ? bulk->rows * bulk->width * sizeof ", DEFAULT" : 0;
-    char *text = arena_alloc(arena, edited->len + cut + defaults + 1);
+    char *text = arena_alloc(arena, edited->len + cut + room_to_grow(bulk, edit) + 1);
     struct growth growth = {.bulk = bulk, .text = text, .kept = kept};
     growth.to = mempcpy(text, edited->text, edited->at);
     add_kept(&growth, edited, false);
     size_t from = bulk->cut_from;
-    for (size_t row = 0; drop != NULL && row < bulk->rows; row++) {
+    for (size_t row = 0; edit != NULL && row < bulk->rows; row++) {
         const int *places = bulk->places + row * (bulk->width + 1);
-        if (drops_all) {
-            restore_defaults(&growth, from, places);
-        } else {
-            restore_row(&growth, from, places, drop);
-        }
+        restore(&growth, from, places, edit);
         from = (size_t)places[bulk->width] + 1;
     }
     keep(&growth, from, bulk->cut_to);

@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "rules/arena.h"
 #include "rules/positions.h"
@@ -43,8 +44,22 @@ struct bulk_edited {
     size_t kept_count;
 };
 
-/* Puts the cut rows back. The values marked in `drop` (NULL: none) are left out of them; a row of
- * which none would stay says DEFAULT. `kept` gets what the whole text has of the client's. */
+/* A part of what is written into a row: a text, and behind it one of the row's values. */
+struct bulk_piece {
+    const char *text;
+    size_t value; /* its position; SIZE_MAX: none */
+};
+
+/* What becomes of a row. */
+struct bulk_edit {
+    const bool *drop;                /* values that go; NULL: none */
+    const struct bulk_piece *pieces; /* of a value in place of another; DEFAULT is NULL in it */
+    size_t piece_count;              /* 0: nothing takes a value's place */
+    size_t key;                      /* which it is; the width: behind the others */
+};
+
+/* Puts the cut rows back, each of them edited in the same way (NULL: not at all). A row of which no
+ * value would stay says DEFAULT. `kept` gets what the whole text has of the client's. */
 const char *bulk_restore(const struct bulk *bulk, struct arena *arena,
-                         const struct bulk_edited *edited, const bool *drop, size_t *len,
-                         struct kept_list *kept);
+                         const struct bulk_edited *edited, const struct bulk_edit *edit,
+                         size_t *len, struct kept_list *kept);

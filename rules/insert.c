@@ -6,14 +6,14 @@
 
 #include <string.h>
 
+#include "rules/compute.h"
+
 static const char *column_name(const List *cols, size_t index)
 {
     return ((const ResTarget *)list_nth(cols, (int)index))->name;
 }
 
-/* Where in a row the column stands; width when nowhere, width + 1 when more than once or in part.
- */
-static size_t find_column(const struct insert *insert, const char *column)
+size_t insert_find_column(const struct insert *insert, const char *column)
 {
     size_t found = insert->width;
     for (size_t i = 0; i < insert->width; i++) {
@@ -49,7 +49,7 @@ static void judge_rule(struct insert *insert, size_t index)
 {
     struct analysis *a = insert->a;
     const struct rule *rule = analysis_rule(a, index, insert->stmt->relation);
-    const size_t position = find_column(insert, rule->column);
+    const size_t position = insert_find_column(insert, rule->column);
     const bool is_positional = insert->stmt->cols == NIL;
     const bool is_moving = is_positional && analysis_is_stabilised(a, rule);
     struct supply supply = {.statement = "INSERT"};
@@ -80,6 +80,12 @@ static bool drops_any(const struct insert *insert)
     return memchr(insert->drop, true, insert->width * sizeof *insert->drop) != NULL;
 }
 
+/* Whether the expression is one more value than the client has. */
+static bool adds_key(const struct insert *insert)
+{
+    return insert->compute != NULL && insert->key == insert->width;
+}
+
 /* The column list that a positional INSERT gets. */
 static void add_list(const struct insert *insert, const struct token *behind_relation)
 {
@@ -92,6 +98,12 @@ static void add_list(const struct insert *insert, const struct token *behind_rel
                                 quoted_name(insert->names[i]));
             columns = lappend(columns, revision_target(insert->names[i], NULL));
         }
+    }
+    if (adds_key(insert)) {
+        const char *key = insert->compute->rule->column;
+        list = arena_printf(insert->a->arena, "%s%s%s", list, columns == NIL ? "" : ", ",
+                            quoted_name(key));
+        columns = lappend(columns, revision_target(key, NULL));
     }
     analysis_edit(insert->a, behind_relation->start, behind_relation->start,
                   arena_printf(insert->a->arena, "(%s) ", list));
@@ -109,6 +121,13 @@ static bool edit_list(const struct insert *insert, size_t open)
         tokens_drop(a, open, firsts, insert->drop, insert->width);
         revision_note_drops(a, &insert->stmt->cols, insert->drop, insert->width);
     }
+    if (adds_key(insert)) {
+        const char *key = insert->compute->rule->column;
+        const int close = a->tokens.items[a->tokens.items[open].match].start;
+        analysis_edit(a, close, close, arena_printf(a->arena, ", %s", quoted_name(key)));
+        revision_note(a, &insert->stmt->cols, (int)insert->width, 0,
+                      lappend(NIL, revision_target(key, NULL)));
+    }
     return true;
 }
 
@@ -121,12 +140,14 @@ static bool edit_insert(const struct insert *insert)
     }
     if (insert->add_list) {
         add_list(insert, &tokens->items[at]);
-    } else if (edit_list(insert, at)) {
+    } else if (insert->stmt->cols != NIL) {
+        if (!edit_list(insert, at)) {
+            return false;
+        }
         at = (size_t)tokens->items[at].match + 1;
-    } else {
-        return false;
     }
-    return !drops_any(insert) || insert->kind->edit(insert, at);
+    return (!drops_any(insert) || insert->kind->edit(insert, at)) &&
+           (insert->compute == NULL || insert->kind->compute(insert, at));
 }
 
 static void refuse_for_all(struct analysis *a, uint64_t rules, const char *obstacle)
@@ -169,6 +190,19 @@ static bool names_a_column(const struct insert *insert)
     return false;
 }
 
+static void refuse_hidden(const struct insert *insert)
+{
+    struct analysis *a = insert->a;
+    if (insert->stmt->cols == NIL || names_a_column(insert)) {
+        refuse_for_all(a, insert->rules, "a * hides which of its values is the column's");
+        return;
+    }
+    const uint64_t computed = rule_set_in_mode(a->set, insert->rules, RULE_MODE_COMPUTE);
+    analysis_refuse_compute(a, rule_set_get(a->set, rule_first(computed)), "INSERT",
+                            "a * hides what the key is computed from",
+                            "Write the columns of the SELECT out.");
+}
+
 /* Names for the values of a row. False when there is nothing more to judge. */
 static bool name_values(struct insert *insert)
 {
@@ -176,7 +210,7 @@ static bool name_values(struct insert *insert)
     const List *cols = insert->stmt->cols;
     const int width = insert->kind->width(insert->source);
     if (width == WIDTH_HIDDEN) {
-        refuse_for_all(a, insert->rules, "a * hides which of its values is the column's");
+        refuse_hidden(insert);
         return false;
     }
     insert->width = (size_t)width;
@@ -212,13 +246,18 @@ static void judge_source(struct analysis *a, InsertStmt *stmt, uint64_t rules)
     const bool is_values = insert.source->valuesLists != NIL && insert.source->op == SETOP_NONE;
     insert.kind = is_values ? &insert_values : &insert_select;
     insert.bulk = is_values ? bulk_of(a, stmt) : NULL;
-    if ((stmt->cols != NIL && !names_a_column(&insert)) || !name_values(&insert)) {
+    const uint64_t computed = rule_set_in_mode(a->set, rules, RULE_MODE_COMPUTE);
+    if ((stmt->cols != NIL && computed == 0 && !names_a_column(&insert)) || !name_values(&insert)) {
         return;
     }
-    for (uint64_t rest = rules; rest != 0; rest &= rest - 1) {
+    for (uint64_t rest = rules & ~computed; rest != 0; rest &= rest - 1) {
         judge_rule(&insert, rule_first(rest));
     }
-    if ((drops_any(&insert) || insert.add_list) && !a->is_refused && !edit_insert(&insert)) {
+    for (uint64_t rest = computed; rest != 0; rest &= rest - 1) {
+        insert_judge_compute(&insert, rule_first(rest));
+    }
+    if ((drops_any(&insert) || insert.add_list || insert.compute != NULL) && !a->is_refused &&
+        !edit_insert(&insert)) {
         analysis_refuse_unfollowed(a, "INSERT");
     }
 }
@@ -233,6 +272,9 @@ void insert_judge(struct analysis *a, InsertStmt *stmt)
         if ((target.direct | target.like) != 0) {
             judge_source(a, stmt, target.direct | target.like);
         }
+    } else {
+        insert_compute_defaults(a, stmt,
+                                rule_set_in_mode(a->set, target.direct, RULE_MODE_COMPUTE));
     }
     if (stmt->onConflictClause != NULL) {
         assign_judge(a, stmt->relation, &stmt->onConflictClause->targetList, "INSERT ON CONFLICT");

@@ -2,6 +2,7 @@
  * The rows of INSERT ... VALUES: which of them carry the column, and the edits that take it out of
  * each. Called by insert.c; owns nothing.
  */
+#include "rules/compute.h"
 #include "rules/insert.h"
 
 bool value_has_star(const Node *value)
@@ -52,6 +53,22 @@ static bool supplies(const struct insert *insert, size_t position, struct supply
     /* VALUES with an order of its own names its columns by number, or column1, column2. */
     supply->obstacle = insert->source->sortClause != NIL ? "its VALUES are sorted" : NULL;
     return supply->rows > 0;
+}
+
+/* Whether the server sees a query here whose result is inserted, and not rows: then each column takes
+ * a type from all of its values before it is assigned. */
+static bool is_query(const SelectStmt *source)
+{
+    return source->sortClause != NIL || source->limitCount != NULL || source->limitOffset != NULL ||
+           source->lockingClause != NIL || source->withClause != NULL;
+}
+
+/* As a sub-query's, parameters in the rows would get other types. */
+static const char *obstacle(const struct insert *insert)
+{
+    return is_query(insert->source)
+               ? "its VALUES are sorted, cut short, or have a WITH of their own"
+               : NULL;
 }
 
 /* The VALUES that starts the rows, in parentheses or not; `at` is behind the relation and its columns.
@@ -118,14 +135,6 @@ static bool edit_rows(const struct insert *insert, size_t at)
     return at >= tokens->count || tokens->items[at].kind != TOKEN_COMMA;
 }
 
-/* Whether the server sees a query here whose result is inserted, and not rows: then each column takes
- * a type from all of its values before it is assigned. */
-static bool is_query(const SelectStmt *source)
-{
-    return source->sortClause != NIL || source->limitCount != NULL || source->limitOffset != NULL ||
-           source->lockingClause != NIL || source->withClause != NULL;
-}
-
 static bool edit(const struct insert *insert, size_t at)
 {
     struct analysis *a = insert->a;
@@ -142,9 +151,86 @@ static bool edit(const struct insert *insert, size_t at)
                        .is_query = is_query(insert->source),
                    });
     if (insert->bulk != NULL) {
-        a->bulk_drop = insert->drop;
+        struct bulk_edit *rows = arena_alloc(a->arena, sizeof *rows);
+        *rows = (struct bulk_edit){.drop = insert->drop};
+        a->bulk_edit = rows;
     }
     return true;
 }
 
-const struct insert_source insert_values = {width, supplies, edit};
+static bool compute_rows(const struct insert *insert, size_t at, bool *replaces)
+{
+    const struct token_list *tokens = &insert->a->tokens;
+    size_t *firsts = arena_alloc(insert->a->arena, insert->width * sizeof *firsts);
+    size_t *lasts = arena_alloc(insert->a->arena, insert->width * sizeof *lasts);
+    for (int row = 0; row < list_length(insert->source->valuesLists); row++) {
+        if (row > 0 && tokens->items[at++].kind != TOKEN_COMMA) {
+            return false;
+        }
+        if (tokens_list(tokens, at, firsts, insert->width) != insert->width) {
+            return false;
+        }
+        const size_t close = (size_t)tokens->items[at].match;
+        for (size_t i = 0; i < insert->width; i++) {
+            lasts[i] = i + 1 < insert->width ? firsts[i + 1] - 2 : close - 1;
+        }
+        List **values = (List **)&list_nth_cell(insert->source->valuesLists, row)->ptr_value;
+        const size_t cut = row > 0 && insert->bulk != NULL ? insert->bulk->rows : 0;
+        *replaces |= insert_compute_row(insert, values, (int)cut + row + 1, firsts, lasts,
+                                        tokens->items[close].start);
+        at = close + 1;
+    }
+    return at >= tokens->count || tokens->items[at].kind != TOKEN_COMMA;
+}
+
+/* The rows that were cut out, in which every value is a literal. */
+static void compute_bulk(const struct insert *insert)
+{
+    struct analysis *a = insert->a;
+    const struct compute *compute = insert->compute;
+    size_t *positions = arena_alloc(a->arena, (compute->source_count + 1) * sizeof *positions);
+    for (size_t i = 0; i < compute->source_count; i++) {
+        const struct rule_source *column = compute->sources[i].column;
+        const size_t at = insert_find_column(insert, column->column);
+        positions[i] = at < insert->width ? at : SIZE_MAX;
+        /* A default that only the server knows is refused row by row. */
+        a->needs_bulk |= at < insert->width && column->has_default &&
+                         bulk_count_values(insert->bulk, at) < insert->bulk->rows;
+    }
+    struct bulk_edit *rows = arena_alloc(a->arena, sizeof *rows);
+    *rows = (struct bulk_edit){.key = insert->key};
+    rows->pieces = compute_pieces(a, compute, positions, &rows->piece_count);
+    a->needs_bulk |= a->bulk_edit != NULL;
+    a->bulk_edit = rows;
+}
+
+static bool compute(const struct insert *insert, size_t at)
+{
+    struct analysis *a = insert->a;
+    at = find_values(&a->tokens, at);
+    bool replaces = false;
+    if (at >= a->tokens.count || !compute_rows(insert, at + 1, &replaces)) {
+        return false;
+    }
+    if (insert->bulk != NULL) {
+        compute_bulk(insert);
+        /* A first row that is right already tells nothing of the others. */
+        a->needs_bulk |= !replaces && insert->key < insert->width;
+    }
+    if (replaces) {
+        bool *replaced = arena_alloc(a->arena, insert->width * sizeof *replaced);
+        for (size_t i = 0; i < insert->width; i++) {
+            replaced[i] = i == insert->key;
+        }
+        params_keep(a, &(struct insert_rows){
+                           .rows = insert->source->valuesLists,
+                           .names = insert->names,
+                           .rule = insert->compute->rule,
+                           .is_dropped = replaced,
+                           .start = a->tokens.items[at].start,
+                       });
+    }
+    return true;
+}
+
+const struct insert_source insert_values = {width, supplies, edit, obstacle, compute};

@@ -275,7 +275,7 @@ static void edit(struct verdict *verdict, struct analysis *a, const struct judge
     if (a->bulk != NULL) {
         const struct bulk_edited edited = {
             .text = text, .len = len, .at = mark, .kept = a->kept, .kept_count = a->kept_count};
-        text = bulk_restore(a->bulk, a->arena, &edited, a->bulk_drop, &len, kept);
+        text = bulk_restore(a->bulk, a->arena, &edited, a->bulk_edit, &len, kept);
     } else {
         for (size_t i = 0; i < a->kept_count; i++) {
             kept_add(kept, a->kept[i]);
@@ -398,13 +398,13 @@ static bool is_for_key(struct judge *judge, const struct analysis *a,
     if (!judge->has_shape || judge->shape.literal_count == 0) {
         return true;
     }
-    if (a->is_blind || action == VERDICT_REFUSE) {
+    if (a->is_blind || a->asks_literals || action == VERDICT_REFUSE) {
         return false;
     }
     if (action == VERDICT_PASS) {
         return true;
     }
-    struct shape_slot *slots = arena_alloc(a->arena, judge->shape.literal_count * sizeof *slots);
+    struct shape_slot *slots = arena_alloc(a->arena, SHAPE_LITERALS_MAX * sizeof *slots);
     struct judge_input edited = *input;
     edited.text = last->verdict.text;
     edited.len = last->verdict.text_len;
@@ -412,8 +412,8 @@ static bool is_for_key(struct judge *judge, const struct analysis *a,
     struct kept_text *lifted = arena_alloc(a->arena, last->verdict.kept_count * sizeof *lifted);
     shape_lift_kept(&judge->shape, last->verdict.kept, last->verdict.kept_count, lifted);
     last->lifted = lifted;
-    return shape_find_slots(&judge->shape, a->kept, a->kept_count, &edited, &judge->edited_shape,
-                            slots, &last->slot_count);
+    return shape_find_slots(&judge->shape, a->repeated, a->repeated_count, &edited,
+                            &judge->edited_shape, slots, &last->slot_count);
 }
 
 /* What is left of the text is parsed within some two milliseconds. */
@@ -442,6 +442,11 @@ static void judge_in_arena(struct judge *judge, const struct judge_input *input)
     }
     judge->misses++;
     analyse(&a, input);
+    if (a.needs_bulk) {
+        a = begin(&judge->arena, judge->set, input->text, input->len, input);
+        set_key(judge, input);
+        analyse(&a, input);
+    }
     judge->last = (struct verdict_kept){0};
     conclude(&judge->last.verdict, &a, input);
     judge->is_to_keep = is_for_key(judge, &a, input);
@@ -470,7 +475,8 @@ static const struct verdict *fill(struct judge *judge, const struct verdict_kept
     if (kept->verdict.action != VERDICT_EDIT || kept->lifted == NULL) {
         return &kept->verdict;
     }
-    const size_t size = shape_fill_room(&judge->shape, kept->verdict.text_len);
+    const size_t size =
+        shape_fill_room(&judge->shape, kept->verdict.text_len, kept->slots, kept->slot_count);
     if (size > judge->room_size) {
         free(judge->room);
         judge->room = malloc(size);

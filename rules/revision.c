@@ -6,16 +6,23 @@
 #include "rules/analysis.h"
 
 struct revision {
-    void **list; /* where the tree keeps the list */
+    void **list; /* where the tree keeps the list, or the node */
     int at, removed;
     List *added;
+    Node *node; /* that stands there instead; NULL: it is a list that changes */
 };
 
 void revision_note(struct analysis *a, void *list, int at, int removed, List *added)
 {
     a->revisions = arena_grow(a->arena, a->revisions, a->revision_count, &a->revision_capacity,
                               sizeof *a->revisions);
-    a->revisions[a->revision_count++] = (struct revision){list, at, removed, added};
+    a->revisions[a->revision_count++] = (struct revision){list, at, removed, added, NULL};
+}
+
+void revision_note_node(struct analysis *a, void *place, Node *node)
+{
+    revision_note(a, place, 0, 0, NIL);
+    a->revisions[a->revision_count - 1].node = node;
 }
 
 void revision_note_drops(struct analysis *a, void *list, const bool *drop, size_t count)
@@ -58,12 +65,23 @@ ResTarget *revision_target(const char *name, Node *value)
     return target;
 }
 
+Node *revision_values(Node *value)
+{
+    SelectStmt *values = new_node(sizeof *values, T_SelectStmt);
+    values->valuesLists = lappend(NIL, lappend(NIL, value));
+    return (Node *)values;
+}
+
 /* From the last to the first: those of one list are noted in its order, so that the places of those
  * still to be made do not move. */
 static void apply(struct analysis *a)
 {
     for (size_t i = a->revision_count; i > 0; i--) {
         const struct revision *revision = &a->revisions[i - 1];
+        if (revision->node != NULL) {
+            *revision->list = revision->node;
+            continue;
+        }
         const List *old = *revision->list;
         List *list = NIL;
         for (int at = 0; at <= list_length(old); at++) {

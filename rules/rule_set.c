@@ -61,9 +61,15 @@ static void copy_strings(struct string_copier *copier, struct rule *to, const st
     copy.schema = copy_string(copier, from->schema);
     copy.table = copy_string(copier, from->table);
     copy.column = copy_string(copier, from->column);
+    copy.expression = copy_string(copier, from->expression);
+    if (from->mode == RULE_MODE_COMPUTE && from->shape == RULE_SHAPE_GENERATED) {
+        copy.mode = RULE_MODE_STRIP;
+    }
     struct rule_column *columns = copy_columns(copier, from->columns, from->column_count);
     struct rule_relation *dependents =
         to == NULL ? NULL : calloc(from->dependent_count + 1, sizeof *dependents);
+    struct rule_source *sources =
+        to == NULL ? NULL : calloc(from->source_count + 1, sizeof *sources);
     for (size_t i = 0; i < from->dependent_count; i++) {
         const struct rule_relation *dependent = &from->dependents[i];
         struct rule_relation relation = {
@@ -79,9 +85,20 @@ static void copy_strings(struct string_copier *copier, struct rule *to, const st
             dependents[i] = relation;
         }
     }
+    for (size_t i = 0; i < from->source_count; i++) {
+        struct rule_source source = {
+            copy_string(copier, from->sources[i].column),
+            copy_string(copier, from->sources[i].type),
+            from->sources[i].has_default,
+        };
+        if (sources != NULL) {
+            sources[i] = source;
+        }
+    }
     if (to != NULL) {
         copy.columns = columns;
         copy.dependents = dependents;
+        copy.sources = sources;
         *to = copy;
     }
 }
@@ -158,7 +175,8 @@ static bool fill(struct rule_set *set, const struct rule *rules, const char *dat
     set->database = copy_string(&copier, database);
     for (size_t i = 0; i < set->count; i++) {
         copy_strings(&copier, &set->rules[i], &rules[i]);
-        if (set->rules[i].columns == NULL || set->rules[i].dependents == NULL) {
+        if (set->rules[i].columns == NULL || set->rules[i].dependents == NULL ||
+            set->rules[i].sources == NULL) {
             return false;
         }
         set->likes[i] = make_likes(&set->rules[i]);
@@ -208,6 +226,7 @@ void rule_set_free(struct rule_set *set)
         }
         free_const(rule->columns);
         free_const(rule->dependents);
+        free_const(rule->sources);
     }
     prefilter_fini(&set->prefilter);
     free(set->likes);
@@ -271,7 +290,8 @@ struct rule_target rule_set_resolve(const struct rule_set *set, const char *data
         const struct rule_relation *dependent = find_dependent(rule, schema, relation);
         if (dependent != NULL) {
             target.dependents |= bit;
-            if (dependent->columns != NULL) {
+            /* What the expression is computed from may have other names there. */
+            if (dependent->columns != NULL && rule->mode != RULE_MODE_COMPUTE) {
                 target.like |= bit;
             } else if (dependent->column == NULL || dependent->column[0] != '\0') {
                 target.dependent |= bit;
@@ -310,6 +330,16 @@ uint64_t rule_set_mentioned(const struct rule_set *set, const char *text, size_t
                 mask |= UINT64_C(1) << i;
             }
         }
+    }
+    return mask;
+}
+
+uint64_t rule_set_in_mode(const struct rule_set *set, uint64_t rules, enum rule_mode mode)
+{
+    uint64_t mask = 0;
+    for (; rules != 0; rules &= rules - 1) {
+        const size_t index = rule_first(rules);
+        mask |= set->rules[index].mode == mode ? UINT64_C(1) << index : 0;
     }
     return mask;
 }

@@ -51,6 +51,13 @@ struct rule_column {
     enum column_source source;
 };
 
+/* What mode compute must know of a column that the expression may read. */
+struct rule_source {
+    const char *column;
+    const char *type; /* as SQL writes it: character varying(36) */
+    bool has_default; /* leaving it out gives something else than NULL */
+};
+
 struct rule_relation {
     const char *schema;
     const char *name;
@@ -83,12 +90,21 @@ struct rule {
     /* Views, rules' source tables, partitions and inheritance children, transitively. */
     const struct rule_relation *dependents;
     size_t dependent_count;
+    /* For mode compute; NULL and 0 otherwise. */
+    const char *expression; /* SQL text */
+    const struct rule_source *sources;
+    size_t source_count;
 };
+
+/* Whether mode compute can put the rule's expression into statements; if not, `why` says what is in
+ * the way. */
+bool rule_is_computable(const struct rule *rule, char *why, size_t why_size);
 
 struct rule_set; /* immutable once made: threads may share it */
 
-/* Copies everything out of `rules`. `database` is the name that a three-part relation name may
- * carry. NULL when out of memory or count > RULES_MAX. */
+/* Copies everything out of `rules`. Mode compute on a generated column is strip: the server
+ * computes. `database` is the name that a three-part relation name may carry. NULL when out of
+ * memory or count > RULES_MAX. */
 struct rule_set *rule_set_new(const struct rule *rules, size_t count, const char *database);
 void rule_set_free(struct rule_set *set);
 size_t rule_set_count(const struct rule_set *set);

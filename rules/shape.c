@@ -281,46 +281,72 @@ bool shape_read(struct shape *shape, const struct judge_input *input)
            encoding_is_readable(input->encoding, input->text, input->len);
 }
 
+/* The first literal that ends behind `place`. */
+static size_t literal_from(const struct shape *shape, size_t place)
+{
+    size_t low = 0, high = shape->literal_count;
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        if (shape->literals[middle].end <= place) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+/* False when the piece ends within a literal, or there are too many. */
+static bool add_slots(const struct shape *shape, const struct kept_text *kept,
+                      struct shape_slot *slots, size_t *count)
+{
+    for (size_t i = literal_from(shape, kept->from);
+         i < shape->literal_count && shape->literals[i].start < kept->to; i++) {
+        const struct shape_literal *literal = &shape->literals[i];
+        if (literal->start < kept->from || literal->end > kept->to ||
+            *count == SHAPE_LITERALS_MAX) {
+            return false;
+        }
+        const size_t start = kept->at + (literal->start - kept->from);
+        slots[(*count)++] = (struct shape_slot){
+            .start = (uint32_t)start,
+            .end = (uint32_t)(start + literal->end - literal->start),
+            .literal = (uint32_t)i,
+        };
+    }
+    return true;
+}
+
 bool shape_find_slots(const struct shape *shape, const struct kept_text *kept, size_t kept_count,
                       const struct judge_input *edited, struct shape *scratch,
                       struct shape_slot *slots, size_t *count)
 {
-    size_t next = 0;
     *count = 0;
     for (size_t i = 0; i < kept_count; i++) {
-        while (next < shape->literal_count && shape->literals[next].end <= kept[i].from) {
-            next++;
-        }
-        for (; next < shape->literal_count && shape->literals[next].start < kept[i].to; next++) {
-            const struct shape_literal *literal = &shape->literals[next];
-            if (literal->start < kept[i].from || literal->end > kept[i].to) {
-                return false;
-            }
-            const size_t start = kept[i].at + (literal->start - kept[i].from);
-            slots[(*count)++] = (struct shape_slot){
-                .start = (uint32_t)start,
-                .end = (uint32_t)(start + literal->end - literal->start),
-                .literal = (uint32_t)next,
-            };
+        if (!add_slots(shape, &kept[i], slots, count)) {
+            return false;
         }
     }
-    if (!shape_read(scratch, edited) || scratch->literal_count != *count) {
+    if (!shape_read(scratch, edited)) {
         return false;
     }
     for (size_t i = 0; i < *count; i++) {
-        if (scratch->literals[i].start != slots[i].start ||
-            scratch->literals[i].end != slots[i].end) {
+        const size_t own = literal_from(scratch, slots[i].start);
+        if (own == scratch->literal_count || scratch->literals[own].start != slots[i].start ||
+            scratch->literals[own].end != slots[i].end) {
             return false;
         }
     }
     return true;
 }
 
-size_t shape_fill_room(const struct shape *shape, size_t edited_len)
+size_t shape_fill_room(const struct shape *shape, size_t edited_len, const struct shape_slot *slots,
+                       size_t slot_count)
 {
     size_t room = edited_len + 1;
-    for (size_t i = 0; i < shape->literal_count; i++) {
-        room += shape->literals[i].end - shape->literals[i].start;
+    for (size_t i = 0; i < slot_count; i++) {
+        const struct shape_literal *literal = &shape->literals[slots[i].literal];
+        room += literal->end - literal->start;
     }
     return room;
 }

@@ -56,9 +56,10 @@ struct shape_slot {
 };
 
 /* Where the literals of `shape` are in the text `edited`, of which `kept` is what the edit left
- * alone, in order. Writes to `slots`, which has room for all literals, and to `count`. False when
- * an edit reaches into a literal, or the edited text's own shape is not one with just these
- * literals. `scratch` is overwritten. */
+ * alone or repeated, in the order of the edited text. Writes to `slots`, which has room for
+ * SHAPE_LITERALS_MAX, and to `count`. False when an edit reaches into a literal, or the edited
+ * text's own shape is not one in which these are literals; more of them are the edit's own, the
+ * same for all texts. `scratch` is overwritten. */
 bool shape_find_slots(const struct shape *shape, const struct kept_text *kept, size_t kept_count,
                       const struct judge_input *edited, struct shape *scratch,
                       struct shape_slot *slots, size_t *count);
@@ -66,7 +67,8 @@ bool shape_find_slots(const struct shape *shape, const struct kept_text *kept, s
 /* The edited text of another text with the same shape: `edited` with the literals of `text`, at
  * which `shape` was read, in the slots. `room` has shape_fill_room() bytes; the end gets a NUL.
  * Returns the length. */
-size_t shape_fill_room(const struct shape *shape, size_t edited_len);
+size_t shape_fill_room(const struct shape *shape, size_t edited_len, const struct shape_slot *slots,
+                       size_t slot_count);
 size_t shape_fill(char *room, const struct shape *shape, const char *text, const char *edited,
                   size_t edited_len, const struct shape_slot *slots, size_t slot_count);
 

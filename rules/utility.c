@@ -10,6 +10,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "rules/compute.h"
+
 /* The rules that the whole text may concern. */
 static uint64_t mentioned(const struct analysis *a)
 {
@@ -38,6 +40,15 @@ static void note_stream(struct analysis *a, const struct copy_options *options)
     a->copies[a->copy_count++] = (struct verdict_copy){.options = *options};
 }
 
+static void refuse_computed(struct analysis *a, uint64_t rules)
+{
+    rules = rule_set_in_mode(a->set, rules, RULE_MODE_COMPUTE);
+    if (rules != 0) {
+        analysis_refuse_compute(a, rule_set_get(a->set, rule_first(rules)), "COPY",
+                                "the rows of a COPY are not computed", "Load the rows by INSERT.");
+    }
+}
+
 static void judge_copy(struct analysis *a, CopyStmt *stmt)
 {
     if (stmt->query != NULL) {
@@ -53,6 +64,7 @@ static void judge_copy(struct analysis *a, CopyStmt *stmt)
     const struct rule_target target = analysis_target(a, stmt->relation);
     a->writes |= target.direct | target.dependents;
     dependent_judge(a, stmt->relation, stmt->attlist, "COPY", false);
+    refuse_computed(a, target.direct);
     struct copy_options options = {.field_count = 0};
     uint64_t carried = copy_statement_carries(a, stmt, target.direct | target.like);
     uint64_t stripped = carried == 0 ? 0 : supplied_by_stream(a, stmt, carried, &options);
@@ -103,6 +115,22 @@ static bool writes_by_position(const char *body, const char *table)
     return false;
 }
 
+/* Under mode compute, a column that the key is computed from must not change without it. */
+static bool may_leave_stale(struct analysis *a, const char *body, size_t len,
+                            const struct rule *rule)
+{
+    if (rule->mode != RULE_MODE_COMPUTE || !text_mentions(body, len, "update")) {
+        return false;
+    }
+    const struct compute *compute = compute_of(a, rule);
+    for (size_t i = 0; i < compute->source_count; i++) {
+        if (text_mentions(body, len, compute->sources[i].column->column)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* A body that is a string: what it does with a table and a column that it names is not known. A
  * generated column is guarded by the server there too. */
 static void judge_body(struct analysis *a, const char *body, const char *statement)
@@ -114,7 +142,8 @@ static void judge_body(struct analysis *a, const char *body, const char *stateme
         const struct rule *rule = rule_set_get(a->set, rule_first(rules));
         const bool names_column = text_mentions(body, len, rule->column);
         if (rule->shape == RULE_SHAPE_GENERATED ||
-            (!names_column && !writes_by_position(body, rule->table))) {
+            (!names_column && !writes_by_position(body, rule->table) &&
+             !may_leave_stale(a, body, len, rule))) {
             continue;
         }
         struct supply supply = {.statement = statement,

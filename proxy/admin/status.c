@@ -13,7 +13,7 @@ static uint64_t read_counter(const _Atomic uint64_t *counter)
 static json_t *counters(const struct service *service)
 {
     uint64_t sessions = 0, total = 0, statements = 0, judged = 0;
-    uint64_t observed = 0, stripped = 0, refused = 0;
+    uint64_t observed = 0, stripped = 0, computed = 0, refused = 0;
     uint64_t hits = 0, misses = 0, bytes = 0;
     json_t *by_worker = json_array();
     for (unsigned i = 0; i < service->worker_count; i++) {
@@ -25,17 +25,18 @@ static json_t *counters(const struct service *service)
         judged += read_counter(&c->judged);
         observed += read_counter(&c->observed);
         stripped += read_counter(&c->stripped);
+        computed += read_counter(&c->computed);
         refused += read_counter(&c->refused);
         hits += read_counter(&c->cache_hits);
         misses += read_counter(&c->cache_misses);
         bytes += read_counter(&c->cache_bytes);
     }
     double ratio = hits + misses == 0 ? 0 : (double)hits / (double)(hits + misses);
-    return json_pack("{s:I, s:o, s:I, s:I, s:I, s:{s:I, s:I, s:I}, s:{s:I, s:I, s:f, s:I}}", "sessions",
+    return json_pack("{s:I, s:o, s:I, s:I, s:I, s:{s:I, s:I, s:I, s:I}, s:{s:I, s:I, s:f, s:I}}", "sessions",
                      (json_int_t)sessions, "sessions_by_worker", by_worker, "sessions_total",
                      (json_int_t)total, "transactions", (json_int_t)statements, "judged",
                      (json_int_t)judged, "keys", "observed", (json_int_t)observed, "stripped",
-                     (json_int_t)stripped, "refused", (json_int_t)refused, "verdict_cache", "hits",
+                     (json_int_t)stripped, "computed", (json_int_t)computed, "refused", (json_int_t)refused, "verdict_cache", "hits",
                      (json_int_t)hits, "misses", (json_int_t)misses, "hit_ratio", ratio, "bytes",
                      (json_int_t)bytes);
 }

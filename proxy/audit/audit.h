@@ -39,7 +39,7 @@ struct audit_session {
 };
 
 struct audit_supplied {
-    const char *verdict;   /* observed | stripped | refused */
+    const char *verdict;   /* observed | stripped | computed | refused */
     const char *sqlstate;  /* when refused, else NULL */
     const char *statement; /* INSERT, ... */
     const char *protocol;  /* simple | extended */

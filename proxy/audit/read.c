@@ -97,7 +97,8 @@ static void count_supplied(json_t *clients, const json_t *record)
         copy_text(client, record, "user");
         copy_text(client, record, "database");
         copy_text(client, record, "rule");
-        static const char *const counts[] = {"supplied", "observed", "stripped", "refused", "rows"};
+        static const char *const counts[] = {"supplied", "observed", "stripped",
+                                             "computed", "refused",  "rows"};
         for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
             json_object_set_new(client, counts[i], json_integer(0));
         }

@@ -300,7 +300,7 @@ static enum machine_state do_arm(struct machine *m)
         char why[sizeof m->why];
         snprintf(why, sizeof why,
                  "%llu sessions hold prepared statements that still send the key, made while the "
-                 "rule observed: let these sessions reconnect",
+                 "rule observed or computed: let these sessions reconnect",
                  (unsigned long long)m->counts.unstripped);
         return give_up(m, why);
     }

@@ -53,6 +53,10 @@ static void check_mode(struct cutover *c)
         report_check(c, "mode", CHECK_BLOCK, "set mode = strip in the rule first, and let it run",
                      "mode = observe: values that clients supply still reach the server, and "
                      "would be refused with 428C9 after the flip");
+    } else if (c->rule->mode == RULE_MODE_COMPUTE) {
+        report_check(c, "mode", CHECK_BLOCK, "set mode = strip in the rule first, and let it run",
+                     "mode = compute: statements reach the server with a value for the column, which "
+                     "would be refused with 428C9 after the flip");
     } else {
         report_check(c, "mode", CHECK_PASS, NULL,
                      "no value that a client supplies reaches the "

@@ -127,33 +127,52 @@ static const struct audit_piece *who_of(struct session *s, size_t rule_index)
     return s->who;
 }
 
+/* What became of a key in a text that was forwarded: the audit's word, and who counts it. */
+struct forwarded {
+    const char *word;
+    _Atomic uint64_t *counter;
+};
+
+static struct forwarded forwarded_as(struct session *s, size_t rule_index, bool is_edited)
+{
+    struct worker_counters *counters = &s->worker->counters;
+    if (!is_edited) {
+        return (struct forwarded){"observed", &counters->observed};
+    }
+    const struct config_rule *rule = &service_config(session_service(s))->rules[rule_index];
+    return rule->mode == RULE_MODE_COMPUTE ? (struct forwarded){"computed", &counters->computed}
+                                           : (struct forwarded){"stripped", &counters->stripped};
+}
+
 /* False when out of memory. */
 static bool tell_verdict(struct session *s, const struct verdict *verdict, bool extended)
 {
     struct audit *audit = session_service(s)->audit;
     struct worker_counters *counters = &s->worker->counters;
     struct audit_supplied record = {
-        .verdict = "observed",
         .protocol = extended ? "extended" : "simple",
         .text = verdict->masked_text,
         .fingerprint = verdict->fingerprint,
     };
-    _Atomic uint64_t *counter = &counters->observed;
     if (verdict->action == VERDICT_REFUSE) {
         record.verdict = "refused";
         record.sqlstate = verdict->sqlstate;
-        counter = &counters->refused;
-    } else if (verdict->action == VERDICT_EDIT) {
-        record.verdict = "stripped";
-        counter = &counters->stripped;
     }
     for (size_t i = 0; i < verdict->supplied_count; i++) {
         const struct supplied *supplied = &verdict->supplied[i];
-        worker_add(counter, 1);
+        const size_t rule = s->rules->rule_index[supplied->rule];
+        if (verdict->action == VERDICT_REFUSE) {
+            worker_add(&counters->refused, 1);
+        } else {
+            const struct forwarded forwarded =
+                forwarded_as(s, rule, verdict->action == VERDICT_EDIT);
+            record.verdict = forwarded.word;
+            worker_add(forwarded.counter, 1);
+        }
         if (audit == NULL) {
             continue;
         }
-        const struct audit_piece *who = who_of(s, s->rules->rule_index[supplied->rule]);
+        const struct audit_piece *who = who_of(s, rule);
         if (who == NULL) {
             return false;
         }
@@ -166,13 +185,13 @@ static bool tell_verdict(struct session *s, const struct verdict *verdict, bool 
 }
 
 /* Of a prepared statement, for all its executions. False when out of memory. */
-static bool note_render(struct ledger_note *note)
+static bool note_render(struct session *s, struct ledger_note *note)
 {
     note->said = calloc(note->count, sizeof(struct audit_piece *));
     for (size_t i = 0; note->said != NULL && i < note->count; i++) {
         const struct supplied *supplied = &note->supplied[i];
         note->said[i] = audit_piece_what(&(struct audit_supplied){
-            .verdict = note->stripped ? "stripped" : "observed",
+            .verdict = forwarded_as(s, supplied->rule, note->edited).word,
             .statement = supplied->statement,
             .protocol = "extended",
             .fingerprint = note->fingerprint,
@@ -193,12 +212,13 @@ static bool note_render(struct ledger_note *note)
 static bool tell_note(struct session *s, struct ledger_note *note)
 {
     struct audit *audit = session_service(s)->audit;
-    struct worker_counters *counters = &s->worker->counters;
-    worker_add(note->stripped ? &counters->stripped : &counters->observed, note->count);
+    for (size_t i = 0; i < note->count; i++) {
+        worker_add(forwarded_as(s, note->supplied[i].rule, note->edited).counter, 1);
+    }
     if (audit == NULL) {
         return true;
     }
-    if (note->said == NULL && !note_render(note)) {
+    if (note->said == NULL && !note_render(s, note)) {
         return false;
     }
     for (size_t i = 0; i < note->count; i++) {
@@ -250,6 +270,21 @@ static uint64_t supplied_rules(const struct session *s, const struct verdict *ve
         mask |= (uint64_t)1 << s->rules->rule_index[verdict->supplied[i].rule];
     }
     return mask;
+}
+
+/* Rules whose key a statement sends to the server each time that it is executed. */
+static uint64_t rules_sent(const struct session *s, const struct verdict *verdict)
+{
+    if (verdict->action == VERDICT_PASS) {
+        return supplied_rules(s, verdict);
+    }
+    uint64_t computed = 0;
+    for (size_t i = 0; verdict->action == VERDICT_EDIT && i < s->rules->rule_count; i++) {
+        if (rule_set_get(s->rules->set, i)->mode == RULE_MODE_COMPUTE) {
+            computed |= (uint64_t)1 << i;
+        }
+    }
+    return gates_of(s, verdict->writes & computed);
 }
 
 static bool is_turn_over(struct worker *worker)
@@ -450,8 +485,8 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
         ok = ledger_parsed(&s->ledger, judged->name, verdict, gates_of(s, verdict->writes),
                            s->rules->rule_index, map);
     }
-    if (verdict->action == VERDICT_PASS && (judged->extended || verdict->prepares)) {
-        hold_note_unstripped(s, supplied_rules(s, verdict));
+    if (judged->extended || verdict->prepares) {
+        hold_note_unstripped(s, rules_sent(s, verdict));
     }
     if (!ok) {
         session_fail(s, "53200", "out of memory");

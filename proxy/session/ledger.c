@@ -42,7 +42,7 @@ static struct ledger_note *note_new(const struct verdict *verdict, const size_t 
     note->supplied = malloc(note->count * sizeof *note->supplied);
     note->text = strdup(verdict->masked_text != NULL ? verdict->masked_text : "");
     note->fingerprint = verdict->fingerprint;
-    note->stripped = verdict->action == VERDICT_EDIT;
+    note->edited = verdict->action == VERDICT_EDIT;
     bool copied = true;
     if (verdict->copy_count > 0) {
         /* a prepared text is one statement */

@@ -24,7 +24,7 @@ struct ledger_note {
     size_t count;
     uint64_t fingerprint;
     char *text;
-    bool stripped;             /* else observed */
+    bool edited;               /* else observed */
     struct verdict_copy *copy; /* it takes a stream, which is filtered; else NULL */
     struct audit_piece **said; /* one for each supplied, rendered when it is first said; then there
                                   is no more `text` */

@@ -7,6 +7,7 @@ from lib import common, schema
 CASES = {
     # name: (SQL as the owner, blocking checks, options, first major)
     "observe": ("", ["mode"], {"mode": "observe"}, 12),
+    "compute": ("", ["mode"], {"mode": "compute"}, 12),
     "swap": ("", ["strategy"], {"strategy": "swap"}, 12),
     "too large": ("", ["size"], {"max_hold": 41}, 12),
     "wrong body": (

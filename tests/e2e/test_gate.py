@@ -279,8 +279,9 @@ def test_a_mode_changes_at_sighup_for_open_sessions(proxy):
     proxy.wait_for_audit(1, verdict="observed")
 
 
-def test_a_statement_prepared_while_observing_is_shown(proxy, gate):
-    reload(proxy, "observe")
+@pytest.mark.parametrize("mode", ["observe", "compute"])
+def test_a_statement_prepared_while_the_key_is_sent_is_shown(proxy, gate, mode):
+    reload(proxy, mode)
     with wire.connect(proxy, user="app") as session:
         sql = "INSERT INTO chunks (collection_id, partition_key, chunk_index, content) " \
               "VALUES ('a', 5, $1, 'x')"
@@ -290,7 +291,7 @@ def test_a_statement_prepared_while_observing_is_shown(proxy, gate):
             session.read_until()
             session.read_until()
             return gate.state()["unstripped"] == 1
-        common.wait_until(prepared, 5, "mode = observe")
+        common.wait_until(prepared, 5, f"mode = {mode}")
     common.wait_until(lambda: gate.state()["unstripped"] == 0, 5, "the session's end")
 
 

@@ -30,6 +30,9 @@ static inline struct rule_set *fuzz_rule_set(uint8_t setting)
         {.schema = "public", .name = "chunks_view"},
         {.schema = "public", .name = "chunks_light", .column = ""},
     };
+    static const struct rule_source chunk_sources[] = {{"collection_id", "varchar(36)", false},
+                                                       {"chunk_index", "integer", false},
+                                                       {"id", "bigint", true}};
     static const struct rule_column note_columns[] = {{"bucket", 20, false},
                                                       {"Owner", 25, false},
                                                       {"order", 23, false},
@@ -51,6 +54,9 @@ static inline struct rule_set *fuzz_rule_set(uint8_t setting)
     rules[0].column_count = sizeof chunk_columns / sizeof chunk_columns[0];
     rules[0].dependents = chunk_dependents;
     rules[0].dependent_count = sizeof chunk_dependents / sizeof chunk_dependents[0];
+    rules[0].expression = "mod(hashtext(collection_id::text), 100) + chunk_index";
+    rules[0].sources = chunk_sources;
+    rules[0].source_count = sizeof chunk_sources / sizeof chunk_sources[0];
     rules[1].name = "notes";
     rules[1].schema = "My App";
     rules[1].table = "Notes";

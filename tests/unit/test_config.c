@@ -262,8 +262,6 @@ static const struct refusal refusals[] = {
      "pgsluice.ini:5: expression: is missing from [rule a]"},
     {MAIN_SECTION CONTROL RULE "mode = stripe\n",
      "pgsluice.ini:9: mode: \"stripe\" is not one of observe, strip, compute, reject"},
-    {MAIN_SECTION CONTROL RULE "mode = compute\n",
-     "pgsluice.ini:9: mode: \"compute\" is not available in this version"},
     {MAIN_SECTION CONTROL RULE "on_mismatch = reject\n",
      "pgsluice.ini:9: on_mismatch: \"reject\" is not available in this version: only \"strip\" is"},
     {MAIN_SECTION "audit_values = on\n",

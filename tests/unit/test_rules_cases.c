@@ -33,7 +33,7 @@ struct rule_case {
     bool extended, backslash_escapes;
     enum text_encoding encoding;
     struct type_list types;
-    char *in, *out, *error, *detail, *hint, *masked;
+    char *in, *out, *error, *detail, *hint, *masked, *expression;
     char *expect, *writes;
     bool prepares, schema_change;
     bool types_given;
@@ -63,6 +63,18 @@ static const struct rule_relation chunk_dependents[] = {
 static const struct rule_column note_columns[] = {
     {"bucket", 20, false}, {"Owner", 25, false}, {"order", 23, false}, {"system_user", 25, false}};
 
+static const struct rule_source chunk_sources[] = {
+    {"id", "bigint", true},
+    {"collection_id", "character varying(36)", false},
+    {"partition_key", "integer", false},
+    {"document_id", "character varying", false},
+    {"chunk_index", "integer", false},
+    {"content", "text", false},
+    {"metadata", "jsonb", true},
+};
+static const struct rule_source note_sources[] = {{"bucket", "bigint", false},
+                                                  {"Owner", "\"My App\".owner", false}};
+
 static struct rule_set *make_set(const struct rule_case *c)
 {
     const struct rule rules[] = {
@@ -81,6 +93,10 @@ static struct rule_set *make_set(const struct rule_case *c)
             .converted = c->converted,
             .dependents = chunk_dependents,
             .dependent_count = sizeof chunk_dependents / sizeof chunk_dependents[0],
+            .expression = c->expression != NULL ? c->expression
+                                                : "mod(hashtext(collection_id::text), 100)",
+            .sources = chunk_sources,
+            .source_count = sizeof chunk_sources / sizeof chunk_sources[0],
         },
         {
             .name = "notes",
@@ -94,6 +110,9 @@ static struct rule_set *make_set(const struct rule_case *c)
             .columns = note_columns,
             .column_count = sizeof note_columns / sizeof note_columns[0],
             .reordered = c->reordered,
+            .expression = "length(\"Owner\")",
+            .sources = note_sources,
+            .source_count = sizeof note_sources / sizeof note_sources[0],
         },
     };
     return rule_set_new(rules, 2, "app");
@@ -282,8 +301,8 @@ static void read_field(struct rule_case *c, const char *key, char *value, char *
         char **field;
     } texts[] = {
         {"in", &c->in},         {"out", &c->out},       {"expect", &c->expect},
-        {"error", &c->error},   {"detail", &c->detail}, {"hint", &c->hint},   {"writes", &c->writes},
-        {"masked", &c->masked},
+        {"error", &c->error},   {"detail", &c->detail}, {"hint", &c->hint},
+        {"writes", &c->writes}, {"masked", &c->masked}, {"expression", &c->expression},
     };
     *last = NULL;
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
@@ -347,8 +366,8 @@ static void read_file(const char *path)
 
 static void free_case(struct rule_case *c)
 {
-    char *const texts[] = {c->name,   c->in,     c->out,    c->error,
-                           c->detail, c->hint, c->masked, c->expect, c->writes};
+    char *const texts[] = {c->name,   c->in,   c->out,        c->error,  c->detail,
+                           c->masked, c->hint, c->expression, c->expect, c->writes};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         free(texts[i]);
     }

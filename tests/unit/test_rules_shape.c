@@ -21,6 +21,7 @@ static const struct rule_column columns[] = {{"id", 20, false},
                                              {"partition_key", 23, false},
                                              {"content", 25, false}};
 static const struct rule_relation dependents[] = {{.schema = "public", .name = "chunks_view"}};
+static const struct rule_source sources[] = {{"id", "bigint", false}, {"content", "text", true}};
 
 static struct rule rule_in(const char *table, const char *column, enum rule_mode mode)
 {
@@ -35,6 +36,9 @@ static struct rule rule_in(const char *table, const char *column, enum rule_mode
         .column_count = sizeof columns / sizeof columns[0],
         .dependents = dependents,
         .dependent_count = strcmp(table, "chunks") == 0,
+        .expression = "mod(id, 100) + length('x' || id)",
+        .sources = sources,
+        .source_count = sizeof sources / sizeof sources[0],
     };
 }
 
@@ -239,6 +243,64 @@ static void one_verdict_serves_all_literals(void **state)
     tear_down(&judges);
 }
 
+/* In its own place and in the key's. */
+static void a_literal_that_is_written_twice_is_filled_in_twice(void **state)
+{
+    (void)state;
+    struct judges judges;
+    set_up(&judges, RULE_MODE_COMPUTE);
+    static const char *const texts[] = {
+        "INSERT INTO chunks (id, content, partition_key) VALUES (1, 'a', 5), (22, 'b', 6)",
+        "INSERT INTO chunks (id, content, partition_key) VALUES (333, '', 7777), (0, 'ccc', 6)",
+        "INSERT INTO chunks (id, content, partition_key) VALUES (2147483647, 'it''s', 0), (1, 'a', "
+        "1)",
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        const struct judge_input input = input_of(texts[i]);
+        assert_judged_alike(&judges, &input);
+        assert_int_equal(hits_of(&judges), i);
+    }
+    const struct judge_input input = input_of(texts[1]);
+    assert_string_equal(
+        judge_text(judges.keeping, judges.set, &input)->text,
+        "INSERT INTO chunks (id, content, partition_key) VALUES (333, '', mod(CAST(333 AS bigint), "
+        "100) + length('x' || CAST(333 AS bigint))), (0, 'ccc', mod(CAST(0 AS bigint), 100) + "
+        "length('x' || CAST(0 AS bigint)))");
+    tear_down(&judges);
+}
+
+#define COMPUTED(key) "mod(CAST(" key " AS bigint), 100) + length('x' || CAST(" key " AS bigint))"
+
+/* Whether a client's key is the expression already goes by its literals. */
+static void a_key_that_was_right_once_is_looked_at_again(void **state)
+{
+    (void)state;
+    struct judges judges;
+    set_up(&judges, RULE_MODE_COMPUTE);
+    static const char *const texts[] = {
+        "INSERT INTO chunks (id, partition_key) VALUES (1, " COMPUTED("1") ")",
+        "INSERT INTO chunks (id, partition_key) VALUES (2, " COMPUTED("1") ")",
+        "INSERT INTO chunks (id, partition_key) VALUES (2, " COMPUTED("1") "), (1, " COMPUTED(
+            "1") ")",
+        "INSERT INTO chunks (id, partition_key) VALUES (2, " COMPUTED("2") "), (2, " COMPUTED(
+            "1") ")",
+        "INSERT INTO chunks (id, partition_key) VALUES (1, " COMPUTED("1") "), (1, " COMPUTED(
+            "1") ")",
+        "UPDATE chunks SET id = 1, partition_key = " COMPUTED("1"),
+        "UPDATE chunks SET id = 2, partition_key = " COMPUTED("1"),
+    };
+    const size_t count = sizeof texts / sizeof texts[0];
+    for (size_t i = 0; i < 2 * count; i++) {
+        const size_t at = i < count ? i : 2 * count - 1 - i;
+        const struct judge_input input = input_of(texts[at]);
+        assert_judged_alike(&judges, &input);
+        const bool is_right = at == 0 || at == 4 || at == 5;
+        assert_int_equal(judge_text(judges.keeping, judges.set, &input)->action,
+                         is_right ? VERDICT_PASS : VERDICT_EDIT);
+    }
+    tear_down(&judges);
+}
+
 /* What an attacker, or chance, would put beside a text that was kept. */
 static const char *const look_alikes[] = {
     "INSERT INTO chunks (id, partition_key) VALUES (1, 5)",
@@ -344,6 +406,11 @@ static const char *const look_alikes[] = {
     "UPDATE chunks SET partition_key = DEFAULT, content = 'a'",
     "UPDATE chunks SET content[1] = 5, partition_key = 5",
     "UPDATE chunks_view SET partition_key = 5",
+    "INSERT INTO chunks VALUES (1, 'a')",
+    "INSERT INTO chunks (id, partition_key) VALUES (2, mod(CAST(2 AS bigint), 100) + length('x' || "
+    "CAST(2 AS bigint)))",
+    "INSERT INTO chunks (id) SELECT 2, 5 FROM notes WHERE 5 = 5",
+    "UPDATE chunks SET id = 2 WHERE id = 3",
     "DELETE FROM chunks WHERE partition_key = 5",
     "SELECT * FROM chunks WHERE id = 1",
     "SELECT *, 'notes' FROM chunks WHERE id = 1",
@@ -366,7 +433,8 @@ static const char *const look_alikes[] = {
 static void no_text_gets_the_verdict_of_another_shape(void **state)
 {
     (void)state;
-    static const enum rule_mode modes[] = {RULE_MODE_STRIP, RULE_MODE_REJECT, RULE_MODE_OBSERVE};
+    static const enum rule_mode modes[] = {RULE_MODE_STRIP, RULE_MODE_REJECT, RULE_MODE_OBSERVE,
+                                           RULE_MODE_COMPUTE};
     const size_t count = sizeof look_alikes / sizeof look_alikes[0];
     for (size_t mode = 0; mode < sizeof modes / sizeof modes[0]; mode++) {
         struct judges judges;
@@ -408,11 +476,10 @@ static void mutate(char *to, const char *from, unsigned *seed)
     *to = '\0';
 }
 
-static void changed_literals_are_judged_as_if_never_seen(void **state)
+static void judge_changed_literals(enum rule_mode mode)
 {
-    (void)state;
     struct judges judges;
-    set_up(&judges, RULE_MODE_STRIP);
+    set_up(&judges, mode);
     unsigned seed = 20261125;
     char text[4096];
     for (size_t i = 0; i < 40000; i++) {
@@ -423,6 +490,13 @@ static void changed_literals_are_judged_as_if_never_seen(void **state)
     }
     assert_true(hits_of(&judges) > 10000);
     tear_down(&judges);
+}
+
+static void changed_literals_are_judged_as_if_never_seen(void **state)
+{
+    (void)state;
+    judge_changed_literals(RULE_MODE_STRIP);
+    judge_changed_literals(RULE_MODE_COMPUTE);
 }
 
 static void bytes_that_are_no_text_are_refused_in_a_known_shape_too(void **state)
@@ -486,7 +560,8 @@ static void bulk_loads_are_judged_by_all_their_rows(void **state)
         "; DO 'INSERT INTO chunks VALUES (1)'",
         ", (1, (SELECT 2), 'x')",
     };
-    static const enum rule_mode modes[] = {RULE_MODE_STRIP, RULE_MODE_REJECT, RULE_MODE_OBSERVE};
+    static const enum rule_mode modes[] = {RULE_MODE_STRIP, RULE_MODE_REJECT, RULE_MODE_OBSERVE,
+                                           RULE_MODE_COMPUTE};
     const size_t head_count = sizeof heads / sizeof heads[0],
                  row_count = sizeof rows / sizeof rows[0];
     char *text = malloc(100000);
@@ -502,10 +577,58 @@ static void bulk_loads_are_judged_by_all_their_rows(void **state)
             input.extended = mode % 2 != 0;
             assert_judged_alike(&judges, &input);
         }
-        assert_true(hits_of(&judges) > 100);
+        assert_true(hits_of(&judges) > 100 || modes[mode / 2] == RULE_MODE_COMPUTE);
         tear_down(&judges);
     }
     free(text);
+}
+
+/* A comment in front makes a text be parsed as a whole. */
+static void bulk_loads_are_computed_as_row_by_row(void **state)
+{
+    (void)state;
+    static const char *const heads[] = {
+        "INSERT INTO chunks (id, partition_key, content) VALUES ",
+        "INSERT INTO chunks (partition_key, id, content) VALUES ",
+        "INSERT INTO chunks (content, id, partition_key) VALUES ",
+        "INSERT INTO chunks (id, collection_id, content) VALUES ",
+        "INSERT INTO chunks (content, collection_id, id) VALUES ",
+        "INSERT INTO chunks (content, collection_id, \"Id\") VALUES ",
+        "INSERT INTO chunks VALUES ",
+        "INSERT INTO notes (content, partition_key, id) VALUES ",
+    };
+    static const char *const rows[] = {
+        "(1, 2, " LONG ")",        "('1' , '2,', " LONG " )",  "( 1,DEFAULT ,'x' )",
+        "(DEFAULT, 5, " LONG ")",  "( -1 ,NULL,\n" LONG "\n)", "(1::int , '2'::text, true)",
+        "(E'\\'', 'it''s', NULL)", "(mod(1, 2), 2, " LONG ")", "('2'::bigint, 1, DEFAULT)",
+    };
+    static const char *const tails[] = {"", " RETURNING *",
+                                        ", (7, DEFAULT, 'x'), (8, 9, LOWER('y'))"};
+    const size_t head_count = sizeof heads / sizeof heads[0],
+                 row_count = sizeof rows / sizeof rows[0];
+    struct judge *judge = judge_new(0), *other = judge_new(0);
+    struct judges judges;
+    char text[100000] = "/**/";
+    size_t edited = 0;
+    set_up(&judges, RULE_MODE_COMPUTE);
+    for (size_t i = 0; i < head_count * row_count * row_count * 3; i++) {
+        write_bulk(text + 4, heads[i % head_count], rows[i / head_count / row_count % row_count],
+                   rows[i / head_count % row_count], tails[i / head_count / row_count / row_count]);
+        const struct judge_input whole = input_of(text), bulk = input_of(text + 4);
+        const struct verdict *want = judge_text(other, judges.set, &whole);
+        const struct verdict *have = judge_text(judge, judges.set, &bulk);
+        assert_int_equal(have->action, want->action);
+        assert_int_equal(have->supplied_count, want->supplied_count);
+        assert_true(have->supplied_count == 0 || have->supplied[0].rows == want->supplied[0].rows);
+        assert_same_string(text, have->message, want->message);
+        assert_same_string(text, have->detail, want->detail);
+        assert_same_string(text, have->text, want->text == NULL ? NULL : want->text + 4);
+        edited += have->action == VERDICT_EDIT;
+    }
+    assert_true(edited > 500);
+    judge_free(judge);
+    judge_free(other);
+    tear_down(&judges);
 }
 
 static void long_literals_and_many_rows_keep_their_own_ways(void **state)
@@ -537,10 +660,13 @@ int main(void)
         cmocka_unit_test(plain_literals_are_taken_out_of_a_shape),
         cmocka_unit_test(what_is_not_plain_has_no_shape),
         cmocka_unit_test(one_verdict_serves_all_literals),
+        cmocka_unit_test(a_literal_that_is_written_twice_is_filled_in_twice),
+        cmocka_unit_test(a_key_that_was_right_once_is_looked_at_again),
         cmocka_unit_test(no_text_gets_the_verdict_of_another_shape),
         cmocka_unit_test(changed_literals_are_judged_as_if_never_seen),
         cmocka_unit_test(bytes_that_are_no_text_are_refused_in_a_known_shape_too),
         cmocka_unit_test(bulk_loads_are_judged_by_all_their_rows),
+        cmocka_unit_test(bulk_loads_are_computed_as_row_by_row),
         cmocka_unit_test(long_literals_and_many_rows_keep_their_own_ways),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

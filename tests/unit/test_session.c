@@ -133,7 +133,7 @@ static void statements_are_found_by_name_until_closed(void **state)
     struct ledger_statement found = ledger_find(&ledger, span_of("a"));
     assert_int_equal(found.writes, 1);
     assert_int_equal(found.note->supplied[0].rule, 5);
-    assert_true(found.note->stripped);
+    assert_true(found.note->edited);
     assert_int_equal(ledger_find(&ledger, span_of("b")).writes, 0);
     assert_int_equal(ledger_find(&ledger, span_of("")).writes, 0);
 
