@@ -190,6 +190,8 @@ void merge_judge(struct analysis *a, MergeStmt *stmt);
 
 /* utility.c */
 void utility_judge(struct analysis *a, Node *node);
+/* `relation` is created, for good or for the session. */
+void utility_judge_created(struct analysis *a, const RangeVar *relation);
 
 /* revision.c: what the edits mean for the tree */
 /* In the list that the tree keeps at `list` (a List **), `removed` cells from `at` on give way to

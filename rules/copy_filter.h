@@ -60,6 +60,9 @@ struct copy_options {
      * the server's version. */
     bool csv_has_end_marker;
     uint32_t width; /* fields in a row, as the client sends it */
+    /* Or one less: without a list, clients send a generated column only while they know it as plain.
+     * Then copy_presence_feed() tells whether there is anything to remove. */
+    bool may_lack;
     size_t null_len;
     char null[COPY_NULL_MAX];
     size_t field_count;
@@ -148,3 +151,19 @@ enum copy_plain {
 /* A value without its quotes and escapes, as the server would read it. */
 enum copy_plain copy_value_plain(const struct copy_options *options, const struct copy_value *value,
                                  char *out, size_t room, size_t *len);
+
+enum copy_presence_found {
+    COPY_PRESENCE_UNKNOWN, /* the first row has not ended */
+    COPY_PRESENCE_CARRIED, /* it has as many fields as options.width, or more */
+    COPY_PRESENCE_ABSENT,  /* it has less: the stream is as the server wants it, or is refused */
+};
+
+/* A look at a stream's start; the caller keeps the bytes until it is known what becomes of them. */
+struct copy_presence {
+    struct copy_filter filter;
+    enum copy_presence_found found;
+};
+/* False when the options make no sense, as above. */
+bool copy_presence_init(struct copy_presence *presence, const struct copy_options *options);
+enum copy_presence_found copy_presence_feed(struct copy_presence *presence, const char *bytes,
+                                            size_t len);

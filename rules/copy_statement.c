@@ -53,9 +53,9 @@ uint64_t copy_statement_carries(const struct analysis *a, const CopyStmt *stmt, 
     for (; rules != 0; rules &= rules - 1) {
         const struct rule *rule = analysis_rule(a, rule_first(rules), stmt->relation);
         /* Without a list a generated column is not in the stream, but applications that knew the
-         * table before its column moved still put it there. */
-        const bool is_left_out =
-            stmt->attlist == NIL && rule->shape == RULE_SHAPE_GENERATED && !rule->reordered;
+         * table before a cutover may still put it there. */
+        const bool is_left_out = stmt->attlist == NIL && rule->shape == RULE_SHAPE_GENERATED &&
+                                 !rule->reordered && !rule->converted;
         if (!is_left_out && stream_index(rule, stmt) < stream_width(rule, stmt)) {
             carried |= UINT64_C(1) << rule_first(rules);
         }
@@ -365,6 +365,7 @@ const char *copy_statement_read(const struct analysis *a, const CopyStmt *stmt, 
     }
     const char *obstacle = read_options(a, stmt, rules, options);
     options->width = (uint32_t)stream_width(rule, stmt);
+    options->may_lack = stmt->attlist == NIL && rule->shape == RULE_SHAPE_GENERATED;
     return obstacle;
 }
 

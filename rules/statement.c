@@ -154,6 +154,9 @@ static void judge_node(struct analysis *a, Node *node)
         break;
     case T_SelectStmt:
         stars_note_select(a, (SelectStmt *)node);
+        if (((SelectStmt *)node)->intoClause != NULL) {
+            utility_judge_created(a, ((SelectStmt *)node)->intoClause->rel);
+        }
         break;
     default:
         break;

@@ -6,6 +6,7 @@
 
 #include "rules/copy_statement.h"
 
+#include <catalog/pg_class_d.h>
 #include <ctype.h>
 #include <string.h>
 #include <strings.h>
@@ -18,7 +19,8 @@ static uint64_t mentioned(const struct analysis *a)
     return rule_set_mentioned(a->set, a->text, a->len);
 }
 
-/* Supplies the columns of the rules, whose values come in the stream; returns those to be taken out. */
+/* Supplies the columns of the rules, whose values come in the stream; returns those to be taken
+ * out. */
 static uint64_t supplied_by_stream(struct analysis *a, const CopyStmt *stmt, uint64_t rules,
                                    struct copy_options *options)
 {
@@ -216,6 +218,36 @@ static void judge_truncate(struct analysis *a, const TruncateStmt *stmt)
     }
 }
 
+/* A temporary table is what its bare name means from then on; a value taken out of what is written
+ * to it would be the client's own loss. */
+void utility_judge_created(struct analysis *a, const RangeVar *relation)
+{
+    if (relation->relpersistence != RELPERSISTENCE_TEMP) {
+        return;
+    }
+    for (size_t i = 0; i < rule_set_count(a->set); i++) {
+        const struct rule *rule = rule_set_get(a->set, i);
+        if (rule->mode == RULE_MODE_OBSERVE || !rule->unqualified_guarded ||
+            strcmp(rule->table, relation->relname) != 0) {
+            continue;
+        }
+        analysis_refuse(
+            a, (struct refusal){
+                   .sqlstate = "0A000",
+                   .message = arena_printf(
+                       a->arena, "a temporary relation must not hide table \"%s\" (rule \"%s\")",
+                       rule->table, rule->name),
+                   .detail =
+                       "What is written to it could not be told from what is written to the table.",
+                   .hint = arena_printf(
+                       a->arena,
+                       "Give it another name, or set unqualified = pass in rule \"%s\" and write "
+                       "\"%s.%s\" for the table.",
+                       rule->name, rule->schema, rule->table),
+               });
+    }
+}
+
 void utility_judge(struct analysis *a, Node *node)
 {
     switch ((int)nodeTag(node)) {
@@ -232,6 +264,7 @@ void utility_judge(struct analysis *a, Node *node)
         /* A materialized view keeps its query, as a view does. */
         const CreateTableAsStmt *stmt = (CreateTableAsStmt *)node;
         a->schema_change |= mentioned(a) != 0;
+        utility_judge_created(a, stmt->into->rel);
         if (stmt->objtype == OBJECT_MATVIEW) {
             judge_stored(a, stmt->query, "CREATE MATERIALIZED VIEW");
         } else {
@@ -271,6 +304,13 @@ void utility_judge(struct analysis *a, Node *node)
     case T_UnlistenStmt:
     case T_VariableSetStmt:
     case T_VariableShowStmt:
+        break;
+    case T_CreateStmt:
+    case T_ViewStmt:
+        utility_judge_created(a, IsA(node, ViewStmt) ? ((const ViewStmt *)node)->view
+                                                     : ((const CreateStmt *)node)->relation);
+        a->writes |= mentioned(a);
+        a->schema_change |= mentioned(a) != 0;
         break;
     default:
         /* DDL, and whatever else there is: it may change what the catalog says of the table. */

@@ -12,6 +12,9 @@
 #define PORTAL_NAME 63 /* NAMEDATALEN - 1 */
 /* Runs between two messages: what stays of some hundred short rows. */
 #define RUNS 256
+/* Of a stream that may lack the column, so much is kept until its first row has ended. A longer row
+ * counts as one that has it; the server refuses it when that is not so. */
+#define HELD_MAX (256 * 1024)
 
 struct portal {
     struct portal *next;
@@ -27,6 +30,10 @@ struct copying {
     size_t count, at;
     uint64_t sync; /* the number of the ReadyForQuery that ends it */
     struct copy_filter filter;
+    struct copy_presence presence;
+    bool is_held, is_whole; /* not known yet whether the filter is for it; it is not */
+    char *held;
+    size_t held_len, held_size;
 };
 
 static struct copying *copying_of(struct session *s)
@@ -42,6 +49,9 @@ static void end_streams(struct copying *c)
     free(c->streams);
     c->streams = NULL;
     c->count = c->at = 0;
+    free(c->held);
+    c->held = NULL;
+    c->held_len = c->held_size = 0;
 }
 
 void copying_free(struct copying *c)
@@ -75,7 +85,10 @@ static void set_up(struct session *s)
         options->encoding = s->copy_encoding;
     }
     options->csv_has_end_marker = s->server_major < 18;
-    if (!copy_filter_init(&c->filter, options, NULL, NULL)) {
+    c->is_whole = false;
+    c->is_held = options->may_lack;
+    if (!copy_filter_init(&c->filter, options, NULL, NULL) ||
+        (c->is_held && !copy_presence_init(&c->presence, options))) {
         options->field_count = 0;
     }
 }
@@ -183,17 +196,62 @@ static void put(struct session *s, const struct copy_run *runs, size_t count)
     batch_built(&s->worker->batch);
 }
 
-void copying_data(struct session *s, const uint8_t *bytes, size_t len)
+static void pass_on(struct session *s, const char *bytes, size_t len)
 {
     struct copying *c = s->copying_streams;
-    struct copy_run runs[RUNS];
+    struct copy_run runs[RUNS] = {{bytes, len}};
+    if (c->is_whole) {
+        put(s, runs, 1);
+        return;
+    }
     while (len > 0) {
         size_t taken;
-        size_t count = copy_filter_feed(&c->filter, (const char *)bytes, len, &taken, runs, RUNS);
+        size_t count = copy_filter_feed(&c->filter, bytes, len, &taken, runs, RUNS);
         put(s, runs, count);
         bytes += taken;
         len -= taken;
     }
+}
+
+/* Lets go what is held. */
+static void settle(struct session *s, bool is_whole)
+{
+    struct copying *c = s->copying_streams;
+    c->is_held = false;
+    c->is_whole = is_whole;
+    pass_on(s, c->held, c->held_len);
+    c->held_len = 0;
+}
+
+/* False when there is no memory for it. */
+static bool hold(struct copying *c, const char *bytes, size_t len)
+{
+    if (c->held_len + len > c->held_size) {
+        const size_t size = 2 * (c->held_len + len);
+        char *held = realloc(c->held, size);
+        if (held == NULL) {
+            return false;
+        }
+        c->held = held;
+        c->held_size = size;
+    }
+    memcpy(c->held + c->held_len, bytes, len);
+    c->held_len += len;
+    return true;
+}
+
+void copying_data(struct session *s, const uint8_t *data, size_t len)
+{
+    struct copying *c = s->copying_streams;
+    const char *bytes = (const char *)data;
+    if (c->is_held) {
+        const enum copy_presence_found found = copy_presence_feed(&c->presence, bytes, len);
+        if (found == COPY_PRESENCE_UNKNOWN && c->held_len + len <= HELD_MAX && hold(c, bytes, len)) {
+            return;
+        }
+        settle(s, found == COPY_PRESENCE_ABSENT);
+    }
+    pass_on(s, bytes, len);
 }
 
 void copying_ended(struct session *s, bool done)
@@ -203,7 +261,10 @@ void copying_ended(struct session *s, bool done)
     if (c == NULL || c->streams == NULL) {
         return;
     }
-    if (done && is_filtered(c)) {
+    if (done && is_filtered(c) && c->is_held) {
+        settle(s, true); /* no row has ended: the server says what that is */
+    }
+    if (done && is_filtered(c) && !c->is_whole) {
         put(s, runs, copy_filter_finish(&c->filter, runs, COPY_RUNS_MIN));
     }
     c->at++;

@@ -1,0 +1,170 @@
+"""COPY of a table whose column a cutover has made a generated one: without a column list, clients that
+knew it before still send it and want it, and clients that came later do not. Both must be served."""
+
+import random
+import struct
+
+import pytest
+
+from lib import common, schema, wire
+from lib.proxy import Proxy, strip_rule
+
+pytestmark = pytest.mark.proxy
+
+COLUMNS = ["id", "collection_id", "partition_key", "document_id", "chunk_index", "content", "metadata",
+           "created_at"]
+KEY = COLUMNS.index("partition_key")
+TIME = "2020-01-01 00:00:00+00"
+
+
+@pytest.fixture(scope="module")
+def proxy(server):
+    if common.pg_major() < 12:
+        pytest.skip("generated columns need PostgreSQL 12 or newer")
+    schema.create_database(server, "converted")
+    schema.create_chunks(server, "trigger", "converted")
+    instance = Proxy(
+        server, rules=[strip_rule(database="converted")],
+        control=f"host={server.host} port={server.port} user=pgsluice dbname=converted").start()
+    done = instance.command("cutover", "chunks", "--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield instance
+    assert instance.stop() == 0
+
+
+@pytest.fixture
+def session(server, proxy):
+    schema.clear_chunks(server, "converted")
+    with wire.connect(proxy, user="postgres", database="converted") as connection:
+        yield connection
+    assert schema.wrong_keys(server, "converted") == 0
+
+
+def rows_of(count, knows_column, content="text"):
+    rows = [[str(n), f"c{n % 5}", "4711", None if n % 2 else "d", str(n), content, "{}", TIME]
+            for n in range(1, count + 1)]
+    return rows if knows_column else [row[:KEY] + row[KEY + 1:] for row in rows]
+
+
+def text_of(rows):
+    return "".join("\t".join("\\N" if value is None else value for value in row) + "\n"
+                   for row in rows).encode()
+
+
+def csv_of(rows, header=None):
+    lines = [",".join(header)] if header else []
+    lines += [",".join("" if value is None else f'"{value}"' for value in row) for row in rows]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def binary_of(rows):
+    out = b"PGCOPY\n\377\r\n\0" + bytes(8)
+    for row in rows:
+        out += struct.pack("!h", len(row))
+        for at, value in enumerate(row):
+            if at == len(row) - 1:
+                field = struct.pack("!q", 631152000000000)  # 2020, in microseconds since 2000
+            elif at == len(row) - 2:
+                field = b"\1{}"  # jsonb
+            elif value is None:
+                out += struct.pack("!i", -1)
+                continue
+            elif at == 0:
+                field = struct.pack("!q", int(value))
+            elif value.isdigit():
+                field = struct.pack("!i", int(value))
+            else:
+                field = value.encode()
+            out += struct.pack("!i", len(field)) + field
+    return out + struct.pack("!h", -1)
+
+
+def pieces(data, largest, seed=1):
+    pick, at = random.Random(seed), 0
+    while at < len(data):
+        size = pick.randint(1, largest)
+        yield data[at:at + size]
+        at += size
+
+
+def copy_in(session, options, data, largest=50):
+    session.send(wire.Query(f"COPY chunks FROM STDIN {options}"),
+                 *(wire.CopyData(piece) for piece in pieces(data, largest)), wire.CopyDone())
+    return session.read_until("Z")
+
+
+def stored(server):
+    return server.psql("SELECT string_agg(concat_ws(',', id, collection_id, document_id, chunk_index,"
+                       " length(content), metadata, extract(year FROM created_at AT TIME ZONE 'UTC')),"
+                       " ' ' ORDER BY id) FROM chunks", dbname="converted")
+
+
+def wanted(rows):
+    return " ".join(
+        ",".join([row[0], row[1], *(["d"] if row[-5] else []), row[-4], str(len(row[-3])), "{}", "2020"])
+        for row in rows)
+
+
+FORMS = {
+    "text": ("", text_of),
+    "csv": ("(FORMAT csv)", csv_of),
+    "header": ("(FORMAT csv, HEADER)", lambda rows: csv_of(rows, ["whatever", "it says"])),
+    "binary": ("(FORMAT binary)", binary_of),
+}
+
+
+@pytest.mark.parametrize("knows_column", [True, False], ids=["old client", "new client"])
+@pytest.mark.parametrize("form", FORMS)
+def test_copy_in_without_a_list(server, session, form, knows_column):
+    options, encode = FORMS[form]
+    rows = rows_of(40, knows_column)
+    for largest in (1, 50, 100000):
+        schema.clear_chunks(server, "converted")
+        answers = copy_in(session, options, encode(rows), largest)
+        assert not wire.errors(answers)
+        assert stored(server) == wanted(rows)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_first_row_longer_than_what_is_kept(server, session, form):
+    options, encode = FORMS[form]
+    rows = rows_of(2, True, content="x" * 600_000)
+    assert not wire.errors(copy_in(session, options, encode(rows), 20_000))
+    assert stored(server) == wanted(rows)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_rows_and_bad_rows(server, session, form):
+    options, encode = FORMS[form]
+    assert not wire.errors(copy_in(session, options, encode([]) if form != "csv" else b""))
+    for row in (rows_of(1, True)[0] + ["x"], rows_of(1, False)[0][:-1]):
+        assert wire.errors(copy_in(session, options, encode([row, row]))) == ["22P04"]
+    assert stored(server) == ""
+
+
+def test_copy_in_with_a_header_that_must_match(server, session):
+    if common.pg_major() < 15:
+        pytest.skip("HEADER MATCH came with PostgreSQL 15")
+    for header in (COLUMNS, [name for name in COLUMNS if name != "partition_key"]):
+        schema.clear_chunks(server, "converted")
+        rows = rows_of(3, len(header) == len(COLUMNS))
+        assert not wire.errors(copy_in(session, "(FORMAT csv, HEADER match)", csv_of(rows, header)))
+        assert stored(server) == wanted(rows)
+
+
+def copied(session, text):
+    session.send(wire.Query(text))
+    answers = session.read_until("Z")
+    assert not wire.errors(answers)
+    return b"".join(answer.body for answer in answers if answer.kind == "d")
+
+
+def test_copy_out_gives_what_it_gave_before(server, session):
+    assert not wire.errors(copy_in(session, "", text_of(rows_of(1, True))))
+    key = server.psql("SELECT partition_key FROM chunks", dbname="converted").encode()
+    whole = copied(session, "COPY chunks TO STDOUT")
+    assert whole.split(b"\t")[:3] == [b"1", b"c1", key] and whole.count(b"\t") == 7
+    assert copied(session, "COPY public.chunks (partition_key, id) TO STDOUT") == key + b"\t1\n"
+    assert copied(session, "COPY chunks (id) TO STDOUT (FORMAT csv)") == b"1\n"
+    header = copied(session, "COPY chunks TO STDOUT WITH CSV HEADER").split(b"\n")[0]
+    assert header.decode().split(",") == COLUMNS
