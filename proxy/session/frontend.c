@@ -121,8 +121,9 @@ static bool is_judged(const struct session *s, uint8_t type)
     case 'P':
         return true;
     case 'B':
+        return !ledger_is_empty(&s->ledger) || s->may_snapshot || s->sql_prepared != 0;
     case 'C':
-        return !ledger_is_empty(&s->ledger) || s->may_snapshot;
+        return !ledger_is_empty(&s->ledger);
     case 'F':
         return s->may_snapshot;
     case 'E':

@@ -11,6 +11,7 @@
 #include "protocol/message.h"
 #include "proxy/service.h"
 #include "proxy/session/copying.h"
+#include "proxy/session/deallocate.h"
 #include "proxy/session/large.h"
 #include "proxy/session/mentions.h"
 
@@ -411,10 +412,36 @@ static struct position_map *map_of(struct session *s, const struct judged *judge
     return executes ? &position_map_unknown : NULL;
 }
 
+/* Where the next message to the server stands. */
+static struct ledger_spot spot_of(const struct session *s)
+{
+    return (struct ledger_spot){.sync = s->syncs_sent + 1, .message = s->batch_messages};
+}
+
 /* What the next message to the server is about. */
 static void place(struct session *s, struct position_map *map)
 {
     ledger_place(&s->ledger, s->syncs_sent + 1, s->batch_messages, map);
+}
+
+/* Another change in the ledger must wait until the server has answered those before it; within one
+ * batch that would be for ever. */
+static bool is_ledger_behind(struct session *s)
+{
+    if (!ledger_is_behind(&s->ledger)) {
+        return false;
+    }
+    ledger_answered(&s->ledger, s->syncs_done + 1, s->batch_answered);
+    return ledger_is_behind(&s->ledger) && s->syncs_sent != s->syncs_done;
+}
+
+/* A Query ends the unnamed statement, and perhaps one with a name. False when out of memory. */
+static bool note_ended(struct session *s, struct span text)
+{
+    struct span name;
+    char room[DEALLOCATE_NAME_MAX];
+    return ledger_closed(&s->ledger, spot_of(s), (struct span){.ptr = "", .len = 0}) &&
+           (!deallocate_read(text, room, &name) || ledger_closed(&s->ledger, spot_of(s), name));
 }
 
 static enum judging carry_out(struct session *s, const struct judged *judged,
@@ -447,8 +474,8 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
     if (verdict->action == VERDICT_REFUSE || !judged->extended) {
         ok = tell_verdict(s, verdict, judged->extended) && ok;
     } else if (ok) {
-        ok = ledger_parsed(&s->ledger, judged->name, verdict, gates_of(s, verdict->writes),
-                           s->rules->rule_index, map);
+        ok = ledger_parsed(&s->ledger, spot_of(s), judged->name, verdict,
+                           gates_of(s, verdict->writes), s->rules->rule_index, map);
     }
     if (verdict->action == VERDICT_PASS && (judged->extended || verdict->prepares)) {
         hold_note_unstripped(s, supplied_rules(s, verdict));
@@ -490,9 +517,14 @@ static enum judging judge(struct session *s, const struct judged *judged)
     if (hold_check(s, writes) == JUDGING_WAIT) {
         return JUDGING_WAIT;
     }
-    if (verdict->action == VERDICT_REFUSE && ledger_is_full(&s->ledger, s->syncs_sent + 1)) {
+    if ((verdict->action == VERDICT_REFUSE && ledger_is_full(&s->ledger, s->syncs_sent + 1)) ||
+        is_ledger_behind(s)) {
         s->wait = SESSION_WAIT_BOUNDARY;
         return JUDGING_WAIT;
+    }
+    if (!judged->extended && !ledger_is_empty(&s->ledger) && !note_ended(s, judged->text)) {
+        session_fail(s, "53200", "out of memory");
+        return JUDGING_CLOSED;
     }
     if (verdict->prepares) {
         s->sql_prepared |= writes;
@@ -553,11 +585,18 @@ static enum judging judge_parse(struct session *s, const uint8_t *message, size_
 
 static enum judging judge_bind(struct session *s, const uint8_t *message, size_t size)
 {
-    struct span portal, name;
+    struct span portal, name = {0};
     struct ledger_statement statement = {0};
     bool is_read = message_read_bind(message, size, &portal, &name);
+    if (is_read && ledger_is_doubtful(&s->ledger, name, s->syncs_sent + 1)) {
+        s->wait = SESSION_WAIT_BOUNDARY;
+        return JUDGING_WAIT;
+    }
     if (is_read) {
         statement = ledger_find(&s->ledger, name);
+    }
+    if (name.len > 0) {
+        statement.writes |= s->sql_prepared; /* it may be one of those */
     }
     if (hold_check(s, statement.writes) == JUDGING_WAIT) {
         return JUDGING_WAIT;
@@ -583,6 +622,23 @@ static enum judging judge_describe(struct session *s, const uint8_t *message, si
     struct span name;
     if (message_read_close(message, size, &name)) {
         place(s, ledger_find(&s->ledger, name).map);
+    }
+    return JUDGING_FORWARD;
+}
+
+static enum judging judge_close(struct session *s, const uint8_t *message, size_t size)
+{
+    struct span name;
+    if (!message_read_close(message, size, &name)) {
+        return JUDGING_FORWARD;
+    }
+    if (is_ledger_behind(s)) {
+        s->wait = SESSION_WAIT_BOUNDARY;
+        return JUDGING_WAIT;
+    }
+    if (!ledger_closed(&s->ledger, spot_of(s), name)) {
+        session_fail(s, "53200", "out of memory");
+        return JUDGING_CLOSED;
     }
     return JUDGING_FORWARD;
 }
@@ -625,7 +681,6 @@ static enum judging judge_message(struct session *s, const uint8_t *message, siz
 
 enum judging judging_message(struct session *s, const uint8_t *message, size_t size)
 {
-    struct span name;
     switch (message[0]) {
     case 'Q':
     case 'P':
@@ -635,10 +690,7 @@ enum judging judging_message(struct session *s, const uint8_t *message, size_t s
     case 'E':
         return judge_execute(s, message, size);
     case 'C':
-        if (message_read_close(message, size, &name)) {
-            ledger_closed(&s->ledger, name);
-        }
-        return JUDGING_FORWARD;
+        return judge_close(s, message, size);
     case 'D':
         return judge_describe(s, message, size);
     default:
