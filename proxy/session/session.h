@@ -80,6 +80,7 @@ struct session {
     bool batch_open;     /* extended-protocol messages since the last Sync */
     bool copying;        /* the server is taking CopyData */
     bool client_eof;     /* the client sends no more */
+    bool client_ending;  /* so it will turn out, once it is read again */
     bool terminated;     /* the client sent Terminate */
     bool fatal;          /* the server said its last words */
     bool discarding;     /* a held batch was cancelled: skip to its Sync */
