@@ -55,6 +55,7 @@ static void note_ready(struct session *s, char status)
     ledger_ready(&s->ledger, s->syncs_done);
     copying_ready(s);
     hold_note_ready(s);
+    settings_ready(s);
     if (s->schema_changed && status == 'I') {
         s->schema_changed = false;
         catalog_request_refresh(session_service(s)->catalog);
@@ -249,7 +250,7 @@ static bool note_message(struct session *s, const uint8_t *message, size_t size)
         return move_notice(s, message, size);
     case 'S':
         if (message_read_parameter_status(message, size, &parameter)) {
-            judging_parameter(s, parameter.name, parameter.value);
+            settings_parameter(s, parameter.name, parameter.value);
         }
         return false;
     case 'R':

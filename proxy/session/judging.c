@@ -22,57 +22,6 @@
 /* Edited texts from this length on are not copied into the message. */
 #define LONG_TEXT (16 * 1024)
 
-/* --- what a session's own settings say --- */
-
-void judging_session_text(struct session *s, struct span text)
-{
-    /* BEGIN ISOLATION LEVEL ..., SET default_transaction_isolation, SET SESSION CHARACTERISTICS ...:
-     * every way to another isolation level says so */
-    if (!s->may_snapshot && mentions(text.ptr, text.len, "isolation")) {
-        s->may_snapshot = true;
-    }
-}
-
-static bool span_is(struct span s, const char *text)
-{
-    return s.len == strlen(text) && memcmp(s.ptr, text, s.len) == 0;
-}
-
-static enum text_encoding encoding_of(struct span name)
-{
-    /* their second bytes may look like a quote or a backslash */
-    static const char *const unsafe[] = {"SJIS", "BIG5",  "GBK",  "UHC",
-                                         "GB18030", "JOHAB", "SHIFT_JIS_2004"};
-    for (size_t i = 0; i < sizeof unsafe / sizeof unsafe[0]; i++) {
-        if (name.len == strlen(unsafe[i]) && strncasecmp(name.ptr, unsafe[i], name.len) == 0) {
-            return TEXT_ENCODING_UNSAFE;
-        }
-    }
-    return span_is(name, "UTF8") ? TEXT_ENCODING_UTF8 : TEXT_ENCODING_ASCII_SAFE;
-}
-
-void judging_parameter(struct session *s, struct span name, struct span value)
-{
-    if (span_is(name, "standard_conforming_strings")) {
-        s->strings_standard = !span_is(value, "off");
-    } else if (span_is(name, "client_encoding")) {
-        s->encoding = encoding_of(value);
-        s->copy_encoding = copy_encoding_of(value.ptr);
-        s->client_characters = characters_of(value.ptr, value.len);
-    } else if (span_is(name, "server_encoding")) {
-        s->server_characters = characters_of(value.ptr, value.len);
-    } else if (span_is(name, "server_version")) {
-        s->server_major = (unsigned)strtoul(value.ptr, NULL, 10);
-    } else if (span_is(name, "application_name")) {
-        char *copy = strndup(value.ptr, value.len);
-        if (copy != NULL) {
-            free(s->application_name);
-            s->application_name = copy;
-            judging_who_changed(s);
-        }
-    }
-}
-
 void judging_refresh(struct session *s)
 {
     uint64_t epoch = catalog_epoch(session_service(s)->catalog);
@@ -281,7 +230,7 @@ static const struct verdict *verdict_at_once(struct session *s, const struct jud
                                        .param_type_count = judged->type_count,
                                        .extended = judged->extended,
                                        .standard_conforming_strings = s->strings_standard,
-                                       .encoding = s->encoding,
+                                       .encoding = settings_encoding(s),
                                    },
                                    &takes_long);
     if (takes_long) {
@@ -301,8 +250,8 @@ static const struct verdict *verdict_of_large(struct session *s)
     return s->large->verdict;
 }
 
-/* The verdict on a text; NULL when out of memory, or with s->wait set when it takes long. `room` is
- * for those made here. */
+/* The verdict on a text; NULL when out of memory, or with s->wait set when it takes long or depends on
+ * what the server has still to answer. `room` is for those made here. */
 static const struct verdict *verdict_on(struct session *s, const struct judged *judged,
                                         struct verdict *room)
 {
@@ -315,6 +264,10 @@ static const struct verdict *verdict_on(struct session *s, const struct judged *
                                                                judged->text.len);
     if (!may_concern) {
         return &passes;
+    }
+    if (settings_are_awaited(s, judged->text)) {
+        s->wait = SESSION_WAIT_BOUNDARY;
+        return NULL;
     }
     const struct verdict *verdict =
         s->large != NULL ? verdict_of_large(s) : verdict_at_once(s, judged);
@@ -493,16 +446,15 @@ static void note_words(struct session *s, struct span text, const struct verdict
         s->may_snapshot = s->may_snapshot || s->large->isolation;
         return;
     }
-    judging_session_text(s, (struct span){text.ptr, verdict->plain_from});
-    judging_session_text(s, (struct span){text.ptr + verdict->plain_to,
-                                          text.len - verdict->plain_to});
+    settings_text(s, (struct span){text.ptr, verdict->plain_from});
+    settings_text(s, (struct span){text.ptr + verdict->plain_to, text.len - verdict->plain_to});
 }
 
 static enum judging judge(struct session *s, const struct judged *judged)
 {
     struct verdict room;
     const struct verdict *verdict = verdict_on(s, judged, &room);
-    if (verdict == NULL && s->wait == SESSION_WAIT_JUDGE) {
+    if (verdict == NULL && s->wait != SESSION_WAIT_NONE) {
         return JUDGING_WAIT;
     }
     if (verdict == NULL) {
@@ -528,6 +480,9 @@ static enum judging judge(struct session *s, const struct judged *judged)
     }
     if (verdict->prepares) {
         s->sql_prepared |= writes;
+    }
+    if (judged->extended) {
+        settings_parsed(s, judged->name, judged->text);
     }
     if (verdict->action != VERDICT_REFUSE) {
         hold_note_write(s, writes);
