@@ -61,6 +61,9 @@ bool encoding_is_readable(enum text_encoding encoding, const char *text, size_t 
     if (encoding == TEXT_ENCODING_ASCII_SAFE) {
         return true;
     }
+    if (encoding == TEXT_ENCODING_UNKNOWN && memchr(text, '\\', len) != NULL) {
+        return false;
+    }
     size_t at = skip_ascii(text, len, 0);
     while (at < len) {
         uint64_t word;
@@ -72,7 +75,7 @@ bool encoding_is_readable(enum text_encoding encoding, const char *text, size_t 
             }
         }
         size_t step = sequence_len((const unsigned char *)text + at, len - at);
-        if (step == 0 || (step > 1 && encoding == TEXT_ENCODING_UNSAFE)) {
+        if (step == 0 || (step > 1 && encoding != TEXT_ENCODING_UTF8)) {
             return false;
         }
         at += step;

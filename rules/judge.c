@@ -150,6 +150,16 @@ static const struct blindness unreadable = {
                           "valid UTF-8"},
 };
 
+static const struct blindness unsettled = {
+    .statement = "not readable",
+    .refusal = {.sqlstate = "0A000",
+                .message = "statement cannot be judged behind a change of settings in its own batch",
+                .detail = "standard_conforming_strings or client_encoding may have changed ahead of "
+                          "it, and it has a backslash or a character beyond ASCII",
+                .hint = "Send a Sync behind what changes the setting, or bind such values as "
+                        "parameters."},
+};
+
 static void judge_unparsed(struct analysis *a, const char *parser_message, size_t position)
 {
     judge_blindly(a, &(struct blindness){
@@ -189,7 +199,7 @@ static void analyse(struct analysis *a, const struct judge_input *input)
         return;
     }
     if (!encoding_is_readable(input->encoding, a->text, a->len)) {
-        judge_blindly(a, &unreadable);
+        judge_blindly(a, input->encoding == TEXT_ENCODING_UNKNOWN ? &unsettled : &unreadable);
         return;
     }
     if (a->bulk != NULL) {

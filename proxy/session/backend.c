@@ -55,10 +55,38 @@ static void note_ready(struct session *s, char status)
     ledger_ready(&s->ledger, s->syncs_done);
     copying_ready(s);
     hold_note_ready(s);
+    settings_ready(s);
     if (s->schema_changed && status == 'I') {
         s->schema_changed = false;
         catalog_request_refresh(session_service(s)->catalog);
     }
+}
+
+/* The tags of what ends every statement that has a name. */
+static bool is_deallocation(const uint8_t *message, size_t size)
+{
+    static const char deallocate_all[] = "DEALLOCATE ALL", discard_all[] = "DISCARD ALL";
+    const uint8_t *tag = message + FRAME_HEADER;
+    return (size == FRAME_HEADER + sizeof deallocate_all &&
+            memcmp(tag, deallocate_all, sizeof deallocate_all) == 0) ||
+           (size == FRAME_HEADER + sizeof discard_all &&
+            memcmp(tag, discard_all, sizeof discard_all) == 0);
+}
+
+static bool may_be_deallocation(const struct session *s, uint8_t type, size_t size)
+{
+    return type == 'C' && !ledger_is_empty(&s->ledger) &&
+           (size == FRAME_HEADER + sizeof "DEALLOCATE ALL" ||
+            size == FRAME_HEADER + sizeof "DISCARD ALL");
+}
+
+static void note_command(struct session *s, const uint8_t *message, size_t size)
+{
+    if (is_deallocation(message, size)) {
+        ledger_answered(&s->ledger, s->syncs_done + 1, s->batch_answered);
+        ledger_deallocated(&s->ledger);
+    }
+    s->batch_answered++;
 }
 
 /* The server takes CopyData now, and has no eye for a Sync until CopyDone. libpq sends one right
@@ -199,6 +227,7 @@ static bool is_noted(const struct session *s, uint8_t type, size_t size)
     case INTEREST_PLACED:
         return size <= COMPLAINT_MAX && is_placed(s);
     case INTEREST_ANSWER:
+        return may_be_deallocation(s, type, size);
     case INTEREST_NONE:
         break;
     }
@@ -215,16 +244,20 @@ static bool note_message(struct session *s, const uint8_t *message, size_t size)
         return false;
     case 'E':
         s->copying = false;
+        ledger_failed(&s->ledger, s->syncs_done + 1, s->batch_answered);
         return rewrite_error(s, message, size);
     case 'N':
         return move_notice(s, message, size);
     case 'S':
         if (message_read_parameter_status(message, size, &parameter)) {
-            judging_parameter(s, parameter.name, parameter.value);
+            settings_parameter(s, parameter.name, parameter.value);
         }
         return false;
     case 'R':
         return rewrite_offer(s, message, size);
+    case 'C':
+        note_command(s, message, size);
+        return false;
     case 'K':
         note_key(s, message, size);
         return false;
@@ -269,6 +302,9 @@ size_t backend_consume(struct session *s, const uint8_t *bytes, size_t len)
         }
         if (!is_noted(s, message[0], size)) {
             s->batch_answered += interest_in(message[0]) == INTEREST_ANSWER;
+            if (message[0] == 'E') {
+                ledger_failed(&s->ledger, s->syncs_done + 1, s->batch_answered);
+            }
             size_t have = size < len - at ? size : len - at;
             s->back.body = (uint32_t)(size - have);
             at += have;

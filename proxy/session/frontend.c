@@ -27,6 +27,13 @@ static void note_doubt(struct session *s)
     }
 }
 
+static void end_batch(struct session *s)
+{
+    s->batch_open = false;
+    s->batch_executed = false;
+    s->batch_messages = 0;
+}
+
 /* A Query in an open unit ends it, or is skipped by the server because the unit has failed. */
 static void note_query(struct session *s)
 {
@@ -36,8 +43,7 @@ static void note_query(struct session *s)
     if (s->batch_open) {
         note_doubt(s);
     }
-    s->batch_open = false;
-    s->batch_messages = 0;
+    end_batch(s);
 }
 
 /* CopyDone or CopyFail; the client may have sent it before the server said that it takes rows. */
@@ -65,14 +71,15 @@ static void note_message(struct session *s, uint8_t type)
         /* while the server takes CopyData it ignores Sync */
         if (!s->copying) {
             s->syncs_sent++;
-            s->batch_open = false;
-            s->batch_messages = 0;
+            end_batch(s);
         }
         break;
+    case 'E':
+        s->batch_executed = true;
+        /* fall through */
     case 'P':
     case 'B':
     case 'D':
-    case 'E':
     case 'C':
         if (!s->batch_open) {
             forget_strays(s);
@@ -121,8 +128,9 @@ static bool is_judged(const struct session *s, uint8_t type)
     case 'P':
         return true;
     case 'B':
+        return !ledger_is_empty(&s->ledger) || s->may_snapshot || s->sql_prepared != 0;
     case 'C':
-        return !ledger_is_empty(&s->ledger) || s->may_snapshot;
+        return !ledger_is_empty(&s->ledger);
     case 'F':
         return s->may_snapshot;
     case 'E':

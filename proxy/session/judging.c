@@ -11,6 +11,7 @@
 #include "protocol/message.h"
 #include "proxy/service.h"
 #include "proxy/session/copying.h"
+#include "proxy/session/deallocate.h"
 #include "proxy/session/large.h"
 #include "proxy/session/mentions.h"
 
@@ -20,57 +21,6 @@
 #define TURN_NS 2000000
 /* Edited texts from this length on are not copied into the message. */
 #define LONG_TEXT (16 * 1024)
-
-/* --- what a session's own settings say --- */
-
-void judging_session_text(struct session *s, struct span text)
-{
-    /* BEGIN ISOLATION LEVEL ..., SET default_transaction_isolation, SET SESSION CHARACTERISTICS ...:
-     * every way to another isolation level says so */
-    if (!s->may_snapshot && mentions(text.ptr, text.len, "isolation")) {
-        s->may_snapshot = true;
-    }
-}
-
-static bool span_is(struct span s, const char *text)
-{
-    return s.len == strlen(text) && memcmp(s.ptr, text, s.len) == 0;
-}
-
-static enum text_encoding encoding_of(struct span name)
-{
-    /* their second bytes may look like a quote or a backslash */
-    static const char *const unsafe[] = {"SJIS", "BIG5",  "GBK",  "UHC",
-                                         "GB18030", "JOHAB", "SHIFT_JIS_2004"};
-    for (size_t i = 0; i < sizeof unsafe / sizeof unsafe[0]; i++) {
-        if (name.len == strlen(unsafe[i]) && strncasecmp(name.ptr, unsafe[i], name.len) == 0) {
-            return TEXT_ENCODING_UNSAFE;
-        }
-    }
-    return span_is(name, "UTF8") ? TEXT_ENCODING_UTF8 : TEXT_ENCODING_ASCII_SAFE;
-}
-
-void judging_parameter(struct session *s, struct span name, struct span value)
-{
-    if (span_is(name, "standard_conforming_strings")) {
-        s->strings_standard = !span_is(value, "off");
-    } else if (span_is(name, "client_encoding")) {
-        s->encoding = encoding_of(value);
-        s->copy_encoding = copy_encoding_of(value.ptr);
-        s->client_characters = characters_of(value.ptr, value.len);
-    } else if (span_is(name, "server_encoding")) {
-        s->server_characters = characters_of(value.ptr, value.len);
-    } else if (span_is(name, "server_version")) {
-        s->server_major = (unsigned)strtoul(value.ptr, NULL, 10);
-    } else if (span_is(name, "application_name")) {
-        char *copy = strndup(value.ptr, value.len);
-        if (copy != NULL) {
-            free(s->application_name);
-            s->application_name = copy;
-            judging_who_changed(s);
-        }
-    }
-}
 
 void judging_refresh(struct session *s)
 {
@@ -315,7 +265,7 @@ static const struct verdict *verdict_at_once(struct session *s, const struct jud
                                        .param_type_count = judged->type_count,
                                        .extended = judged->extended,
                                        .standard_conforming_strings = s->strings_standard,
-                                       .encoding = s->encoding,
+                                       .encoding = settings_encoding(s),
                                    },
                                    &takes_long);
     if (takes_long) {
@@ -335,8 +285,8 @@ static const struct verdict *verdict_of_large(struct session *s)
     return s->large->verdict;
 }
 
-/* The verdict on a text; NULL when out of memory, or with s->wait set when it takes long. `room` is
- * for those made here. */
+/* The verdict on a text; NULL when out of memory, or with s->wait set when it takes long or depends on
+ * what the server has still to answer. `room` is for those made here. */
 static const struct verdict *verdict_on(struct session *s, const struct judged *judged,
                                         struct verdict *room)
 {
@@ -349,6 +299,10 @@ static const struct verdict *verdict_on(struct session *s, const struct judged *
                                                                judged->text.len);
     if (!may_concern) {
         return &passes;
+    }
+    if (settings_are_awaited(s, judged->text)) {
+        s->wait = SESSION_WAIT_BOUNDARY;
+        return NULL;
     }
     const struct verdict *verdict =
         s->large != NULL ? verdict_of_large(s) : verdict_at_once(s, judged);
@@ -446,10 +400,36 @@ static struct position_map *map_of(struct session *s, const struct judged *judge
     return executes ? &position_map_unknown : NULL;
 }
 
+/* Where the next message to the server stands. */
+static struct ledger_spot spot_of(const struct session *s)
+{
+    return (struct ledger_spot){.sync = s->syncs_sent + 1, .message = s->batch_messages};
+}
+
 /* What the next message to the server is about. */
 static void place(struct session *s, struct position_map *map)
 {
     ledger_place(&s->ledger, s->syncs_sent + 1, s->batch_messages, map);
+}
+
+/* Another change in the ledger must wait until the server has answered those before it; within one
+ * batch that would be for ever. */
+static bool is_ledger_behind(struct session *s)
+{
+    if (!ledger_is_behind(&s->ledger)) {
+        return false;
+    }
+    ledger_answered(&s->ledger, s->syncs_done + 1, s->batch_answered);
+    return ledger_is_behind(&s->ledger) && s->syncs_sent != s->syncs_done;
+}
+
+/* A Query ends the unnamed statement, and perhaps one with a name. False when out of memory. */
+static bool note_ended(struct session *s, struct span text)
+{
+    struct span name;
+    char room[DEALLOCATE_NAME_MAX];
+    return ledger_closed(&s->ledger, spot_of(s), (struct span){.ptr = "", .len = 0}) &&
+           (!deallocate_read(text, room, &name) || ledger_closed(&s->ledger, spot_of(s), name));
 }
 
 static enum judging carry_out(struct session *s, const struct judged *judged,
@@ -482,8 +462,8 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
     if (verdict->action == VERDICT_REFUSE || !judged->extended) {
         ok = tell_verdict(s, verdict, judged->extended) && ok;
     } else if (ok) {
-        ok = ledger_parsed(&s->ledger, judged->name, verdict, gates_of(s, verdict->writes),
-                           s->rules->rule_index, map);
+        ok = ledger_parsed(&s->ledger, spot_of(s), judged->name, verdict,
+                           gates_of(s, verdict->writes), s->rules->rule_index, map);
     }
     if (judged->extended || verdict->prepares) {
         hold_note_unstripped(s, rules_sent(s, verdict));
@@ -501,16 +481,15 @@ static void note_words(struct session *s, struct span text, const struct verdict
         s->may_snapshot = s->may_snapshot || s->large->isolation;
         return;
     }
-    judging_session_text(s, (struct span){text.ptr, verdict->plain_from});
-    judging_session_text(s, (struct span){text.ptr + verdict->plain_to,
-                                          text.len - verdict->plain_to});
+    settings_text(s, (struct span){text.ptr, verdict->plain_from});
+    settings_text(s, (struct span){text.ptr + verdict->plain_to, text.len - verdict->plain_to});
 }
 
 static enum judging judge(struct session *s, const struct judged *judged)
 {
     struct verdict room;
     const struct verdict *verdict = verdict_on(s, judged, &room);
-    if (verdict == NULL && s->wait == SESSION_WAIT_JUDGE) {
+    if (verdict == NULL && s->wait != SESSION_WAIT_NONE) {
         return JUDGING_WAIT;
     }
     if (verdict == NULL) {
@@ -525,12 +504,20 @@ static enum judging judge(struct session *s, const struct judged *judged)
     if (hold_check(s, writes) == JUDGING_WAIT) {
         return JUDGING_WAIT;
     }
-    if (verdict->action == VERDICT_REFUSE && ledger_is_full(&s->ledger, s->syncs_sent + 1)) {
+    if ((verdict->action == VERDICT_REFUSE && ledger_is_full(&s->ledger, s->syncs_sent + 1)) ||
+        is_ledger_behind(s)) {
         s->wait = SESSION_WAIT_BOUNDARY;
         return JUDGING_WAIT;
     }
+    if (!judged->extended && !ledger_is_empty(&s->ledger) && !note_ended(s, judged->text)) {
+        session_fail(s, "53200", "out of memory");
+        return JUDGING_CLOSED;
+    }
     if (verdict->prepares) {
         s->sql_prepared |= writes;
+    }
+    if (judged->extended) {
+        settings_parsed(s, judged->name, judged->text);
     }
     if (verdict->action != VERDICT_REFUSE) {
         hold_note_write(s, writes);
@@ -588,11 +575,18 @@ static enum judging judge_parse(struct session *s, const uint8_t *message, size_
 
 static enum judging judge_bind(struct session *s, const uint8_t *message, size_t size)
 {
-    struct span portal, name;
+    struct span portal, name = {0};
     struct ledger_statement statement = {0};
     bool is_read = message_read_bind(message, size, &portal, &name);
+    if (is_read && ledger_is_doubtful(&s->ledger, name, s->syncs_sent + 1)) {
+        s->wait = SESSION_WAIT_BOUNDARY;
+        return JUDGING_WAIT;
+    }
     if (is_read) {
         statement = ledger_find(&s->ledger, name);
+    }
+    if (name.len > 0) {
+        statement.writes |= s->sql_prepared; /* it may be one of those */
     }
     if (hold_check(s, statement.writes) == JUDGING_WAIT) {
         return JUDGING_WAIT;
@@ -618,6 +612,23 @@ static enum judging judge_describe(struct session *s, const uint8_t *message, si
     struct span name;
     if (message_read_close(message, size, &name)) {
         place(s, ledger_find(&s->ledger, name).map);
+    }
+    return JUDGING_FORWARD;
+}
+
+static enum judging judge_close(struct session *s, const uint8_t *message, size_t size)
+{
+    struct span name;
+    if (!message_read_close(message, size, &name)) {
+        return JUDGING_FORWARD;
+    }
+    if (is_ledger_behind(s)) {
+        s->wait = SESSION_WAIT_BOUNDARY;
+        return JUDGING_WAIT;
+    }
+    if (!ledger_closed(&s->ledger, spot_of(s), name)) {
+        session_fail(s, "53200", "out of memory");
+        return JUDGING_CLOSED;
     }
     return JUDGING_FORWARD;
 }
@@ -660,7 +671,6 @@ static enum judging judge_message(struct session *s, const uint8_t *message, siz
 
 enum judging judging_message(struct session *s, const uint8_t *message, size_t size)
 {
-    struct span name;
     switch (message[0]) {
     case 'Q':
     case 'P':
@@ -670,10 +680,7 @@ enum judging judging_message(struct session *s, const uint8_t *message, size_t s
     case 'E':
         return judge_execute(s, message, size);
     case 'C':
-        if (message_read_close(message, size, &name)) {
-            ledger_closed(&s->ledger, name);
-        }
-        return JUDGING_FORWARD;
+        return judge_close(s, message, size);
     case 'D':
         return judge_describe(s, message, size);
     default:

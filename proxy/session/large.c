@@ -9,6 +9,7 @@
 #include "protocol/message.h"
 #include "proxy/service.h"
 #include "proxy/session/mentions.h"
+#include "rules/encoding.h"
 
 /* Pieces of memory from this size on are freed by the thread: a megabyte takes some 70
  * microseconds. */
@@ -83,6 +84,8 @@ static void look_for_words(struct large *large)
     const size_t to = large->verdict == NULL ? 0 : large->verdict->plain_to;
     large->isolation = mentions(text.ptr, from, "isolation") ||
                        mentions(text.ptr + to, text.len - to, "isolation");
+    large->may_change = settings_may_change((struct span){text.ptr, from}) ||
+                        settings_may_change((struct span){text.ptr + to, text.len - to});
     large->execute = mentions(text.ptr, text.len, "execute");
 }
 
@@ -96,6 +99,7 @@ static void judge_large(struct large *large)
     const struct judged *judged = &large->judged;
     large->may_concern =
         rule_set_may_concern(large->rules->set, judged->text.ptr, judged->text.len);
+    large->is_plain = encoding_is_readable(TEXT_ENCODING_UNKNOWN, judged->text.ptr, judged->text.len);
     /* its own, so that the verdict stays until the loop has done with it */
     large->judge = large->may_concern ? judge_new(0) : NULL;
     if (large->judge != NULL && (large->types != NULL || !judged->extended)) {
@@ -255,7 +259,7 @@ static bool begin(struct session *s)
         .rules = s->rules,
         .epoch = s->rules_epoch,
         .conforming = s->strings_standard,
-        .encoding = s->encoding,
+        .encoding = settings_encoding(s),
         .characters = judging_characters(s),
         .refs = 1,
     };
@@ -323,7 +327,7 @@ bool large_is_current(const struct session *s)
     const struct large *large = s->large;
     return large->is_cancelled ||
            (large->rules == s->rules && large->epoch == s->rules_epoch &&
-           large->conforming == s->strings_standard && large->encoding == s->encoding &&
+           large->conforming == s->strings_standard && large->encoding == settings_encoding(s) &&
            large->characters == judging_characters(s));
 }
 

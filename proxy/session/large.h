@@ -48,7 +48,9 @@ struct large {
     /* what was found out */
     bool is_readable; /* the message is not malformed */
     bool may_concern; /* a rule */
+    bool is_plain;    /* it is read in one way only */
     bool isolation, execute; /* the text mentions */
+    bool may_change;         /* how texts are read */
     struct judged judged;
     uint32_t *types;
     struct judge *judge; /* owns the verdict */

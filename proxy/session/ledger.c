@@ -11,9 +11,12 @@
 /* NAMEDATALEN - 1 */
 #define NAME_BYTES 63
 
+/* Room for more is given back when it is not needed. */
+#define CHANGES_USUAL 4
+
 struct ledger_named {
     UT_hash_handle hh;
-    struct ledger_statement statement;
+    struct ledger_known known;
     char name[];
 };
 
@@ -63,17 +66,25 @@ static struct ledger_note *note_new(const struct verdict *verdict, const size_t 
     return note;
 }
 
-static void statement_fini(struct ledger_statement *statement)
+/* --- statements by name --- */
+
+static bool is_notable(const struct ledger_statement *statement)
 {
+    return statement->writes != 0 || statement->note != NULL || statement->map != NULL;
+}
+
+static void statement_drop(struct ledger *ledger, struct ledger_statement *statement)
+{
+    ledger->edited_count -= statement->map != NULL;
     note_free(statement->note);
     position_map_unref(statement->map);
+    *statement = (struct ledger_statement){0};
 }
 
 static void named_remove(struct ledger *ledger, struct ledger_named *named)
 {
     HASH_DEL(ledger->named, named);
-    ledger->edited_count -= named->statement.map != NULL;
-    statement_fini(&named->statement);
+    statement_drop(ledger, &named->known.statement);
     free(named);
     ledger->named_count--;
 }
@@ -101,14 +112,186 @@ static void refusal_fini(struct ledger_refusal *refusal)
     free(refusal->hint);
 }
 
+static const struct ledger_known *known_find(const struct ledger *ledger, struct span name)
+{
+    if (name.len == 0) {
+        return &ledger->unnamed;
+    }
+    const struct ledger_named *named = named_find(ledger, name);
+    return named == NULL ? NULL : &named->known;
+}
+
+static struct ledger_named *named_add(struct ledger *ledger, struct span name)
+{
+    struct span key = key_of(name);
+    struct ledger_named *named = calloc(1, sizeof *named + key.len + 1);
+    if (named == NULL) {
+        return NULL;
+    }
+    memcpy(named->name, key.ptr, key.len);
+    HASH_ADD(hh, ledger->named, name, key.len, named);
+    if (named->hh.tbl == NULL) {
+        free(named);
+        return NULL;
+    }
+    ledger->named_count++;
+    return named;
+}
+
+/* What cannot be kept by its name is true of every statement. */
+static void overflow(struct ledger *ledger, struct ledger_statement *statement)
+{
+    ledger->overflow_writes |= statement->writes;
+    ledger->overflow_edited |= statement->map != NULL;
+    statement_drop(ledger, statement);
+}
+
+/* --- changes --- */
+
+static struct ledger_change *change_at(const struct ledger *ledger, uint64_t number)
+{
+    return &ledger->changes[number & (ledger->change_room - 1)];
+}
+
+static const struct ledger_statement *newest_of(const struct ledger *ledger,
+                                                const struct ledger_known *known)
+{
+    return known->pending > 0 ? &change_at(ledger, known->newest)->statement : &known->statement;
+}
+
+static bool has_change_room(struct ledger *ledger)
+{
+    if (ledger->change_end - ledger->change_first < ledger->change_room) {
+        return true;
+    }
+    const size_t room = ledger->change_room == 0 ? CHANGES_USUAL : 2 * ledger->change_room;
+    struct ledger_change *grown = malloc(room * sizeof *grown);
+    if (grown == NULL) {
+        return false;
+    }
+    for (uint64_t i = ledger->change_first; i < ledger->change_end; i++) {
+        grown[i & (room - 1)] = *change_at(ledger, i);
+    }
+    free(ledger->changes);
+    ledger->changes = grown;
+    ledger->change_room = room;
+    return true;
+}
+
+/* There are as many as can be. */
+static void change_instead(struct ledger *ledger, struct ledger_known *known,
+                           struct ledger_spot spot, struct ledger_statement *statement)
+{
+    struct ledger_change *newest = known->pending > 0 ? change_at(ledger, known->newest) : NULL;
+    if (newest == NULL || newest->spot.sync != spot.sync) {
+        overflow(ledger, statement);
+        return;
+    }
+    ledger->overflow_writes |= statement->writes | newest->statement.writes;
+    statement_drop(ledger, &newest->statement);
+    newest->statement = *statement;
+}
+
+/* Takes `statement`. `named` is NULL for the unnamed one. False when out of memory. */
+static bool change(struct ledger *ledger, struct ledger_spot spot, struct ledger_named *named,
+                   struct ledger_statement *statement)
+{
+    struct ledger_known *known = named == NULL ? &ledger->unnamed : &named->known;
+    if (ledger_is_behind(ledger)) {
+        change_instead(ledger, known, spot, statement);
+        return true;
+    }
+    if (!has_change_room(ledger)) {
+        statement_drop(ledger, statement);
+        return false;
+    }
+    known->newest = ledger->change_end++;
+    known->pending++;
+    *change_at(ledger, known->newest) =
+        (struct ledger_change){.named = named, .spot = spot, .statement = *statement};
+    return true;
+}
+
+/* The server has another statement now, or has dropped the change. What is doubtful is taken for what
+ * would be missed. */
+static void settle_first(struct ledger *ledger, bool is_done)
+{
+    struct ledger_change *first = change_at(ledger, ledger->change_first++);
+    struct ledger_known *known = first->named == NULL ? &ledger->unnamed : &first->named->known;
+    if (first->is_doubtful) {
+        is_done = is_notable(&first->statement);
+        ledger->overflow_writes |= is_done ? known->statement.writes : 0;
+    }
+    known->pending--;
+    if (is_done) {
+        statement_drop(ledger, &known->statement);
+        known->statement = first->statement;
+    } else {
+        statement_drop(ledger, &first->statement);
+    }
+    if (first->named != NULL && known->pending == 0 && !is_notable(&known->statement)) {
+        named_remove(ledger, first->named);
+    }
+    if (ledger->change_first == ledger->change_end && ledger->change_room > CHANGES_USUAL) {
+        free(ledger->changes);
+        ledger->changes = NULL;
+        ledger->change_room = 0;
+    }
+}
+
+static bool is_first_before(const struct ledger *ledger, uint64_t sync, uint32_t messages)
+{
+    if (ledger->change_first == ledger->change_end) {
+        return false;
+    }
+    const struct ledger_spot spot = change_at(ledger, ledger->change_first)->spot;
+    return spot.sync < sync || (spot.sync == sync && spot.message < messages);
+}
+
+void ledger_answered(struct ledger *ledger, uint64_t sync, uint32_t messages)
+{
+    while (is_first_before(ledger, sync, messages)) {
+        settle_first(ledger, true);
+    }
+}
+
+void ledger_failed(struct ledger *ledger, uint64_t sync, uint32_t messages)
+{
+    ledger_answered(ledger, sync, messages);
+    while (is_first_before(ledger, sync + 1, 0)) {
+        settle_first(ledger, false);
+    }
+    ledger->failed = sync;
+}
+
+void ledger_doubt(struct ledger *ledger, uint64_t sync, uint64_t counted)
+{
+    for (uint64_t i = ledger->change_end; i > ledger->change_first; i--) {
+        struct ledger_change *doubtful = change_at(ledger, i - 1);
+        if (doubtful->spot.sync <= sync) {
+            return;
+        }
+        doubtful->is_doubtful = true;
+        if (doubtful->spot.sync > counted) {
+            doubtful->spot.sync = counted;
+        }
+    }
+}
+
+/* --- what the session says --- */
+
 void ledger_fini(struct ledger *ledger)
 {
+    while (ledger->change_first < ledger->change_end) {
+        settle_first(ledger, false);
+    }
+    free(ledger->changes);
     struct ledger_named *named, *next;
     HASH_ITER(hh, ledger->named, named, next)
     {
         named_remove(ledger, named);
     }
-    statement_fini(&ledger->unnamed);
+    statement_drop(ledger, &ledger->unnamed.statement);
     position_map_unref(ledger->portal);
     ledger_forget_places(ledger, UINT64_MAX);
     free(ledger->places);
@@ -119,37 +302,43 @@ void ledger_fini(struct ledger *ledger)
     *ledger = (struct ledger){0};
 }
 
-static bool named_add(struct ledger *ledger, struct span name, struct ledger_statement statement)
+/* Takes `statement`. False when out of memory. */
+static bool put(struct ledger *ledger, struct ledger_spot spot, struct span name,
+                struct ledger_statement *statement)
 {
-    if (ledger->named_count >= LEDGER_NAMES_MAX) {
-        ledger->overflow_writes |= statement.writes;
-        ledger->overflow_edited |= statement.map != NULL;
-        statement_fini(&statement);
+    struct ledger_named *named = name.len == 0 ? NULL : named_find(ledger, name);
+    const struct ledger_known *known = name.len == 0 ? &ledger->unnamed
+                                       : named == NULL ? NULL
+                                                       : &named->known;
+    const bool changes =
+        is_notable(statement) ||
+        (known != NULL && (known->pending > 0 || is_notable(&known->statement)));
+    if (!changes || ledger->failed == spot.sync) {
+        statement_drop(ledger, statement);
         return true;
     }
-    struct span key = key_of(name);
-    struct ledger_named *named = calloc(1, sizeof *named + key.len + 1);
-    if (named == NULL) {
-        statement_fini(&statement);
-        return false;
+    if (known == NULL && ledger->named_count >= LEDGER_NAMES_MAX) {
+        overflow(ledger, statement);
+        return true;
     }
-    named->statement = statement;
-    memcpy(named->name, key.ptr, key.len);
-    HASH_ADD(hh, ledger->named, name, key.len, named);
-    if (named->hh.tbl == NULL) {
-        statement_fini(&statement);
-        free(named);
-        return false;
+    if (known == NULL) {
+        named = named_add(ledger, name);
+        if (named == NULL) {
+            statement_drop(ledger, statement);
+            return false;
+        }
     }
-    ledger->named_count++;
-    ledger->edited_count += statement.map != NULL;
-    return true;
+    const bool changed = change(ledger, spot, named, statement);
+    if (known == NULL && named->known.pending == 0) {
+        named_remove(ledger, named);
+    }
+    return changed;
 }
 
-bool ledger_parsed(struct ledger *ledger, struct span name, const struct verdict *verdict,
-                   uint64_t writes, const size_t *rule_index, struct position_map *map)
+bool ledger_parsed(struct ledger *ledger, struct ledger_spot spot, struct span name,
+                   const struct verdict *verdict, uint64_t writes, const size_t *rule_index,
+                   struct position_map *map)
 {
-    ledger_closed(ledger, name);
     struct ledger_statement statement = {.writes = writes};
     if (verdict->supplied_count > 0) {
         statement.note = note_new(verdict, rule_index);
@@ -158,45 +347,56 @@ bool ledger_parsed(struct ledger *ledger, struct span name, const struct verdict
         }
     }
     statement.map = position_map_ref(map);
-    if (name.len == 0) {
-        ledger->unnamed = statement;
-        return true;
-    }
-    if (statement.writes == 0 && statement.note == NULL && map == NULL) {
-        return true;
-    }
-    return named_add(ledger, name, statement);
+    ledger->edited_count += map != NULL;
+    return put(ledger, spot, name, &statement);
 }
 
-void ledger_closed(struct ledger *ledger, struct span name)
+bool ledger_closed(struct ledger *ledger, struct ledger_spot spot, struct span name)
 {
-    if (name.len == 0) {
-        statement_fini(&ledger->unnamed);
-        ledger->unnamed = (struct ledger_statement){0};
-        return;
-    }
-    struct ledger_named *named = named_find(ledger, name);
-    if (named != NULL) {
-        named_remove(ledger, named);
+    return put(ledger, spot, name, &(struct ledger_statement){0});
+}
+
+void ledger_deallocated(struct ledger *ledger)
+{
+    struct ledger_named *named, *next;
+    HASH_ITER(hh, ledger->named, named, next)
+    {
+        if (named->known.pending == 0) {
+            named_remove(ledger, named);
+        } else {
+            statement_drop(ledger, &named->known.statement);
+        }
     }
 }
 
 struct ledger_statement ledger_find(const struct ledger *ledger, struct span name)
 {
     struct ledger_statement found = {0};
-    if (name.len == 0) {
-        found = ledger->unnamed;
-    } else {
-        const struct ledger_named *named = named_find(ledger, name);
-        if (named != NULL) {
-            found = named->statement;
-        } else if (ledger->overflow_edited) {
-            found.map = &position_map_unknown;
-        }
+    const struct ledger_known *known = known_find(ledger, name);
+    if (known != NULL) {
+        found = *newest_of(ledger, known);
+    } else if (ledger->overflow_edited) {
+        found.map = &position_map_unknown;
     }
     found.writes |= ledger->overflow_writes;
     return found;
 }
+
+bool ledger_is_doubtful(const struct ledger *ledger, struct span name, uint64_t sync)
+{
+    if (ledger->change_first == ledger->change_end) {
+        return false;
+    }
+    const struct ledger_known *known = known_find(ledger, name);
+    if (known == NULL || known->pending == 0 ||
+        change_at(ledger, known->newest)->spot.sync >= sync) {
+        return false;
+    }
+    /* what there is not cannot be met */
+    return known->pending > 1 || is_notable(&known->statement);
+}
+
+/* --- refusals --- */
 
 static bool copy_string(char **to, const char *from)
 {
@@ -273,6 +473,7 @@ const struct ledger_refusal *ledger_answers(const struct ledger *ledger, const c
 void ledger_ready(struct ledger *ledger, uint64_t sync)
 {
     size_t ended = 0;
+    ledger_answered(ledger, sync + 1, 0);
     while (ended < ledger->refusal_count && ledger->refusals[ended].sync <= sync) {
         refusal_fini(&ledger->refusals[ended]);
         ended++;

@@ -4,6 +4,10 @@
  * server are to the proxy's own failing statements (refusals), and which ones are about a text that
  * is not the client's (places).
  *
+ * A Parse or Close counts for what is sent behind it at once, and for good when the server has carried
+ * it out: until then it is a change that is pending, and is dropped when its batch fails ahead of it.
+ * Portals need no such care: an error that has a Bind skipped ends all of them with the transaction.
+ *
  * Pure bookkeeping by name and by position in the stream of ReadyForQuery; knows no sockets.
  */
 #pragma once
@@ -36,6 +40,27 @@ struct ledger_statement {
     struct position_map *map; /* NULL: the server has the client's text */
 };
 
+/* Where a message of the client stands. */
+struct ledger_spot {
+    uint64_t sync;    /* the number of the ReadyForQuery that ends its batch */
+    uint32_t message; /* of the batch, from 0, among those that have an answer of their own */
+};
+
+/* One name, or the unnamed statement. */
+struct ledger_known {
+    struct ledger_statement statement; /* as the server has it, as far as it has answered */
+    uint32_t pending;                  /* changes of it */
+    uint64_t newest;                   /* the number of the last of these */
+};
+
+/* A Parse or Close that the server has not carried out yet. */
+struct ledger_change {
+    struct ledger_named *named; /* NULL: the unnamed statement */
+    struct ledger_spot spot;
+    bool is_doubtful; /* whether it is carried out will not be known */
+    struct ledger_statement statement;
+};
+
 struct ledger_refusal {
     uint64_t id;   /* stands in the failing statement */
     uint64_t sync; /* the number of the ReadyForQuery that ends its batch */
@@ -55,12 +80,16 @@ struct ledger_place {
 struct ledger {
     struct ledger_named *named;
     size_t named_count;
-    size_t edited_count; /* of them, those with a map */
+    size_t edited_count; /* statements with a map, known and pending */
     /* More writing statements than LEDGER_NAMES_MAX were prepared: every Bind counts as a write of
      * these, so that a client cannot make the proxy's memory grow. */
     uint64_t overflow_writes;
     bool overflow_edited; /* some of them had a map */
-    struct ledger_statement unnamed;
+    struct ledger_known unnamed;
+    struct ledger_change *changes; /* a ring; the number of a change tells its place */
+    size_t change_room;            /* a power of two */
+    uint64_t change_first, change_end;
+    uint64_t failed; /* the number of a batch: what is still to come in it is skipped */
     struct position_map *portal; /* of the unnamed portal's statement */
     struct ledger_place *places; /* oldest first */
     size_t place_count, place_room;
@@ -71,6 +100,7 @@ struct ledger {
 };
 
 #define LEDGER_NAMES_MAX 4096
+#define LEDGER_CHANGES_MAX 4096
 #define LEDGER_REFUSALS_MAX 1024
 #define LEDGER_PLACES_MAX 1024
 
@@ -78,22 +108,43 @@ void ledger_fini(struct ledger *ledger);
 /* Whether a later message may execute a text that is not the client's. */
 static inline bool ledger_has_edited(const struct ledger *ledger)
 {
-    return ledger->edited_count > 0 || ledger->unnamed.map != NULL || ledger->portal != NULL ||
-           ledger->overflow_edited;
+    return ledger->edited_count > 0 || ledger->portal != NULL || ledger->overflow_edited;
 }
 static inline bool ledger_is_empty(const struct ledger *ledger)
 {
-    return ledger->named == NULL && ledger->unnamed.writes == 0 && ledger->unnamed.note == NULL &&
+    return ledger->named == NULL && ledger->unnamed.statement.writes == 0 &&
+           ledger->unnamed.statement.note == NULL && ledger->unnamed.pending == 0 &&
            ledger->overflow_writes == 0 && !ledger_has_edited(ledger);
 }
-/* A Parse went through. `writes` has a bit for each configuration rule, `rule_index` maps the
+/* A Parse went to the server. `writes` has a bit for each configuration rule, `rule_index` maps the
  * verdict's rules to them. One that neither writes nor supplies nor has a map (borrowed; NULL:
  * none) forgets the name. False when out of memory. */
-bool ledger_parsed(struct ledger *ledger, struct span name, const struct verdict *verdict,
-                   uint64_t writes, const size_t *rule_index, struct position_map *map);
-void ledger_closed(struct ledger *ledger, struct span name);
-/* The statement of that name; zeros when nothing is to be remembered of it. */
+bool ledger_parsed(struct ledger *ledger, struct ledger_spot spot, struct span name,
+                   const struct verdict *verdict, uint64_t writes, const size_t *rule_index,
+                   struct position_map *map);
+/* So did a Close, or something that ends the statement likewise. False when out of memory. */
+bool ledger_closed(struct ledger *ledger, struct ledger_spot spot, struct span name);
+/* The server has ended all statements that have a name. */
+void ledger_deallocated(struct ledger *ledger);
+/* The statement of that name, if all that is pending is carried out; zeros when nothing is to be
+ * remembered of it. */
 struct ledger_statement ledger_find(const struct ledger *ledger, struct span name);
+/* Whether a message of batch `sync` may meet another statement of that name, because of changes in an
+ * earlier batch. Within its own batch it would be skipped. */
+bool ledger_is_doubtful(const struct ledger *ledger, struct span name, uint64_t sync);
+/* No more changes can be kept apart: until the server has answered, the last one of a name stands for
+ * those before it, and the writes of all of them for every statement. */
+static inline bool ledger_is_behind(const struct ledger *ledger)
+{
+    return ledger->change_end - ledger->change_first >= LEDGER_CHANGES_MAX;
+}
+/* The server has answered that many messages of batch `sync`. */
+void ledger_answered(struct ledger *ledger, uint64_t sync, uint32_t messages);
+/* It has answered the next one with an error, and skips the others. */
+void ledger_failed(struct ledger *ledger, uint64_t sync, uint32_t messages);
+/* Whether changes in the batches behind `sync` are carried out will not be known; those of the
+ * batches up to `counted` keep their number. */
+void ledger_doubt(struct ledger *ledger, uint64_t sync, uint64_t counted);
 
 /* Notes a refusal whose batch ends with ReadyForQuery number `sync`. A batch has one at most: behind
  * it the server skips to the Sync, so that a later one is never asked for and gets the same. NULL when

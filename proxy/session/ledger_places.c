@@ -64,6 +64,7 @@ const struct position_map *ledger_placed(const struct ledger *ledger, uint64_t s
 
 void ledger_recount(struct ledger *ledger, uint64_t sync)
 {
+    ledger_doubt(ledger, sync, sync);
     while (ledger->place_count > 0 && ledger->places[ledger->place_count - 1].sync > sync) {
         position_map_unref(ledger->places[--ledger->place_count].map);
     }
@@ -74,6 +75,7 @@ void ledger_recount(struct ledger *ledger, uint64_t sync)
 
 void ledger_skip(struct ledger *ledger, uint64_t from, uint64_t to)
 {
+    ledger_doubt(ledger, from, to);
     if (ledger->place_count > 0 && ledger->places[ledger->place_count - 1].sync > from &&
         ledger->places_lost <= to) {
         ledger->places_lost = to + 1;

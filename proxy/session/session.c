@@ -5,6 +5,7 @@
  */
 #include "proxy/session/session.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -482,6 +483,21 @@ static bool is_arriving(const struct session *s)
            (s->state == SESSION_LOGIN && !login_reads_client(s));
 }
 
+/* The client's end came while it is not read. What it sent before is executed, as a server does that has
+ * read it; a held statement is not, and a connection that was reset carries no answer. */
+static void client_ends(struct session *s)
+{
+    uint8_t byte;
+    const ssize_t got = recv(s->client.fd, &byte, 1, MSG_PEEK);
+    const bool is_reset = got < 0 && errno != EAGAIN && errno != EINTR;
+    if (s->wait == SESSION_WAIT_GATE || is_reset) {
+        session_close(s);
+        return;
+    }
+    s->client_ending = true;
+    session_watch(s);
+}
+
 static void on_client(uv_poll_t *poll, int status, int events)
 {
     struct session *s = poll->data;
@@ -506,7 +522,7 @@ static void on_client(uv_poll_t *poll, int status, int events)
         events = s->state == SESSION_STARTUP ? events : 0;
     }
     if ((events & UV_DISCONNECT) != 0 && s->wait != SESSION_WAIT_NONE) {
-        session_close(s);
+        client_ends(s);
         return;
     }
     bool happened = (events & (UV_READABLE | UV_DISCONNECT)) != 0;
@@ -552,8 +568,10 @@ static void on_server(uv_poll_t *poll, int status, int events)
 void session_watch(struct session *s)
 {
     int client = 0;
-    if (is_arriving(s) || s->wait != SESSION_WAIT_NONE) {
+    if (is_arriving(s) || s->wait == SESSION_WAIT_GATE) {
         client = UV_DISCONNECT;
+    } else if (s->wait != SESSION_WAIT_NONE) {
+        client = s->client_ending ? 0 : UV_DISCONNECT;
     } else if (!s->client_eof && !s->server_gone && !stream_is_full(&s->server)) {
         client = UV_READABLE;
     }

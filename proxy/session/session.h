@@ -12,7 +12,8 @@
  * Everything here runs on the session's worker. session.c owns the life cycle and the sockets'
  * events; proxied.c, startup.c and handshake.c what the client begins with; limits.c how many there may
  * be; connect.c the way to a server and login.c the login there; frontend.c and backend.c the two
- * directions; judging.c the rules, large.c those texts that take long; hold.c the gate.
+ * directions; judging.c the rules, settings.c how a text is read, large.c those that take long; hold.c the
+ * gate.
  */
 #pragma once
 
@@ -78,8 +79,10 @@ struct session {
     int handles;         /* that the loop has not let go of */
     char transaction;    /* 'I', 'T' or 'E', from the last ReadyForQuery; 0 before the first */
     bool batch_open;     /* extended-protocol messages since the last Sync */
+    bool batch_executed; /* an Execute among them */
     bool copying;        /* the server is taking CopyData */
     bool client_eof;     /* the client sends no more */
+    bool client_ending;  /* so it will turn out, once it is read again */
     bool terminated;     /* the client sent Terminate */
     bool fatal;          /* the server said its last words */
     bool discarding;     /* a held batch was cancelled: skip to its Sync */
@@ -88,6 +91,8 @@ struct session {
     bool unread;         /* more input was decrypted than was read in one turn */
     bool server_gone;    /* it takes no more; its last words are being read */
     bool strings_standard; /* standard_conforming_strings, as last reported */
+    bool settings_touched;  /* those two may change, or change back, at the next Execute: */
+    bool settings_prepared; /* at any, by a statement with a name */
     bool sql_edited;       /* an SQL-level PREPARE is among the edited texts */
     enum text_encoding encoding; /* client_encoding, as last reported */
     enum text_characters client_characters, server_characters; /* of both sides' encodings */
@@ -240,11 +245,24 @@ bool judging_has_places(const struct session *s);
 /* The characters of this session's texts, as the server counts them. */
 enum text_characters judging_characters(const struct session *s);
 enum judging judging_message(struct session *s, const uint8_t *message, size_t size);
-/* From startup: options and parameters that matter to the rules. */
-void judging_session_text(struct session *s, struct span text);
 /* Something that the audit says of the session has changed. */
 void judging_who_changed(struct session *s);
-void judging_parameter(struct session *s, struct span name, struct span value);
+
+/* settings.c: how the server reads this session's texts */
+/* A text of the session, or its startup options: whether it may change the isolation level. */
+void settings_text(struct session *s, struct span text);
+/* ParameterStatus, or a parameter of the startup packet. */
+void settings_parameter(struct session *s, struct span name, struct span value);
+/* A Parse goes to the server: whether what it makes may change how texts are read. */
+void settings_parsed(struct session *s, struct span name, struct span text);
+/* Whether executing the text may change, or change back, how texts are read. */
+bool settings_may_change(struct span text);
+/* Whether the text, which may concern a rule, must wait until the server has answered what is ahead of it:
+ * it may be read in two ways, and whatever is executed may change how. */
+bool settings_are_awaited(const struct session *s, struct span text);
+/* For the text to come. Behind an Execute of its own batch nobody can know what has changed. */
+enum text_encoding settings_encoding(const struct session *s);
+void settings_ready(struct session *s); /* ReadyForQuery arrived */
 
 /* hold.c */
 /* Whether a message that writes the tables of `writes` may go now. */

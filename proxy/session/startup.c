@@ -35,13 +35,13 @@ static void accept_session(struct session *s, const struct startup *packet)
     if (!handshake_check(s)) {
         return;
     }
-    judging_session_text(s, packet->options);
+    settings_text(s, packet->options);
     /* REPEATABLE READ or SERIALIZABLE as the session's default */
     if (packet->isolation.len > 0) {
         s->may_snapshot = true;
     }
     if (packet->client_encoding.len > 0) {
-        judging_parameter(s, (struct span){"client_encoding", 15}, packet->client_encoding);
+        settings_parameter(s, (struct span){"client_encoding", 15}, packet->client_encoding);
     }
     if (session_enter_limits(s)) {
         connect_begin(s);

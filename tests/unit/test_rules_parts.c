@@ -240,6 +240,9 @@ static void utf8_is_told_from_what_is_not(void **state)
     }
     assert_false(encoding_is_readable(TEXT_ENCODING_UNSAFE, good[2], strlen(good[2])));
     assert_true(encoding_is_readable(TEXT_ENCODING_UNSAFE, good[1], strlen(good[1])));
+    assert_false(encoding_is_readable(TEXT_ENCODING_UNKNOWN, good[2], strlen(good[2])));
+    assert_true(encoding_is_readable(TEXT_ENCODING_UNKNOWN, "SELECT 'a'", 10));
+    assert_false(encoding_is_readable(TEXT_ENCODING_UNKNOWN, "SELECT '\\'", 10));
 }
 
 static void a_byte_of_another_encoding_is_found_wherever_it_stands(void **state)

@@ -13,11 +13,13 @@
 #include <time.h>
 
 #include "proxy/gate.h"
+#include "proxy/session/deallocate.h"
 #include "proxy/session/ledger.h"
 #include "proxy/session/mentions.h"
 #include "proxy/session/registry.h"
 
 static const size_t identity[] = {0, 1, 2, 3};
+static const struct ledger_spot first = {.sync = 1};
 
 static struct span span_of(const char *text)
 {
@@ -104,14 +106,15 @@ static void names_are_told_apart_by_their_first_63_bytes(void **state)
     char name[101];
     memset(name, 's', 100);
     name[100] = '\0';
-    assert_true(ledger_parsed(&ledger, span_of(name), &writes, 2, identity, NULL));
+    assert_true(ledger_parsed(&ledger, first, span_of(name), &writes, 2, identity, NULL));
     name[70] = 'x';
     assert_int_equal(ledger_find(&ledger, span_of(name)).writes, 2);
     name[62] = 'x';
     assert_int_equal(ledger_find(&ledger, span_of(name)).writes, 0);
     name[62] = 's';
     name[63] = '\0';
-    ledger_closed(&ledger, span_of(name));
+    assert_true(ledger_closed(&ledger, first, span_of(name)));
+    ledger_ready(&ledger, 1);
     assert_true(ledger_is_empty(&ledger));
     ledger_fini(&ledger);
 }
@@ -127,8 +130,9 @@ static void statements_are_found_by_name_until_closed(void **state)
                             .masked_text = "INSERT ..."};
     const size_t map[] = {9, 9, 5};
     struct verdict none = {0};
-    assert_true(ledger_parsed(&ledger, span_of("a"), &strip, 1, map, NULL));
-    assert_true(ledger_parsed(&ledger, span_of("b"), &none, 0, identity, NULL));
+    assert_true(ledger_parsed(&ledger, first, span_of("a"), &strip, 1, map, NULL));
+    assert_true(ledger_parsed(&ledger, first, span_of("b"), &none, 0, identity, NULL));
+    ledger_ready(&ledger, 1);
     assert_int_equal(ledger.named_count, 1);
     struct ledger_statement found = ledger_find(&ledger, span_of("a"));
     assert_int_equal(found.writes, 1);
@@ -137,11 +141,12 @@ static void statements_are_found_by_name_until_closed(void **state)
     assert_int_equal(ledger_find(&ledger, span_of("b")).writes, 0);
     assert_int_equal(ledger_find(&ledger, span_of("")).writes, 0);
 
-    assert_true(ledger_parsed(&ledger, span_of(""), &none, 4, identity, NULL));
+    assert_true(ledger_parsed(&ledger, first, span_of(""), &none, 4, identity, NULL));
     assert_int_equal(ledger_find(&ledger, span_of("")).writes, 4);
-    assert_true(ledger_parsed(&ledger, span_of("a"), &none, 0, identity, NULL));
+    assert_true(ledger_parsed(&ledger, first, span_of("a"), &none, 0, identity, NULL));
     assert_int_equal(ledger_find(&ledger, span_of("a")).writes, 0);
-    ledger_closed(&ledger, span_of(""));
+    assert_true(ledger_closed(&ledger, first, span_of("")));
+    ledger_ready(&ledger, 1);
     assert_true(ledger_is_empty(&ledger));
     ledger_fini(&ledger);
 }
@@ -154,11 +159,171 @@ static void more_statements_than_the_bound_count_as_writes(void **state)
     char name[16];
     for (int i = 0; i <= LEDGER_NAMES_MAX; i++) {
         snprintf(name, sizeof name, "s%d", i);
-        assert_true(ledger_parsed(&ledger, span_of(name), &writes, 2, identity, NULL));
+        assert_true(ledger_parsed(&ledger, first, span_of(name), &writes, 2, identity, NULL));
+        ledger_ready(&ledger, 1);
     }
     assert_int_equal(ledger.named_count, LEDGER_NAMES_MAX);
     assert_int_equal(ledger_find(&ledger, span_of("never seen")).writes, 2);
     ledger_fini(&ledger);
+}
+
+/* --- changes that the server has not carried out --- */
+
+static const struct verdict plain;
+
+static struct ledger_spot spot(uint64_t sync, uint32_t message)
+{
+    return (struct ledger_spot){.sync = sync, .message = message};
+}
+
+static void parse(struct ledger *ledger, struct ledger_spot at, const char *name, uint64_t writes)
+{
+    assert_true(ledger_parsed(ledger, at, span_of(name), &plain, writes, identity, NULL));
+}
+
+static uint64_t writes_of(const struct ledger *ledger, const char *name)
+{
+    return ledger_find(ledger, span_of(name)).writes;
+}
+
+static void a_failed_parse_leaves_the_statement_that_is_there(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    parse(&ledger, spot(1, 0), "s", 1);
+    ledger_ready(&ledger, 1);
+    parse(&ledger, spot(2, 0), "s", 0); /* a duplicate */
+    assert_int_equal(writes_of(&ledger, "s"), 0);
+    ledger_failed(&ledger, 2, 0);
+    assert_int_equal(writes_of(&ledger, "s"), 1);
+    ledger_ready(&ledger, 2);
+    assert_int_equal(writes_of(&ledger, "s"), 1);
+    ledger_fini(&ledger);
+}
+
+static void what_is_skipped_behind_an_error_changes_nothing(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    parse(&ledger, spot(1, 0), "s", 1);
+    parse(&ledger, spot(1, 1), "t", 2);
+    assert_true(ledger_closed(&ledger, spot(1, 2), span_of("s")));
+    parse(&ledger, spot(1, 3), "t", 0);
+    parse(&ledger, spot(1, 4), "", 4);
+    ledger_failed(&ledger, 1, 2); /* the Close */
+    assert_int_equal(writes_of(&ledger, "s"), 1);
+    assert_int_equal(writes_of(&ledger, "t"), 2);
+    assert_int_equal(writes_of(&ledger, ""), 0);
+    parse(&ledger, spot(1, 5), "s", 0); /* sent before the error was seen */
+    ledger_ready(&ledger, 1);
+    assert_int_equal(writes_of(&ledger, "s"), 1);
+    parse(&ledger, spot(2, 0), "s", 0);
+    ledger_ready(&ledger, 2);
+    assert_int_equal(writes_of(&ledger, "s"), 0);
+    ledger_fini(&ledger);
+}
+
+static void a_batch_behind_an_unanswered_change_is_in_doubt(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    parse(&ledger, spot(1, 0), "s", 1);
+    assert_false(ledger_is_doubtful(&ledger, span_of("s"), 2)); /* this one, or none at all */
+    ledger_ready(&ledger, 1);
+    parse(&ledger, spot(2, 0), "s", 0);
+    assert_false(ledger_is_doubtful(&ledger, span_of("s"), 2)); /* its own batch fails with it */
+    assert_true(ledger_is_doubtful(&ledger, span_of("s"), 3));
+    assert_false(ledger_is_doubtful(&ledger, span_of("t"), 3));
+    parse(&ledger, spot(3, 0), "s", 1);
+    assert_false(ledger_is_doubtful(&ledger, span_of("s"), 3));
+    ledger_ready(&ledger, 2);
+    ledger_ready(&ledger, 3);
+    assert_false(ledger_is_doubtful(&ledger, span_of("s"), 4));
+    assert_int_equal(writes_of(&ledger, "s"), 1);
+    ledger_fini(&ledger);
+}
+
+static void statements_are_forgotten_when_the_server_deallocates_all(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    parse(&ledger, spot(1, 0), "s", 1);
+    parse(&ledger, spot(1, 1), "t", 1);
+    ledger_ready(&ledger, 1);
+    parse(&ledger, spot(3, 0), "t", 2); /* sent behind it */
+    ledger_deallocated(&ledger);
+    assert_int_equal(writes_of(&ledger, "s"), 0);
+    assert_int_equal(writes_of(&ledger, "t"), 2);
+    ledger_failed(&ledger, 3, 0);
+    assert_true(ledger_is_empty(&ledger));
+    ledger_fini(&ledger);
+}
+
+static void what_may_stay_without_an_answer_is_not_missed(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    parse(&ledger, spot(1, 0), "s", 1);
+    parse(&ledger, spot(1, 1), "t", 1);
+    ledger_ready(&ledger, 1);
+    parse(&ledger, spot(3, 0), "s", 0);
+    parse(&ledger, spot(4, 0), "t", 2);
+    ledger_recount(&ledger, 2);
+    ledger_failed(&ledger, 2, 0);
+    assert_int_equal(writes_of(&ledger, "s") & 1, 1);
+    assert_int_equal(writes_of(&ledger, "t") & 3, 3);
+    ledger_fini(&ledger);
+}
+
+static void more_changes_than_the_bound_miss_no_write(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    for (uint32_t i = 0; i < 3 * LEDGER_CHANGES_MAX; i++) {
+        parse(&ledger, spot(1, i), "", i % 2);
+    }
+    assert_true(ledger_is_behind(&ledger));
+    assert_true(ledger.change_room <= LEDGER_CHANGES_MAX);
+    assert_int_equal(writes_of(&ledger, ""), 1);
+    parse(&ledger, spot(2, 0), "s", 2);
+    assert_int_equal(writes_of(&ledger, "s"), 3);
+    ledger_answered(&ledger, 1, LEDGER_CHANGES_MAX / 2);
+    assert_false(ledger_is_behind(&ledger));
+    ledger_ready(&ledger, 2);
+    assert_int_equal(ledger.change_room, 0);
+    ledger_fini(&ledger);
+}
+
+static void a_deallocate_names_its_statement_as_the_server_reads_it(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *name;
+    } cases[] = {
+        {"DEALLOCATE s", "s"},
+        {" deallocate\n\tPrepare  Stmt_1 ; ", "stmt_1"},
+        {"DEALLOCATE \"_pg3_12\"", "_pg3_12"},
+        {"DEALLOCATE PREPARE \"A\"\"b c\";", "A\"b c"},
+        {"DEALLOCATE ALL", NULL},
+        {"DEALLOCATE \"all\"", "all"},
+        {"DEALLOCATE s; SELECT 1", NULL},
+        {"DEALLOCATE", NULL},
+        {"DEALLOCATE \"s", NULL},
+        {"DEALLOCATE U&\"s\"", NULL},
+        {"DEALLOCATE /* s */ t", NULL},
+        {"SELECT 1", NULL},
+        {"", NULL},
+    };
+    char room[DEALLOCATE_NAME_MAX];
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct span name;
+        const bool is_read = deallocate_read(span_of(cases[i].text), room, &name);
+        assert_int_equal(is_read, cases[i].name != NULL);
+        if (is_read) {
+            assert_int_equal(name.len, strlen(cases[i].name));
+            assert_memory_equal(name.ptr, cases[i].name, name.len);
+        }
+    }
 }
 
 /* --- places --- */
@@ -232,7 +397,7 @@ static void a_batch_that_is_counted_again_has_no_places(void **state)
     const struct verdict verdict = {.action = VERDICT_EDIT};
     ledger_recount(&ledger, 1);
     assert_null(ledger_placed(&ledger, 2, 0)); /* no text was ever edited */
-    assert_true(ledger_parsed(&ledger, span_of("s"), &verdict, 0, identity, map));
+    assert_true(ledger_parsed(&ledger, first, span_of("s"), &verdict, 0, identity, map));
     ledger_place(&ledger, 1, 0, map);
     ledger_place(&ledger, 2, 0, map);
     ledger_recount(&ledger, 1);
@@ -254,21 +419,23 @@ static void a_map_is_found_with_its_statement(void **state)
     struct ledger ledger = {0};
     struct position_map *map = new_map();
     const struct verdict edit = {.action = VERDICT_EDIT};
-    assert_true(ledger_parsed(&ledger, span_of("s"), &edit, 0, identity, map));
-    assert_true(ledger_parsed(&ledger, span_of(""), &edit, 0, identity, map));
+    assert_true(ledger_parsed(&ledger, first, span_of("s"), &edit, 0, identity, map));
+    assert_true(ledger_parsed(&ledger, first, span_of(""), &edit, 0, identity, map));
     assert_ptr_equal(ledger_find(&ledger, span_of("s")).map, map);
     assert_ptr_equal(ledger_find(&ledger, span_of("")).map, map);
     assert_null(ledger_find(&ledger, span_of("other")).map);
     ledger_bound(&ledger, map);
-    ledger_closed(&ledger, span_of("s"));
-    ledger_closed(&ledger, span_of(""));
+    assert_true(ledger_closed(&ledger, first, span_of("s")));
+    assert_true(ledger_closed(&ledger, first, span_of("")));
+    ledger_ready(&ledger, 1);
     assert_true(ledger_has_edited(&ledger)); /* the portal */
     ledger_bound(&ledger, NULL);
     assert_true(ledger_is_empty(&ledger));
     char name[16];
     for (int i = 0; i <= LEDGER_NAMES_MAX; i++) {
         snprintf(name, sizeof name, "s%d", i);
-        assert_true(ledger_parsed(&ledger, span_of(name), &edit, 0, identity, map));
+        assert_true(ledger_parsed(&ledger, first, span_of(name), &edit, 0, identity, map));
+        ledger_ready(&ledger, 1);
     }
     assert_ptr_equal(ledger_find(&ledger, span_of(name)).map, &position_map_unknown);
     assert_ptr_equal(ledger_find(&ledger, span_of("s1")).map, map);
@@ -390,6 +557,13 @@ int main(void)
         cmocka_unit_test(names_are_told_apart_by_their_first_63_bytes),
         cmocka_unit_test(statements_are_found_by_name_until_closed),
         cmocka_unit_test(more_statements_than_the_bound_count_as_writes),
+        cmocka_unit_test(a_failed_parse_leaves_the_statement_that_is_there),
+        cmocka_unit_test(what_is_skipped_behind_an_error_changes_nothing),
+        cmocka_unit_test(a_batch_behind_an_unanswered_change_is_in_doubt),
+        cmocka_unit_test(statements_are_forgotten_when_the_server_deallocates_all),
+        cmocka_unit_test(what_may_stay_without_an_answer_is_not_missed),
+        cmocka_unit_test(more_changes_than_the_bound_miss_no_write),
+        cmocka_unit_test(a_deallocate_names_its_statement_as_the_server_reads_it),
         cmocka_unit_test(an_error_is_about_the_text_of_its_message),
         cmocka_unit_test(places_are_bounded_and_then_unknown),
         cmocka_unit_test(a_batch_that_is_counted_again_has_no_places),

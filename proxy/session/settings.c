@@ -1,0 +1,126 @@
+/*
+ * What a session's settings say about its texts. standard_conforming_strings and client_encoding decide
+ * where a literal ends; the server reports them with the ReadyForQuery behind their change, which a
+ * pipelined text is sent ahead of. So a text for which they matter waits for what is unanswered. Inside one
+ * batch that would be for ever: there it is refused, if something that may change them was executed.
+ *
+ * A function's body that changes them in the same batch is not seen; it may as well write the column.
+ */
+#include "proxy/session/session.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "proxy/session/copying.h"
+#include "proxy/session/large.h"
+#include "proxy/session/mentions.h"
+#include "rules/encoding.h"
+
+void settings_text(struct session *s, struct span text)
+{
+    /* BEGIN ISOLATION LEVEL ..., SET default_transaction_isolation, SET SESSION CHARACTERISTICS ...:
+     * every way to another isolation level says so */
+    if (!s->may_snapshot && mentions(text.ptr, text.len, "isolation")) {
+        s->may_snapshot = true;
+    }
+}
+
+static bool span_is(struct span s, const char *text)
+{
+    return s.len == strlen(text) && memcmp(s.ptr, text, s.len) == 0;
+}
+
+static enum text_encoding encoding_of(struct span name)
+{
+    /* their second bytes may look like a quote or a backslash */
+    static const char *const unsafe[] = {"SJIS", "BIG5",  "GBK",  "UHC",
+                                         "GB18030", "JOHAB", "SHIFT_JIS_2004"};
+    for (size_t i = 0; i < sizeof unsafe / sizeof unsafe[0]; i++) {
+        if (name.len == strlen(unsafe[i]) && strncasecmp(name.ptr, unsafe[i], name.len) == 0) {
+            return TEXT_ENCODING_UNSAFE;
+        }
+    }
+    return span_is(name, "UTF8") ? TEXT_ENCODING_UTF8 : TEXT_ENCODING_ASCII_SAFE;
+}
+
+void settings_parameter(struct session *s, struct span name, struct span value)
+{
+    if (span_is(name, "standard_conforming_strings")) {
+        s->strings_standard = !span_is(value, "off");
+        s->settings_touched = true; /* a transaction's end may change it back */
+    } else if (span_is(name, "client_encoding")) {
+        s->encoding = encoding_of(value);
+        s->settings_touched = true;
+        s->copy_encoding = copy_encoding_of(value.ptr);
+        s->client_characters = characters_of(value.ptr, value.len);
+    } else if (span_is(name, "server_encoding")) {
+        s->server_characters = characters_of(value.ptr, value.len);
+    } else if (span_is(name, "server_version")) {
+        s->server_major = (unsigned)strtoul(value.ptr, NULL, 10);
+    } else if (span_is(name, "application_name")) {
+        char *copy = strndup(value.ptr, value.len);
+        if (copy != NULL) {
+            free(s->application_name);
+            s->application_name = copy;
+            judging_who_changed(s);
+        }
+    }
+}
+
+/* Only what has one of these words does so in sight. */
+bool settings_may_change(struct span text)
+{
+    static const char *const words[] = {"client_encoding", "standard_conforming_strings",
+                                        "set_config",      "pg_settings",
+                                        "names",           "reset"};
+    size_t at = 0;
+    while (at < text.len && strchr(" \t\r\n\f", text.ptr[at]) != NULL) {
+        at++;
+    }
+    /* as a statement's first word; comments may hide it */
+    const bool may_begin_so = at < text.len && strchr("dDeE/-", text.ptr[at]) != NULL;
+    if (may_begin_so && (mentions(text.ptr, text.len, "discard") ||
+                         mentions(text.ptr, text.len, "execute"))) {
+        return true;
+    }
+    if (mentions(text.ptr, text.len, "u&\"")) {
+        return true; /* a name may be spelt otherwise */
+    }
+    const bool may_set = mentions(text.ptr, text.len, "set");
+    for (size_t i = 0; may_set && i < sizeof words / sizeof words[0]; i++) {
+        if (mentions(text.ptr, text.len, words[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void settings_parsed(struct session *s, struct span name, struct span text)
+{
+    if (s->large != NULL ? !s->large->may_change : !settings_may_change(text)) {
+        return;
+    }
+    s->settings_touched = true;
+    s->settings_prepared = s->settings_prepared || name.len > 0;
+}
+
+bool settings_are_awaited(const struct session *s, struct span text)
+{
+    if (s->syncs_sent == s->syncs_done) {
+        return false;
+    }
+    return s->large != NULL ? !s->large->is_plain
+                            : !encoding_is_readable(TEXT_ENCODING_UNKNOWN, text.ptr, text.len);
+}
+
+enum text_encoding settings_encoding(const struct session *s)
+{
+    return s->settings_touched && s->batch_executed ? TEXT_ENCODING_UNKNOWN : s->encoding;
+}
+
+void settings_ready(struct session *s)
+{
+    if (s->transaction == 'I' && s->syncs_sent == s->syncs_done && !s->batch_open) {
+        s->settings_touched = s->settings_prepared;
+    }
+}

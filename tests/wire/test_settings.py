@@ -1,0 +1,165 @@
+"""Settings that change how a text is read, changed right ahead of it in the same pipeline: the proxy
+reads the text as the server will, or refuses it.
+
+TEXT is a SELECT to one who takes a backslash in a plain literal for itself, and an INSERT with a key to
+one who takes it for an escape; SJIS_TEXT the same to one who reads LATIN1, and one who reads SJIS."""
+
+import pytest
+
+from lib import common, schema, wire
+from lib.proxy import Proxy, strip_rule
+
+pytestmark = pytest.mark.proxy
+
+INSERT = ("INSERT INTO chunks (collection_id, partition_key, chunk_index, content) "
+          "VALUES ($x$a$x$, 1, 1, $x$x$x$)")
+TEXT = f"WITH c AS (SELECT '\\', $$') {INSERT} /*$$) SELECT 1 FROM chunks -- */"
+SJIS_TEXT = b"SELECT E'\x95\\'; " + INSERT.encode() + b"; --'"
+OFF = "standard_conforming_strings = off"
+ON = "standard_conforming_strings = on"
+
+
+@pytest.fixture(scope="module")
+def proxy(server):
+    schema.create_chunks(server)
+    server.psql("CREATE FUNCTION escapes() RETURNS text LANGUAGE sql AS "
+                "$$SELECT set_config('standard_conforming_strings', 'off', false)$$")
+    instance = Proxy(server, rules=[strip_rule()]).start()
+    yield instance
+    assert instance.stop() == 0
+    server.psql("DROP FUNCTION escapes()")
+
+
+def count(server):
+    return int(server.psql("SELECT count(*) FROM chunks"))
+
+
+def execute(text):
+    return wire.Parse("", text) + wire.Bind("", "") + wire.Execute()
+
+
+# What is sent and answered first, and what is sent together with the text.
+CHANGES = {
+    "set": ([], wire.Query(f"SET {OFF}")),
+    "set_config": ([], wire.Query("SELECT set_config('standard_conforming_strings', 'off', false)")),
+    "do": ([], wire.Query(f"DO $$BEGIN EXECUTE 'SET {OFF}'; END$$")),
+    "function": ([], wire.Query("SELECT escapes()")),
+    "several_statements": ([], wire.Query(f"SELECT 1; SET {OFF}; SELECT 2")),
+    "extended": ([], execute(f"SET {OFF}") + wire.Sync()),
+    "prepared": ([wire.Parse("s", f"SET {OFF}") + wire.Sync()],
+                 wire.Bind("", "s") + wire.Execute() + wire.Sync()),
+    "update_of_pg_settings": ([], wire.Query(
+        "UPDATE pg_settings SET setting = 'off' WHERE name LIKE 'standard_conf%'")),
+    "reset": ([wire.Query(f"SET {ON}")], wire.Query("RESET ALL")),
+    "discard": ([wire.Query(f"SET {ON}")], wire.Query("DISCARD ALL")),
+    "rollback": ([wire.Query("BEGIN"), wire.Query(f"SET {ON}")], wire.Query("ROLLBACK")),
+    "rollback_to": ([wire.Query("BEGIN; SAVEPOINT a"), wire.Query(f"SET {ON}")],
+                    wire.Query("ROLLBACK TO a")),
+    "commit": ([wire.Query("BEGIN"), wire.Query(f"SET LOCAL {ON}")], wire.Query("COMMIT")),
+    "error": ([wire.Query("BEGIN"), wire.Query(f"SET {ON}")],
+              wire.Query("SELECT nothing") + wire.Query("ROLLBACK")),
+}
+STARTS_OFF = {"reset", "discard", "rollback", "rollback_to", "commit", "error"}
+
+
+@pytest.mark.parametrize("extended", [False, True], ids=["query", "parse"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_text_behind_a_change_is_read_as_the_server_reads_it(change, extended, server, proxy):
+    before, at_once = CHANGES[change]
+    schema.clear_chunks(server)
+    recorded = len(proxy.audit_lines())
+    params = {"options": "-c standard_conforming_strings=off"} if change in STARTS_OFF else {}
+    with wire.connect(proxy, **params) as session:
+        for message in before:
+            assert not wire.errors(session.send(message).read_until())
+        session.send(at_once, execute(TEXT) + wire.Sync() if extended else wire.Query(TEXT))
+        for _ in range(3 if change == "error" else 2):
+            answers = session.read_until()
+        assert [str(answer) for answer in answers if answer.kind in "CE"] == [
+            "CommandComplete INSERT 0 1"]
+        session.query("COMMIT")
+    assert count(server) == 1
+    records = common.wait_until(lambda: proxy.audit_lines()[recorded:])
+    assert [record["verdict"] for record in records] == ["stripped"]
+
+
+@pytest.mark.parametrize("how", ["startup", "set"])
+def test_an_encoding_of_two_bytes_is_known_in_time(how, server, proxy):
+    schema.clear_chunks(server)
+    first = [] if how == "startup" else [wire.Query("SET client_encoding = SJIS")]
+    with wire.Connection.to(proxy) as session:
+        if how == "startup":
+            session.send(wire.StartupMessage(client_encoding="windows932"), wire.Query(SJIS_TEXT))
+            session.read_until()
+        else:
+            session.start(client_encoding="LATIN1")
+            session.send(*first, wire.Query(SJIS_TEXT)).read_until()
+        assert wire.errors(session.read_until()) == ["22021"]
+    assert count(server) == 0
+
+
+# Messages of one batch ahead of the text.
+WITHIN = {
+    "set": execute(f"SET {OFF}"),
+    "names": execute("SET NAMES 'sjis'"),
+    "set_config": execute("SELECT set_config('standard_conforming_strings', 'off', false)"),
+    "other_spelling": execute("SET U&\"standard_conforming\\005fstrings\" = off"),
+    "discard": execute("/* all */ DISCARD TEMP"),
+}
+
+
+@pytest.mark.parametrize("change", WITHIN)
+def test_within_a_batch_it_is_refused_with_a_hint(change, server, proxy):
+    schema.clear_chunks(server)
+    with wire.connect(proxy) as session:
+        answers = session.send(WITHIN[change], execute(TEXT), wire.Sync()).read_until()
+        assert wire.errors(answers) == ["0A000"]
+        error, = [answer.fields() for answer in answers if answer.kind == "E"]
+        assert "Send a Sync" in error["H"]
+        assert session.rows("SHOW standard_conforming_strings") == [["on"]]  # rolled back
+        session.send(execute(TEXT), wire.Sync())
+        assert not wire.errors(session.read_until())
+    assert count(server) == 0
+
+
+def test_within_a_batch_behind_the_end_of_a_transaction_it_is_refused(server, proxy):
+    schema.clear_chunks(server)
+    with wire.connect(proxy, options="-c standard_conforming_strings=off") as session:
+        session.query("BEGIN")
+        session.query(f"SET {ON}")
+        session.send(execute("ROLLBACK"), execute(TEXT), wire.Sync())
+        assert wire.errors(session.read_until()) == ["0A000"]
+    assert count(server) == 0
+
+
+def test_within_a_batch_behind_a_statement_prepared_before_it_is_refused(server, proxy):
+    schema.clear_chunks(server)
+    with wire.connect(proxy) as session:
+        assert not wire.errors(session.send(wire.Parse("s", f"SET {OFF}"), wire.Sync()).read_until())
+        session.send(wire.Bind("", "s"), wire.Execute(), execute(TEXT), wire.Sync())
+        assert wire.errors(session.read_until()) == ["0A000"]
+    assert count(server) == 0
+
+
+def test_batches_that_change_nothing_go_on(server, proxy):
+    insert = "INSERT INTO chunks (collection_id, chunk_index, content) VALUES ('ä', 1, '\\n')"
+    schema.clear_chunks(server)
+    with wire.connect(proxy) as session:
+        session.query("SET client_encoding = 'UTF8'; SET standard_conforming_strings = on")
+        for _ in range(2):
+            session.send(execute("BEGIN"), execute(insert), execute("SELECT 'set'"), execute(insert),
+                         execute("COMMIT"), wire.Sync())
+            assert not wire.errors(session.read_until())
+    assert count(server) == 4
+
+
+def test_a_pipeline_of_such_texts_keeps_its_order(server, proxy):
+    schema.clear_chunks(server)
+    with wire.connect(proxy) as session:
+        for n in range(200):
+            session.send(wire.Query("INSERT INTO chunks (collection_id, chunk_index, content) "
+                                    f"VALUES ('ä', {n}, '\\')"))
+        for _ in range(200):
+            assert not wire.errors(session.read_until())
+        assert session.rows("SELECT string_agg(chunk_index::text, ' ' ORDER BY id) FROM chunks") == [
+            [" ".join(map(str, range(200)))]]
