@@ -4,19 +4,31 @@
  */
 #include "rules/bulk.h"
 
+#include "rules/lanes.h"
+
+#include <ctype.h>
 #include <limits.h>
+#include <stdint.h>
 #include <string.h>
 #include <strings.h>
 
 enum {
     BULK_ROWS_MIN = 8,
     WIDTH_MAX = 1664, /* columns of a table */
+    ROWS_EXPECTED_MAX = 4096,
 };
 
+/* Bytes that are searched for quotes at once. */
+enum { BLOCK = 4 * LANES };
+
 struct reader {
-    const char *text;
+    const char *text; /* ends with a NUL at `len` */
     size_t len, at;
     bool conforming;
+    const char *last; /* what the last whole block leaves over, made one with NULs */
+    size_t block;     /* where the block starts whose quotes are known; a multiple of its size */
+    uint64_t quotes;  /* bit n: its byte n is one */
+    lanes seen;       /* all bytes of the blocks so far, laid over each other */
 };
 
 static bool is_space(char c)
@@ -63,35 +75,144 @@ static bool is_word(const struct reader *r, size_t len, const char *word)
     return strlen(word) == len && strncasecmp(r->text + r->at - len, word, len) == 0;
 }
 
-/* From the opening quote to behind the closing one. */
-static bool read_quoted(struct reader *r, bool backslash_escapes)
+static inline void read_block(struct reader *r, size_t block)
 {
-    const char quote = r->text[r->at++];
-    const char *end = NULL; /* the next quote, looked for once for all the escapes before it */
-    for (;;) {
-        if (end == NULL || end < r->text + r->at) {
-            end = memchr(r->text + r->at, quote, r->len - r->at);
+    const lanes quote = (lanes){0} + '\'';
+    const char *at = r->len - block < BLOCK ? r->last : r->text + block;
+    const lanes a = lanes_load(at), b = lanes_load(at + LANES), c = lanes_load(at + 2 * LANES),
+                d = lanes_load(at + 3 * LANES);
+    r->block = block;
+    r->quotes = (uint64_t)lanes_mask((lanes)(a == quote)) |
+                (uint64_t)lanes_mask((lanes)(b == quote)) << LANES |
+                (uint64_t)lanes_mask((lanes)(c == quote)) << 2 * LANES |
+                (uint64_t)lanes_mask((lanes)(d == quote)) << 3 * LANES;
+    r->seen |= a | b | c | d;
+}
+
+/* The place of the next quote from `at` on, which is at most the end; false when there is none. */
+static inline bool find_quote(struct reader *r, size_t at, size_t *quote)
+{
+    if (at / BLOCK != r->block / BLOCK) {
+        read_block(r, at / BLOCK * BLOCK);
+    }
+    uint64_t quotes = r->quotes >> at % BLOCK << at % BLOCK;
+    while (quotes == 0) {
+        if (r->len - r->block <= BLOCK) {
+            return false;
         }
+        read_block(r, r->block + BLOCK);
+        quotes = r->quotes;
+    }
+    *quote = r->block + (size_t)__builtin_ctzll(quotes);
+    return true;
+}
+
+/* From the opening quote to behind the closing one, in text where a backslash is nothing special.
+ */
+static inline bool read_string(struct reader *r)
+{
+    size_t at = r->at;
+    do {
+        if (!find_quote(r, at + 1, &at)) {
+            return false;
+        }
+        at++;
+    } while (r->text[at] == '\'');
+    r->at = at;
+    return true;
+}
+
+static bool read_quoted_name(struct reader *r)
+{
+    do {
+        const char *end = memchr(r->text + r->at + 1, '"', r->len - r->at - 1);
         if (end == NULL) {
             return false;
         }
-        const size_t stop = (size_t)(end - r->text);
-        const char *escape = backslash_escapes ? memchr(r->text + r->at, '\\', stop - r->at) : NULL;
+        r->at = (size_t)(end - r->text) + 1;
+    } while (peek(r) == '"');
+    return true;
+}
+
+/* Digits in base 8 or 16, at most `max`; how many. */
+static size_t read_code(const char *at, size_t max, int base, uint32_t *code)
+{
+    size_t count = 0;
+    *code = 0;
+    for (; count < max && isxdigit((unsigned char)at[count]); count++) {
+        const char c = at[count];
+        const int digit = is_digit(c) ? c - '0' : (c | 0x20) - 'a' + 10;
+        if (digit >= base) {
+            break;
+        }
+        *code = *code * (uint32_t)base + (uint32_t)digit;
+    }
+    return count;
+}
+
+/* Past a backslash in E'' and what belongs to it. False for what the server may refuse: a NUL, half
+ * a character, a code point that is none; and for halves of a surrogate pair, which belong
+ * together.
+ */
+static bool read_escape(struct reader *r)
+{
+    const char *at = r->text + r->at + 1;
+    uint32_t code;
+    size_t digits;
+    switch (*at) {
+    case 'u':
+    case 'U':
+        digits = *at == 'u' ? 4 : 8;
+        r->at += 2 + digits;
+        return read_code(at + 1, digits, 16, &code) == digits && code > 0 && code <= 0x10ffff &&
+               (code < 0xd800 || code > 0xdfff);
+    case 'x':
+        digits = read_code(at + 1, 2, 16, &code);
+        r->at += 2 + digits;
+        return digits == 0 || (code > 0 && code < 0x80);
+    default:
+        digits = read_code(at, 3, 8, &code);
+        r->at += digits == 0 ? 2 : 1 + digits;
+        return digits == 0 || ((code & 0xff) > 0 && (code & 0xff) < 0x80);
+    }
+}
+
+/* From the opening quote of E'' to behind the closing one. */
+static bool read_escaped(struct reader *r)
+{
+    size_t quote = r->at++; /* the next one, looked for once for all the escapes before it */
+    for (;;) {
+        if (quote < r->at && !find_quote(r, r->at, &quote)) {
+            return false;
+        }
+        const char *escape = memchr(r->text + r->at, '\\', quote - r->at);
         if (escape != NULL) {
-            r->at = (size_t)(escape - r->text) + 2;
+            r->at = (size_t)(escape - r->text);
+            if (!read_escape(r)) {
+                return false;
+            }
             continue;
         }
-        r->at = stop + 1;
-        if (peek(r) != quote) {
+        r->at = quote + 1;
+        if (peek(r) != '\'') {
             return true;
         }
         r->at++;
     }
 }
 
-static bool read_digits(struct reader *r)
+static inline bool read_digits(struct reader *r)
 {
     const size_t start = r->at;
+    if (r->len - r->at >= LANES) {
+        const lanes offsets = lanes_load(r->text + r->at) - '0';
+        const unsigned others = lanes_mask((lanes)(offsets > 9));
+        if (others != 0) {
+            r->at += (unsigned)__builtin_ctz(others);
+            return r->at > start;
+        }
+        r->at += LANES;
+    }
     while (is_digit(peek(r))) {
         r->at++;
     }
@@ -119,13 +240,13 @@ static bool read_number(struct reader *r)
     return has_digits;
 }
 
-static bool read_literal(struct reader *r)
+static inline bool read_literal(struct reader *r)
 {
     const char c = peek(r);
     if (c == '\'') {
         /* Escapes without E'' are legal but rare; the parser knows them. */
         const size_t start = r->at;
-        return read_quoted(r, false) &&
+        return read_string(r) &&
                (r->conforming || memchr(r->text + start, '\\', r->at - start) == NULL);
     }
     if (is_digit(c) || c == '-' || c == '+' || c == '.') {
@@ -133,7 +254,7 @@ static bool read_literal(struct reader *r)
     }
     if ((c == 'E' || c == 'e') && r->text[r->at + 1] == '\'') {
         r->at++;
-        return read_quoted(r, true);
+        return read_escaped(r);
     }
     const size_t len = read_word(r);
     return is_word(r, len, "null") || is_word(r, len, "true") || is_word(r, len, "false") ||
@@ -143,6 +264,7 @@ static bool read_literal(struct reader *r)
 /* ::name, ::schema.name, ::name[] */
 static bool read_cast(struct reader *r)
 {
+    const size_t start = r->at;
     r->at += 2;
     skip_space(r);
     if (read_word(r) == 0) {
@@ -157,39 +279,32 @@ static bool read_cast(struct reader *r)
     if (peek(r) == '[' && r->text[r->at + 1] == ']') {
         r->at += 2;
     }
+    for (size_t i = start; i < r->at; i++) {
+        r->seen[0] |= (unsigned char)r->text[i];
+    }
     return true;
 }
 
-/* Past a value as nearly all are: a string without a quote in it, or a whole number, and right
- * behind it the comma or parenthesis. False leaves any other to be read with care. */
-static inline bool skip_common_value(struct reader *r)
+/* Whether the row goes on, or ends, right here. */
+static bool is_at_end(const struct reader *r)
 {
-    const char *const start = r->text + r->at, *at = start;
-    if (*at == '\'') {
-        at = memchr(start + 1, '\'', r->len - r->at - 1);
-        if (at == NULL || (!r->conforming && memchr(start, '\\', (size_t)(at - start)) != NULL)) {
-            return false;
-        }
-        at++;
-    } else {
-        while (is_digit(*at)) {
-            at++;
-        }
-    }
-    if (at == start || (*at != ',' && *at != ')')) {
-        return false;
-    }
-    r->at = (size_t)(at - r->text);
-    return true;
+    return peek(r) == ',' || peek(r) == ')';
 }
 
-static bool read_value(struct reader *r)
+/* Up to the comma or parenthesis behind a value. Nearly all are strings or whole numbers, and it
+ * stands right behind them. */
+static inline bool read_value(struct reader *r)
 {
-    if (skip_common_value(r)) {
+    const size_t start = r->at;
+    if (is_digit(peek(r)) && read_digits(r) && is_at_end(r)) {
         return true;
     }
+    r->at = start;
     if (!read_literal(r)) {
         return false;
+    }
+    if (is_at_end(r)) {
+        return true;
     }
     skip_space(r);
     while (peek(r) == ':' && r->text[r->at + 1] == ':') {
@@ -198,7 +313,7 @@ static bool read_value(struct reader *r)
         }
         skip_space(r);
     }
-    return peek(r) == ',' || peek(r) == ')';
+    return is_at_end(r);
 }
 
 /* A row from its opening parenthesis on; how many values it has, 0 when it is not of the plain
@@ -223,6 +338,30 @@ static size_t read_row(struct reader *r, int *places, size_t max)
     return 0;
 }
 
+/* A row as nearly all are: strings and whole numbers, and nothing but spaces between them. False
+ * leaves any other to be read with care. */
+static bool read_common_row(struct reader *r, int *places, size_t width)
+{
+    struct reader row = *r; /* which the compiler keeps in registers */
+    if (peek(&row) != '(' || !row.conforming) {
+        return false;
+    }
+    for (size_t i = 0; i < width; i++) {
+        row.at++;
+        while (peek(&row) == ' ') {
+            row.at++;
+        }
+        places[i] = (int)row.at;
+        const bool is_read = peek(&row) == '\'' ? read_string(&row) : read_digits(&row);
+        if (!is_read || peek(&row) != (i + 1 < width ? ',' : ')')) {
+            return false;
+        }
+    }
+    places[width] = (int)row.at++;
+    *r = row;
+    return true;
+}
+
 /* INSERT INTO name (names) VALUES: up to the first row. */
 static bool read_head(struct reader *r)
 {
@@ -241,7 +380,7 @@ static bool read_head(struct reader *r)
                 return !is_in_list && words > 2;
             }
         } else if (c == '"') {
-            if (!read_quoted(r, false)) {
+            if (!read_quoted_name(r)) {
                 return false;
             }
         } else if ((c == '(' && !is_in_list) || (c == ')' && is_in_list)) {
@@ -255,12 +394,14 @@ static bool read_head(struct reader *r)
     }
 }
 
-/* The rows behind the first, as far as they are plain. */
-static void read_rows(struct bulk *bulk, struct arena *arena, struct reader *r)
+/* The rows behind the first, as far as they are plain. `first_len` is the first one's length: the
+ * others tend to be as long. */
+static void read_rows(struct bulk *bulk, struct arena *arena, struct reader *r, size_t first_len)
 {
     const size_t stride = bulk->width + 1;
-    int *places = NULL;
-    size_t capacity = 0;
+    size_t capacity = (r->len - r->at) / first_len + 1;
+    capacity = capacity < ROWS_EXPECTED_MAX ? capacity : ROWS_EXPECTED_MAX;
+    int *places = arena_alloc(arena, capacity * stride * sizeof *places);
     for (;;) {
         places = arena_grow(arena, places, bulk->rows, &capacity, stride * sizeof *places);
         skip_space(r);
@@ -269,7 +410,8 @@ static void read_rows(struct bulk *bulk, struct arena *arena, struct reader *r)
         }
         r->at++;
         skip_space(r);
-        if (read_row(r, places + bulk->rows * stride, bulk->width) != bulk->width) {
+        int *const row = places + bulk->rows * stride;
+        if (!read_common_row(r, row, bulk->width) && read_row(r, row, bulk->width) != bulk->width) {
             break;
         }
         bulk->rows++;
@@ -286,16 +428,22 @@ bool bulk_shorten(struct bulk *bulk, struct arena *arena, const char *text, size
     if (len < BULK_BYTES_MIN || len > INT_MAX || !read_head(&r)) {
         return false;
     }
+    char last[BLOCK] = {0};
+    memcpy(last, text + len / BLOCK * BLOCK, len % BLOCK);
+    r.last = last;
+    read_block(&r, r.at / BLOCK * BLOCK);
     int *first = arena_alloc(arena, (WIDTH_MAX + 1) * sizeof *first);
+    const size_t start = r.at;
     bulk->width = read_row(&r, first, WIDTH_MAX);
     if (bulk->width == 0) {
         return false;
     }
     bulk->cut_from = r.at;
-    read_rows(bulk, arena, &r);
+    read_rows(bulk, arena, &r, r.at - start);
     if (bulk->rows < BULK_ROWS_MIN) {
         return false;
     }
+    bulk->is_ascii = (lanes_mask(r.seen) == 0);
     bulk->short_len = bulk->cut_from + (len - bulk->cut_to);
     char *shorter = arena_alloc(arena, bulk->short_len + 1);
     memcpy(shorter, text, bulk->cut_from);

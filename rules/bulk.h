@@ -23,6 +23,7 @@ struct bulk {
     size_t short_len;
     size_t cut_from, cut_to;
     size_t width, rows; /* values in a row; rows cut out */
+    bool is_ascii;      /* all bytes that were cut out are known to be */
     const int *places;  /* for each row: where its values start, and its closing parenthesis */
 };
 

@@ -192,13 +192,23 @@ static bool is_too_long(const struct bulk *bulk, size_t len)
                         : len > BULK_TEXT_MAX || bulk->short_len > JUDGED_TEXT_MAX;
 }
 
+/* Of rows that are ASCII nothing can be unreadable, nor what stands around them made so; only where
+ * it is not known what a backslash means, it matters whether they have one. */
+static bool is_readable(const struct bulk *bulk, enum text_encoding encoding, const char *text,
+                        size_t len)
+{
+    return bulk != NULL && bulk->is_ascii && encoding != TEXT_ENCODING_UNKNOWN
+               ? encoding_is_readable(encoding, bulk->short_text, bulk->short_len)
+               : encoding_is_readable(encoding, text, len);
+}
+
 static void analyse(struct analysis *a, const struct judge_input *input)
 {
     if (is_too_long(a->bulk, a->len)) {
         judge_blindly(a, &too_long);
         return;
     }
-    if (!encoding_is_readable(input->encoding, a->text, a->len)) {
+    if (!is_readable(a->bulk, input->encoding, a->text, a->len)) {
         judge_blindly(a, input->encoding == TEXT_ENCODING_UNKNOWN ? &unsettled : &unreadable);
         return;
     }
@@ -387,7 +397,7 @@ static bool find_for_rows(struct judge *judge, const struct bulk *bulk,
         return false;
     }
     const struct verdict_kept *kept = verdict_cache_get(judge->cache, &judge->key);
-    if (kept == NULL || !encoding_is_readable(input->encoding, input->text, input->len)) {
+    if (kept == NULL || !is_readable(bulk, input->encoding, input->text, input->len)) {
         return false;
     }
     judge->last = *kept;

@@ -209,6 +209,10 @@ static const char *some_value(bool is_plain)
         "date '2020-01-01'",
         "5 -- )\n",
         "E'a'\n'b\\''",
+        "E'd\\0'",
+        "E'\\u12'",
+        "E'\\ud800'",
+        "E'\\xc3'",
     };
     return values[dice(is_plain ? PLAIN_VALUES : sizeof values / sizeof values[0])];
 }
