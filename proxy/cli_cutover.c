@@ -32,11 +32,43 @@ static enum exit_code finish(const struct cli *cli, json_t *report, enum exit_co
     return code;
 }
 
+/* `arg` is the list of the proxy's server processes. */
+static bool on_is_proxied(void *arg, int backend_pid)
+{
+    size_t i;
+    const json_t *pid;
+    json_array_foreach((const json_t *)arg, i, pid)
+    {
+        if (json_integer_value(pid) == backend_pid) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Asks the running proxy which sessions are its own; NULL when none is running. */
+static json_t *ask_processes(const struct config *config)
+{
+    struct failure ignored;
+    json_t *answer = NULL;
+    json_t *request = json_pack("{s:s}", "command", "processes");
+    bool answered = config->admin_count > 0 &&
+                    admin_call(config, request, NULL, NULL, &answer, &ignored);
+    json_t *list = answered ? json_incref(json_object_get(answer, "processes")) : NULL;
+    json_decref(request);
+    json_decref(answer);
+    return list;
+}
+
 static enum exit_code plan(const struct cli *cli, const struct config *config,
                            const struct config_rule *rule)
 {
     json_t *report = NULL;
-    enum exit_code code = cutover_plan(config, rule, &cli->cutover, &report);
+    json_t *processes = ask_processes(config);
+    struct cutover_host host = {.arg = processes, .is_proxied = on_is_proxied};
+    enum exit_code code =
+        cutover_plan(config, rule, &cli->cutover, processes != NULL ? &host : NULL, &report);
+    json_decref(processes);
     return finish(cli, report, code);
 }
 

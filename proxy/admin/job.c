@@ -88,6 +88,12 @@ static bool on_schema_changed(void *arg, struct failure *f)
     return catalog_refresh(job->service->catalog, f);
 }
 
+static bool on_is_proxied(void *arg, int backend_pid)
+{
+    struct job *job = arg;
+    return registry_has_process(job->service->registry, (uint32_t)backend_pid);
+}
+
 static void on_step(void *arg, const char *run, const char *step, const char *detail)
 {
     struct job *job = arg;
@@ -106,6 +112,7 @@ static void job_run(void *arg)
         .abort_requested = on_abort_requested,
         .expect_move = on_expect_move,
         .schema_changed = on_schema_changed,
+        .is_proxied = on_is_proxied,
         .step = on_step,
     };
     json_t *report = NULL;

@@ -134,6 +134,22 @@ static void run_status(struct client *client)
     client_result(client, report);
 }
 
+/* The server processes of this proxy's sessions: by them `plan` tells whose a session is. */
+static void run_processes(struct client *client)
+{
+    struct service *service = client->admin->service;
+    size_t most = atomic_load(&service->clients);
+    uint32_t *pids = calloc(most + 1, sizeof *pids);
+    json_t *list = json_array();
+    size_t count = pids != NULL ? registry_processes(service->registry, pids, most) : 0;
+    for (size_t i = 0; i < count; i++) {
+        (void)json_array_append_new(list, json_integer((json_int_t)pids[i]));
+    }
+    free(pids);
+    client_result(client, json_pack("{s:s, s:i, s:o}", "command", "processes", "exit", EXIT_DONE,
+                                    "processes", list));
+}
+
 static void run_job(struct client *client, enum job_kind kind, const json_t *request)
 {
     struct admin *admin = client->admin;
@@ -206,6 +222,8 @@ static void run_request(struct client *client, const char *text, size_t len)
         client_refuse(client, "", &f);
     } else if (strcmp(command, "status") == 0) {
         run_status(client);
+    } else if (strcmp(command, "processes") == 0) {
+        run_processes(client);
     } else if (strcmp(command, "cutover") == 0) {
         run_job(client, JOB_CUTOVER, request);
     } else if (strcmp(command, "rollback") == 0) {

@@ -315,6 +315,8 @@ static const char table_sql[] =
     "  WHERE NOT u.attisdropped AND u.atttypid IN (c.reltype, (SELECT typarray FROM pg_type "
     "  WHERE oid = c.reltype))), "
     "'may_create_schema', has_database_privilege(current_database(), 'CREATE'), "
+    "'may_create_in_schema', has_schema_privilege(n.oid, 'CREATE'), "
+    "'in_recovery', pg_is_in_recovery(), "
     "'state_schema', (SELECT has_schema_privilege(n.oid, 'USAGE') AND (CASE WHEN s.oid IS NULL "
     "  THEN has_schema_privilege(n.oid, 'CREATE') ELSE has_table_privilege(s.oid, "
     "  'SELECT') AND has_table_privilege(s.oid, 'INSERT') AND has_table_privilege(s.oid, 'UPDATE') "

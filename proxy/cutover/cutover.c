@@ -140,13 +140,14 @@ static int count_verdicts(const struct cutover *c, const char *verdict)
 }
 
 enum exit_code cutover_plan(const struct config *config, const struct config_rule *rule,
-                            const struct cutover_options *options, json_t **report)
+                            const struct cutover_options *options, const struct cutover_host *host,
+                            json_t **report)
 {
     struct cutover c;
     enum exit_code code;
     struct failure f = {.code = EXIT_REFUSED, .msg = "out of memory"};
     *report = NULL;
-    if (!context_init(&c, "plan", config, rule, options, NULL)) {
+    if (!context_init(&c, "plan", config, rule, options, host)) {
         return EXIT_REFUSED;
     }
     if (!examine(&c, &code, report)) {
