@@ -7,7 +7,7 @@
  *
  * Keys: database, schema, table, column, expression, mode, strategy, max_hold, abort_after (ms,
  * from the start or from the beginning of abort_phase), proxied (the server process that a proxy's
- * session has), text (yes: for people).
+ * session has), audit (a log), text (yes: for people).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -139,8 +139,13 @@ int main(int argc, char **argv)
                                .expression = expression,
                                .mode = mode_of(option(argc, argv, "mode", "strip")),
                                .unqualified_guarded = true};
-    struct config config = {
-        .control = argv[2], .hold_ttl_ms = 2000, .rules = &rule, .rule_count = 1};
+    char audit[512];
+    snprintf(audit, sizeof audit, "%s", option(argc, argv, "audit", ""));
+    struct config config = {.control = argv[2],
+                            .audit = audit[0] != '\0' ? audit : NULL,
+                            .hold_ttl_ms = 2000,
+                            .rules = &rule,
+                            .rule_count = 1};
     struct cutover_options options = {
         .strategy = strcmp(option(argc, argv, "strategy", "auto"), "swap") == 0 ? CUTOVER_SWAP
                                                                                 : CUTOVER_AUTO,
