@@ -174,6 +174,7 @@ static void run_job(struct client *client, enum job_kind kind, const json_t *req
                     : strategy != NULL && strcmp(strategy, "swap") == 0  ? CUTOVER_SWAP
                                                                          : CUTOVER_AUTO,
         .max_hold_ms = max_hold > 0 ? (uint64_t)max_hold : DEFAULT_MAX_HOLD_MS,
+        .measure = json_is_true(json_object_get(request, "measure")),
     };
     if (!job_start(admin->service, admin->loop, kind, (size_t)(rule - config->rules), &options,
                    on_job_news, admin, &admin->job, &f)) {

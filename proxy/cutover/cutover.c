@@ -10,6 +10,8 @@
 #include "proxy/cutover/capture.h"
 #include "proxy/cutover/compose.h"
 #include "proxy/cutover/context.h"
+#include "proxy/cutover/cost.h"
+#include "proxy/cutover/latency.h"
 #include "proxy/cutover/machine.h"
 #include "proxy/cutover/preflight.h"
 
@@ -228,6 +230,7 @@ static enum exit_code flip(struct cutover *c, json_t **report)
         return context_finish(c, f.code, report, "%s; nothing changed", f.msg);
     }
     struct flip how = {.generated = true, .prepare = prepare, .arg = &examined};
+    double began = monotonic_ms_exact();
     enum exit_code code = machine_run(c, &how, &f);
     free(examined.trigger);
     if (code == EXIT_UNKNOWN) {
@@ -238,6 +241,7 @@ static enum exit_code flip(struct cutover *c, json_t **report)
         return context_finish(c, code, report, "%s; nothing changed", f.msg);
     }
     analyze(c);
+    latency_report(c, began);
     const json_t *lock = json_object_get(json_object_get(c->report, "hold"), "lock_ms");
     report_set(c, "proof",
                json_string("the server compared every row's old and new value while it rewrote the "
@@ -259,6 +263,7 @@ enum exit_code cutover_run(const struct config *config, const struct config_rule
     }
     report_set(&c, "run", json_string(c.run));
     context_step(&c, "preflight", "%s.%s", rule->schema, rule->table);
+    latency_begin(&c);
     if (!examine(&c, &code, report)) {
         return code;
     }
@@ -268,6 +273,9 @@ enum exit_code cutover_run(const struct config *config, const struct config_rule
         return context_finish(&c, EXIT_REFUSED, report,
                               "refused: %d of %zu checks stand against it; nothing changed", blocks,
                               json_array_size(c.checks));
+    }
+    if (c.options.measure) {
+        cost_measure(&c);
     }
     return flip(&c, report);
 }

@@ -19,6 +19,7 @@ enum cutover_strategy { CUTOVER_AUTO, CUTOVER_INPLACE, CUTOVER_SWAP };
 struct cutover_options {
     enum cutover_strategy strategy;
     uint64_t max_hold_ms; /* default 500 */
+    bool measure;         /* what an INSERT costs before and after, for the report */
 };
 
 /* What the machine needs from the process around it; every member may be called from its thread. */
