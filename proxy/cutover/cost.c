@@ -139,7 +139,8 @@ static void measure(struct cutover *c)
                              "note",
                              "Microseconds a row at the server, medians of rounds that went back "
                              "and forth between two temporary copies of this table with its "
-                             "indexes; no WAL, no network. The sign may differ from path to path: "
+                             "indexes; no WAL, no network. On a busy server they "
+                             "move by tens of per cent. The sign may differ from path to path: "
                              "a generated column's expression is prepared for every statement, a "
                              "trigger's function once a session, so that single rows may become "
                              "dearer while bulk loads become cheaper.",

@@ -44,9 +44,14 @@ static void check_kind(struct cutover *c)
                      "it is %s%s", typed ? "a typed table" : "partitioned: ",
                      preflight_fact(c, "partitioning"));
     } else {
-        report_check(c, "table", CHECK_PASS, NULL, "a plain table of about %lld rows, %.1f MB",
-                     json_integer_value(json_object_get(c->table.facts, "rows")),
-                     (double)(c->table.table_bytes + c->table.index_bytes) / 1e6);
+        long long rows = json_integer_value(json_object_get(c->table.facts, "rows"));
+        double mb = (double)(c->table.table_bytes + c->table.index_bytes) / 1e6;
+        if (rows < 0) {
+            report_check(c, "table", CHECK_PASS, NULL, "a plain table, never analyzed, %.1f MB", mb);
+        } else {
+            report_check(c, "table", CHECK_PASS, NULL, "a plain table of about %lld rows, %.1f MB",
+                         rows, mb);
+        }
     }
 }
 
