@@ -82,6 +82,8 @@ def load(proxy, db):
 
 def test_the_page_and_its_figures(proxy, db, load):
     db.as_owner("COMMENT ON COLUMN chunks.partition_key IS '</script><b>&'")
+    db.psql("UPDATE chunks SET content = E'a \"quoted\", \\\\. and\\nlong ' || id, document_id = "
+            "CASE WHEN id % 3 = 0 THEN NULL WHEN id % 3 = 1 THEN '' END")
     file = proxy.dir / "report.html"
     done = proxy.command("cutover", "chunks", "--yes", "--max-hold", "10s", "--json",
                          "--report", str(file))
@@ -121,7 +123,7 @@ def test_what_was_measured(proxy, db, load):
 
     cost = report["insert_cost"]
     assert {path["path"] for path in cost["paths"]} == {
-        "one row a statement", "all rows in one VALUES", "INSERT ... SELECT"}
+        "one row a statement", "all rows in one VALUES", "INSERT ... SELECT", "COPY"}
     for path in cost["paths"]:
         assert path["trigger_us"] > 0 and path["generated_us"] > 0
         assert path["change"] == pytest.approx(path["generated_us"] / path["trigger_us"] - 1)
