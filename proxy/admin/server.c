@@ -32,6 +32,7 @@ struct admin {
     struct client *clients;
     struct job *job;
     struct client *job_owner; /* who is told; NULL when it went away */
+    json_t *last; /* the result of the one before; NULL: there was none */
 };
 
 static void on_client_closed(uv_handle_t *handle)
@@ -119,6 +120,8 @@ static void on_job_news(void *arg)
     }
     if (ended) {
         admin->job_owner = NULL;
+        json_decref(admin->last);
+        admin->last = job_result(admin->job);
         job_free(admin->job);
         admin->job = NULL;
     }
@@ -131,6 +134,7 @@ static void run_status(struct client *client)
     json_object_set_new(report, "exit", json_integer(EXIT_DONE));
     json_object_set_new(report, "cutover",
                         admin->job == NULL ? json_null() : job_status(admin->job));
+    json_object_set(report, "last_cutover", admin->last != NULL ? admin->last : json_null());
     client_result(client, report);
 }
 
@@ -342,5 +346,6 @@ void admin_close(struct admin *admin)
     {
         client_close(client);
     }
+    json_decref(admin->last);
     free(admin);
 }

@@ -9,6 +9,7 @@ import time
 import psycopg2
 import pytest
 
+from lib.common import wait_until
 from lib.proxy import Proxy, strip_rule
 
 pytestmark = pytest.mark.majors(12, 99)
@@ -145,3 +146,24 @@ def test_a_report_that_cannot_be_written(proxy, db):
     done = proxy.command("cutover", "chunks", "--yes", "--report", "/nowhere/report.html")
     assert done.returncode == 2 and "/nowhere/report.html: No such file" in done.stderr
     assert not db.is_generated()
+
+
+def test_status_shows_the_gate_and_the_cutover(proxy, db):
+    status = json.loads(proxy.command("status", "--json").stdout)
+    assert status["cutover"] is None and status["last_cutover"] is None
+    with psycopg2.connect(db.dsn("app")) as other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE chunks IN ACCESS SHARE MODE")
+        running = threading.Thread(target=proxy.command, args=("cutover", "chunks", "--yes"))
+        running.start()
+        wait_until(lambda: json.loads(proxy.command("status", "--json").stdout)["gates"][0]["state"]
+                   != "open", 20, "an attempt")
+        status = json.loads(proxy.command("status", "--json").stdout)
+        assert status["cutover"]["command"] == "cutover" and status["cutover"]["rule"] == "chunks"
+        assert status["cutover"]["phase"] in ("gate", "arm", "hold", "flip", "backoff"), status
+    other.close()
+    running.join()
+    status = json.loads(proxy.command("status", "--json").stdout)
+    assert status["cutover"] is None and status["gates"][0]["state"] == "open"
+    last = status["last_cutover"]
+    assert last["exit"] == 0 and "is now GENERATED" in last["summary"], last
+    assert "is now GENERATED" in proxy.command("status").stdout
