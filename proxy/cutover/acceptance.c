@@ -271,7 +271,8 @@ bool acceptance_clients(struct cutover *c, struct failure *f)
     }
     long long statements = 0;
     char *names = list_clients(c, report, &statements);
-    const char *from = since[0] != '\0' ? since : json_string_value(json_object_get(report, "from"));
+    const char *from =
+        since[0] != '\0' ? since : json_string_value(json_object_get(report, "from"));
     if (names != NULL && statements > 0) {
         report_check(c, "clients", CHECK_WARN, "pgsluice audit report names their statements",
                      "%lld statements supplied the key since %s, by: %s", statements,

@@ -1,6 +1,6 @@
 /*
- * The measurement; see cost.h. One DO statement does all of it, so that nothing but the server's own
- * work is in the times: rounds go back and forth between the two copies, and medians are taken.
+ * The measurement; see cost.h. One DO statement does all of it, so that nothing but the server's
+ * own work is in the times: rounds go back and forth between the two copies, and medians are taken.
  */
 #include "proxy/cutover/cost.h"
 
@@ -40,7 +40,8 @@ static const char columns_sql[] =
     "AND attnum <> {num} AND coalesce(to_jsonb(a) ->> 'attgenerated', '') = '' "
     "AND attidentity <> 'a'";
 
-/* In order: quoted values, rounds, twice columns and the row's columns, thrice columns in a literal. */
+/* In order: quoted values, rounds, twice columns and the row's columns, thrice columns in a
+ * literal. */
 static const char measure_sql[] =
     "DO $pgsluice$ DECLARE t text; began timestamptz; took float8; r record; rows int; "
     "tuples text; result jsonb; BEGIN "
@@ -76,8 +77,7 @@ static const char measure_sql[] =
 
 static void report_none(struct cutover *c, const char *why)
 {
-    report_set(c, "insert_cost",
-               json_pack("{s:o}", "note", report_string(why)));
+    report_set(c, "insert_cost", json_pack("{s:o}", "note", report_string(why)));
 }
 
 /* Doubles the single quotes: the text goes into an SQL literal. */
@@ -105,7 +105,8 @@ static double time_copy(struct cutover *c, const char *table, const char *column
                         const char *data, struct failure *f)
 {
     char *empty = text_printf("TRUNCATE pg_temp.pgsluice_%s", table);
-    char *copy = text_printf("COPY pg_temp.pgsluice_%s (%s) FROM STDIN (FORMAT csv)", table, columns);
+    char *copy =
+        text_printf("COPY pg_temp.pgsluice_%s (%s) FROM STDIN (FORMAT csv)", table, columns);
     double took = -1;
     if (empty != NULL && copy != NULL && control_run(c->control, empty, STATEMENT_TIMEOUT_MS, f)) {
         double began = monotonic_ms_exact();
@@ -146,9 +147,9 @@ static bool add_copy(struct cutover *c, const PGresult *columns, json_t *paths, 
     qsort(us[1], ROUNDS, sizeof us[1][0], by_size);
     double trigger = us[0][ROUNDS / 2];
     double generated = us[1][ROUNDS / 2];
-    (void)json_array_append_new(
-        paths, json_pack("{s:s, s:f, s:f, s:f}", "path", "COPY", "trigger_us", trigger,
-                         "generated_us", generated, "change", generated / trigger - 1));
+    (void)json_array_append_new(paths, json_pack("{s:s, s:f, s:f, s:f}", "path", "COPY",
+                                                 "trigger_us", trigger, "generated_us", generated,
+                                                 "change", generated / trigger - 1));
     return true;
 }
 
@@ -160,10 +161,10 @@ static json_t *run(struct cutover *c, const PGresult *columns, struct failure *f
     char *names = in_literal(PQgetvalue(columns, 0, 0));
     const char *columns_text = PQgetvalue(columns, 0, 0);
     const char *row = PQgetvalue(columns, 0, 1);
-    char *sql = names != NULL ? text_printf(measure_sql, PQgetvalue(columns, 0, 2), ROUNDS,
-                                            columns_text, row, columns_text, row, names, names,
-                                            names)
-                              : NULL;
+    char *sql = names != NULL
+                    ? text_printf(measure_sql, PQgetvalue(columns, 0, 2), ROUNDS, columns_text, row,
+                                  columns_text, row, names, names, names)
+                    : NULL;
     json_t *paths = NULL;
     if (call != NULL && sql != NULL && control_run(c->control, call, STATEMENT_TIMEOUT_MS, f) &&
         control_run(c->control, sql, COST_TIMEOUT_MS, f)) {

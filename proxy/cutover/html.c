@@ -7,7 +7,8 @@
 
 static const char style[] =
     ":root{--ink:#18212c;--soft:#5a6775;--line:#dfe4ea;--paper:#fff;--wash:#f5f7f9;--write:#d9541e;"
-    "--read:#2c6fbb;--hold:#f3c96b55;--good:#1d7f4e;--goodbg:#e2f4ea;--warn:#8a5a00;--warnbg:#fdf1d3;"
+    "--read:#2c6fbb;--hold:#f3c96b55;--good:#1d7f4e;--goodbg:#e2f4ea;--warn:#8a5a00;--warnbg:#"
+    "fdf1d3;"
     "--bad:#b3261e;--badbg:#fbe4e2;--bar:#4d7ea8}"
     "@media(prefers-color-scheme:dark){:root{--ink:#e6ebf0;--soft:#9aa7b4;--line:#313b46;"
     "--paper:#141a21;--wash:#1c242d;--write:#ff8a55;--read:#6ba8ee;--hold:#c9972e44;--good:#6fd3a0;"
@@ -197,8 +198,8 @@ static void write_keys_section(FILE *out, const json_t *report)
 {
     const json_t *values = json_object_get(report, "values");
     if (json_array_size(json_object_get(values, "histogram")) > 0) {
-        fprintf(out,
-                "<section>\n<h2>The keys</h2>\n<p>%.0f rows, from ", number_of(values, "rows"));
+        fprintf(out, "<section>\n<h2>The keys</h2>\n<p>%.0f rows, from ",
+                number_of(values, "rows"));
         html_text(out, text_of(values, "min"));
         fputs(" to ", out);
         html_text(out, text_of(values, "max"));
@@ -242,8 +243,9 @@ static void write_sql(FILE *out, const json_t *report)
     if (json_array_size(sql) == 0) {
         return;
     }
-    fputs("<section>\n<h2>What was done</h2>\n<p>In one transaction, sent as one message:</p>\n<pre>",
-          out);
+    fputs(
+        "<section>\n<h2>What was done</h2>\n<p>In one transaction, sent as one message:</p>\n<pre>",
+        out);
     json_array_foreach(sql, i, line)
     {
         html_text(out, json_string_value(line));

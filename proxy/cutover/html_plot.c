@@ -263,12 +263,13 @@ static void draw_bars(FILE *out, const struct plane *p, const struct bar *bars, 
     double width = (double)(WIDTH - LEFT - RIGHT) / (double)count;
     for (size_t i = 0; i < count; i++) {
         double top = at_y(p, bars[i].rows);
-        fprintf(out, "<rect class=\"bar\" x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" height=\"%.1f\"><title>",
+        fprintf(out,
+                "<rect class=\"bar\" x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" height=\"%.1f\"><title>",
                 LEFT + width * (double)i, top, fmax(width * 0.82, 0.5), HEIGHT - BOTTOM - top);
         html_text(out, bars[i].label != NULL ? bars[i].label : "?");
         fprintf(out, ": %.0f rows</title></rect>\n", bars[i].rows);
     }
-    for (size_t i = 0; i < count; i += count > 12 ? count / 12 : 1) {
+    for (size_t i = 0; i<count; i += count> 12 ? count / 12 : 1) {
         fprintf(out, "<text class=\"tick\" x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">",
                 LEFT + width * ((double)i + 0.4), HEIGHT - BOTTOM + 19);
         html_text(out, bars[i].label != NULL ? bars[i].label : "?");
@@ -294,11 +295,12 @@ void html_plot_keys(FILE *out, const json_t *report)
     open_svg(out, "Rows of each key");
     draw_y_axis(out, &p, "");
     draw_bars(out, &p, bars, count);
-    fprintf(out,
-            "<line class=\"mean\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>"
-            "<text class=\"mean-label\" x=\"%d\" y=\"%.1f\" text-anchor=\"end\">average %.1f</text>\n",
-            LEFT, WIDTH - RIGHT, at_y(&p, mean), at_y(&p, mean), WIDTH - RIGHT,
-            at_y(&p, mean) - 6, mean);
+    fprintf(
+        out,
+        "<line class=\"mean\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>"
+        "<text class=\"mean-label\" x=\"%d\" y=\"%.1f\" text-anchor=\"end\">average %.1f</text>\n",
+        LEFT, WIDTH - RIGHT, at_y(&p, mean), at_y(&p, mean), WIDTH - RIGHT, at_y(&p, mean) - 6,
+        mean);
     fprintf(out,
             "</svg>\n<figcaption>%.0f different keys%s; the most frequent one has %.2f times the "
             "average (skew).</figcaption></figure>\n",

@@ -50,11 +50,10 @@ void latency_report(struct cutover *c, double began)
         gate_latency(gate, slot, &l);
         if (l.writes + l.reads > 0) {
             (void)json_array_append_new(
-                points, json_pack("{s:f, s:I, s:f, s:I, s:f}", "ms",
-                                  (double)slot * GATE_SLOT_MS - began, "writes",
-                                  (json_int_t)l.writes, "write_max_ms", l.write_max_us / 1e3,
-                                  "reads", (json_int_t)l.reads, "read_max_ms",
-                                  l.read_max_us / 1e3));
+                points,
+                json_pack("{s:f, s:I, s:f, s:I, s:f}", "ms", (double)slot * GATE_SLOT_MS - began,
+                          "writes", (json_int_t)l.writes, "write_max_ms", l.write_max_us / 1e3,
+                          "reads", (json_int_t)l.reads, "read_max_ms", l.read_max_us / 1e3));
         }
     }
     gate_record(gate, false);

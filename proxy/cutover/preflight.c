@@ -187,8 +187,7 @@ static bool read_checks(struct cutover *c, bool expression_good, struct failure 
         return false;
     }
     preflight_report_capture(c, &capture);
-    bool ok =
-        (!expression_good || preflight_values(c, f)) && preflight_ticket(c, &capture, f);
+    bool ok = (!expression_good || preflight_values(c, f)) && preflight_ticket(c, &capture, f);
     capture_fini(&capture);
     return ok;
 }

@@ -92,8 +92,8 @@ static bool check_range(struct cutover *c, struct failure *f)
 {
     char *text = control_quote_literal(c->control, c->rule->expression);
     char *sql = text != NULL ? text_printf("SELECT %s ~* 'abs\\s*\\(\\s*hash'", text) : NULL;
-    PGresult *r = sql != NULL ? control_query(c->control, sql, 0, NULL, STATEMENT_TIMEOUT_MS, f)
-                              : NULL;
+    PGresult *r =
+        sql != NULL ? control_query(c->control, sql, 0, NULL, STATEMENT_TIMEOUT_MS, f) : NULL;
     bool ok = r != NULL || (sql == NULL && fail(f, EXIT_REFUSED, "out of memory"));
     if (ok && PQgetvalue(r, 0, 0)[0] == 't') {
         report_check(c, "expression-range", CHECK_WARN, "write abs(mod(hash, n)) instead",

@@ -150,11 +150,12 @@ static bool check_standbys(struct cutover *c, struct failure *f)
         return fail(f, EXIT_REFUSED, "out of memory");
     }
     if (json_is_true(json_object_get(found, "waits"))) {
-        report_check(c, "standbys", CHECK_WARN,
-                     "see that they are near and healthy: the hold lasts until they have the commit",
-                     "commits wait for synchronous standbys, and the flip's WAL is as large as the "
-                     "table: %s",
-                     *text != '\0' ? text : "none is connected");
+        report_check(
+            c, "standbys", CHECK_WARN,
+            "see that they are near and healthy: the hold lasts until they have the commit",
+            "commits wait for synchronous standbys, and the flip's WAL is as large as the "
+            "table: %s",
+            *text != '\0' ? text : "none is connected");
     } else if (*text != '\0') {
         report_check(c, "standbys", CHECK_WARN,
                      "expect lag, and cancelled queries beyond max_standby_streaming_delay",

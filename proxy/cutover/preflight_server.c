@@ -185,8 +185,8 @@ static bool check_wraparound(struct cutover *c, struct failure *f)
     double worst = xid > mxid ? xid : mxid;
     json_decref(ages);
     if (worst >= FREEZE_WARN_PERCENT) {
-        report_check(c, "wraparound",
-                     worst > FREEZE_BLOCK_PERCENT ? CHECK_BLOCK : CHECK_WARN, "VACUUM it first",
+        report_check(c, "wraparound", worst > FREEZE_BLOCK_PERCENT ? CHECK_BLOCK : CHECK_WARN,
+                     "VACUUM it first",
                      "the table is %.0f %% of the way to an autovacuum against wraparound, which "
                      "does not give way to anybody",
                      worst);
@@ -234,6 +234,5 @@ static bool check_maintenance(struct cutover *c, struct failure *f)
 
 bool preflight_server(struct cutover *c, struct failure *f)
 {
-    return check_disk(c, f) && check_wal(c, f) && check_wraparound(c, f) &&
-           check_maintenance(c, f);
+    return check_disk(c, f) && check_wal(c, f) && check_wraparound(c, f) && check_maintenance(c, f);
 }

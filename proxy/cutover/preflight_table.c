@@ -41,13 +41,14 @@ static void check_kind(struct cutover *c)
         report_check(c, "table", CHECK_BLOCK,
                      "in place works on plain tables; this shape needs strategy swap, which is "
                      "not available yet",
-                     "it is %s%s", typed ? "a typed table" : "partitioned: ",
-                     preflight_fact(c, "partitioning"));
+                     "it is %s%s",
+                     typed ? "a typed table" : "partitioned: ", preflight_fact(c, "partitioning"));
     } else {
         long long rows = json_integer_value(json_object_get(c->table.facts, "rows"));
         double mb = (double)(c->table.table_bytes + c->table.index_bytes) / 1e6;
         if (rows < 0) {
-            report_check(c, "table", CHECK_PASS, NULL, "a plain table, never analyzed, %.1f MB", mb);
+            report_check(c, "table", CHECK_PASS, NULL, "a plain table, never analyzed, %.1f MB",
+                         mb);
         } else {
             report_check(c, "table", CHECK_PASS, NULL, "a plain table of about %lld rows, %.1f MB",
                          rows, mb);
@@ -230,10 +231,11 @@ static bool check_other_triggers(struct cutover *c, struct failure *f)
 static bool check_planner(struct cutover *c, struct failure *f)
 {
     struct names partial;
-    if (!preflight_names(c,
-                         "SELECT coalesce(json_agg(indexrelid::regclass::text), '[]') FROM pg_index "
-                         "WHERE indrelid = {rel} AND {num} = ANY (indkey)",
-                         &partial, f)) {
+    if (!preflight_names(
+            c,
+            "SELECT coalesce(json_agg(indexrelid::regclass::text), '[]') FROM pg_index "
+            "WHERE indrelid = {rel} AND {num} = ANY (indkey)",
+            &partial, f)) {
         return false;
     }
     report_check(c, "planner", CHECK_PASS, NULL,

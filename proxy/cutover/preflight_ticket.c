@@ -130,8 +130,8 @@ static bool say_dependents(struct cutover *c, const struct capture *capture, str
         say(c, "DROP COLUMN", "takes with it, without a word: %s", lost);
     }
     if (ok && *barred != '\0') {
-        say(c, "DROP COLUMN", "is refused (2BP01) until these are gone, or takes them by CASCADE: %s",
-            barred);
+        say(c, "DROP COLUMN",
+            "is refused (2BP01) until these are gone, or takes them by CASCADE: %s", barred);
     }
     free(lost);
     free(barred);
@@ -150,17 +150,20 @@ static void say_values(struct cutover *c)
             "is not what the trigger computes here: values would change, without a word");
     }
     if (wrong > 0) {
-        say(c, "UPDATE", "changes %lld stored keys before anything else, against the ticket's own "
-                         "\"all existing values unchanged\"",
+        say(c, "UPDATE",
+            "changes %lld stored keys before anything else, against the ticket's own "
+            "\"all existing values unchanged\"",
             wrong);
     }
     if (min != NULL && c->table.category == 'N' && min[0] == '-') {
         say(c, "distribution",
-            "keys are from %s to %s: a test for 0 to 99 does not expect the negative ones; the skew here is %.2f, the ticket allows 1.5",
+            "keys are from %s to %s: a test for 0 to 99 does not expect the negative ones; the "
+            "skew here is %.2f, the ticket allows 1.5",
             min, max, skew);
     }
-    say(c, "verification", "compares by <>, which takes a NULL key for a right one; and its test "
-                           "expects Python's hash(), which is salted anew in each process");
+    say(c, "verification",
+        "compares by <>, which takes a NULL key for a right one; and its test "
+        "expects Python's hash(), which is salted anew in each process");
 }
 
 /* Its DROP ... IF EXISTS name things that may be called otherwise here. */
@@ -169,8 +172,9 @@ static void say_trigger(struct cutover *c)
     const struct cutover_trigger *t = &c->trigger;
     char *name = text_printf("compute_%s_trigger", c->rule->column);
     if (name != NULL && t->name != NULL && strcmp(t->name, name) != 0) {
-        say(c, "DROP TRIGGER", "IF EXISTS %s drops nothing: the trigger here is %s, and goes on firing",
-            name, t->name);
+        say(c, "DROP TRIGGER",
+            "IF EXISTS %s drops nothing: the trigger here is %s, and goes on firing", name,
+            t->name);
     }
     if (t->name != NULL && !t->drop_with) {
         say(c, "DROP FUNCTION", "fails or must not be: %s",

@@ -5,7 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TEXT_WIDTH = 100, CHECK_INDENT = 29, TICKET_INDENT = 23, HISTOGRAM_LINES = 5, BAR_WIDTH = 40 };
+enum {
+    TEXT_WIDTH = 100,
+    CHECK_INDENT = 31,
+    TICKET_INDENT = 23,
+    HISTOGRAM_LINES = 5,
+    BAR_WIDTH = 40
+};
 
 static const char *text_of(const json_t *from, const char *key)
 {
@@ -97,10 +103,11 @@ static void print_plan(const json_t *report)
         return;
     }
     const json_t *estimate = json_object_get(report, "estimate");
-    printf("\n  In one transaction, under ACCESS EXCLUSIVE, about %lld ms, with %.1f MB of disk and "
-           "as much WAL:\n",
-           (long long)json_integer_value(json_object_get(estimate, "hold_ms")),
-           (double)json_integer_value(json_object_get(estimate, "disk_bytes")) / 1e6);
+    printf(
+        "\n  In one transaction, under ACCESS EXCLUSIVE, about %lld ms, with %.1f MB of disk and "
+        "as much WAL:\n",
+        (long long)json_integer_value(json_object_get(estimate, "hold_ms")),
+        (double)json_integer_value(json_object_get(estimate, "disk_bytes")) / 1e6);
     json_array_foreach(sql, i, line)
     {
         printf("    %s\n", json_string_value(line));

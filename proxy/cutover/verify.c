@@ -1,7 +1,7 @@
 /*
  * The command verify: who computes the column, whether every value is the expression's, how the
- * values are distributed, and the rest of the points of acceptance; see cutover.h. It works on every
- * version, and what it tries it takes back.
+ * values are distributed, and the rest of the points of acceptance; see cutover.h. It works on
+ * every version, and what it tries it takes back.
  */
 #include "proxy/cutover/cutover.h"
 

@@ -43,11 +43,11 @@ static void an_empty_report_is_a_page(void **state)
 static void nothing_in_a_report_becomes_markup(void **state)
 {
     (void)state;
-    char *page = page_of(
-        "{\"table\": \"<i>a\\\"&\", \"summary\": \"</script><script>alert(1)</script>\","
-        " \"checks\": [{\"id\": \"<x>\", \"verdict\": \"BLOCK\", \"evidence\": \"<y>\","
-        " \"remedy\": \"<z>\"}], \"sql\": [\"<w>\"], \"locks\": [\"<v>\"],"
-        " \"ticket\": [{\"step\": \"<u>\", \"text\": \"<t>\"}]}");
+    char *page =
+        page_of("{\"table\": \"<i>a\\\"&\", \"summary\": \"</script><script>alert(1)</script>\","
+                " \"checks\": [{\"id\": \"<x>\", \"verdict\": \"BLOCK\", \"evidence\": \"<y>\","
+                " \"remedy\": \"<z>\"}], \"sql\": [\"<w>\"], \"locks\": [\"<v>\"],"
+                " \"ticket\": [{\"step\": \"<u>\", \"text\": \"<t>\"}]}");
     const char *const marks[] = {"<i>", "<x>", "<y>", "<z>", "<w>", "<v>", "<u>", "<t>"};
     for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
         assert_null(strstr(page, marks[i]));
@@ -99,10 +99,11 @@ static void keys_stand_in_their_own_order(void **state)
 static void a_cost_has_its_sign(void **state)
 {
     (void)state;
-    char *page = page_of("{\"insert_cost\": {\"note\": \"medians\", \"paths\": ["
-                         "{\"path\": \"a\", \"trigger_us\": 10, \"generated_us\": 12, \"change\": 0.2},"
-                         "{\"path\": \"b\", \"trigger_us\": 8, \"generated_us\": 6, \"change\": -0.25}"
-                         "]}}");
+    char *page =
+        page_of("{\"insert_cost\": {\"note\": \"medians\", \"paths\": ["
+                "{\"path\": \"a\", \"trigger_us\": 10, \"generated_us\": 12, \"change\": 0.2},"
+                "{\"path\": \"b\", \"trigger_us\": 8, \"generated_us\": 6, \"change\": -0.25}"
+                "]}}");
     assert_non_null(strstr(page, "<span class=\"pill warn\">+20&nbsp;%</span>"));
     assert_non_null(strstr(page, "<span class=\"pill pass\">-25&nbsp;%</span>"));
     assert_non_null(strstr(page, "width:100.0%"));
