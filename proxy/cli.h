@@ -15,7 +15,8 @@
 struct cli {
     const char *command; /* "cutover", "audit report", ... */
     const char *config_file;
-    const char *since; /* audit */
+    const char *since;  /* audit */
+    const char *report; /* cutover: a file for it, HTML or, by its name, JSON */
     const char *args[2];
     int arg_count;
     bool json;

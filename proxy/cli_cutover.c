@@ -5,14 +5,47 @@
 #include "proxy/cli.h"
 
 #include "proxy/admin/client.h"
+#include "proxy/cutover/html.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <time.h>
 #include <unistd.h>
 
 static const char *const strategy_names[] = {"auto", "inplace", "swap"};
+
+/* Before anything happens: a cutover whose report cannot be written should not begin. */
+static bool can_write_report(const struct cli *cli, struct failure *f)
+{
+    FILE *file = cli->report != NULL ? fopen(cli->report, "a") : NULL;
+    if (cli->report != NULL && file == NULL) {
+        return fail(f, EXIT_USAGE, "%s: %s", cli->report, strerror(errno));
+    }
+    return file == NULL || fclose(file) == 0 ||
+           fail(f, EXIT_USAGE, "%s: %s", cli->report, strerror(errno));
+}
+
+/* The report as a file; what is wrong is said on stderr, for the cutover itself is done. */
+static void write_report(const struct cli *cli, const json_t *report)
+{
+    size_t len = strlen(cli->report);
+    bool json = len >= 5 && strcmp(cli->report + len - 5, ".json") == 0;
+    char *text = json ? json_dumps(report, JSON_INDENT(2) | JSON_PRESERVE_ORDER)
+                      : html_report(report);
+    FILE *file = text != NULL ? fopen(cli->report, "w") : NULL;
+    bool ok = file != NULL && fputs(text, file) >= 0;
+    ok = (file == NULL || fclose(file) == 0) && ok;
+    free(text);
+    if (ok) {
+        fprintf(stderr, "report: %s\n", cli->report);
+    } else {
+        fprintf(stderr, "pgsluice: %s: the report could not be written: %s\n", cli->report,
+                strerror(errno));
+    }
+}
 
 /* Prints a report; its exit code. Takes `report`. */
 static enum exit_code finish(const struct cli *cli, json_t *report, enum exit_code code)
@@ -32,11 +65,43 @@ static enum exit_code finish(const struct cli *cli, json_t *report, enum exit_co
     return code;
 }
 
+/* `arg` is the list of the proxy's server processes. */
+static bool on_is_proxied(void *arg, int backend_pid)
+{
+    size_t i;
+    const json_t *pid;
+    json_array_foreach((const json_t *)arg, i, pid)
+    {
+        if (json_integer_value(pid) == backend_pid) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Asks the running proxy which sessions are its own; NULL when none is running. */
+static json_t *ask_processes(const struct config *config)
+{
+    struct failure ignored;
+    json_t *answer = NULL;
+    json_t *request = json_pack("{s:s}", "command", "processes");
+    bool answered = config->admin_count > 0 &&
+                    admin_call(config, request, NULL, NULL, &answer, &ignored);
+    json_t *list = answered ? json_incref(json_object_get(answer, "processes")) : NULL;
+    json_decref(request);
+    json_decref(answer);
+    return list;
+}
+
 static enum exit_code plan(const struct cli *cli, const struct config *config,
                            const struct config_rule *rule)
 {
     json_t *report = NULL;
-    enum exit_code code = cutover_plan(config, rule, &cli->cutover, &report);
+    json_t *processes = ask_processes(config);
+    struct cutover_host host = {.arg = processes, .is_proxied = on_is_proxied};
+    enum exit_code code =
+        cutover_plan(config, rule, &cli->cutover, processes != NULL ? &host : NULL, &report);
+    json_decref(processes);
     return finish(cli, report, code);
 }
 
@@ -98,6 +163,9 @@ static enum exit_code ask_proxy(const struct cli *cli, const struct config *conf
     if (!answered) {
         return cli_fail(cli, &f);
     }
+    if (cli->report != NULL) {
+        write_report(cli, report);
+    }
     const json_t *exit = json_object_get(report, "exit");
     return finish(cli, report,
                   json_is_integer(exit) ? (enum exit_code)json_integer_value(exit) : EXIT_UNKNOWN);
@@ -105,9 +173,9 @@ static enum exit_code ask_proxy(const struct cli *cli, const struct config *conf
 
 static json_t *request_for(const struct cli *cli, const struct config_rule *rule)
 {
-    return json_pack("{s:s, s:s, s:s, s:I}", "command", cli->command, "table", rule->name,
+    return json_pack("{s:s, s:s, s:s, s:I, s:b}", "command", cli->command, "table", rule->name,
                      "strategy", strategy_names[cli->cutover.strategy], "max_hold_ms",
-                     (json_int_t)cli->cutover.max_hold_ms);
+                     (json_int_t)cli->cutover.max_hold_ms, "measure", (int)cli->cutover.measure);
 }
 
 /* True when a person at the terminal says yes. */
@@ -131,6 +199,10 @@ enum exit_code cli_cutover(const struct cli *cli)
     }
     log_init(false, LOG_LEVEL_WARNING);
     if (!cli_rule(cli, config, &rule, &code)) {
+        goto out;
+    }
+    if (!can_write_report(cli, &f)) {
+        code = cli_fail(cli, &f);
         goto out;
     }
     if (!cli->yes) {

@@ -93,7 +93,7 @@ static const char *const option_help[] = {
     "      --strategy S     auto, inplace or swap (default auto)\n",
     "      --max-hold T     longest time a statement may be held, such as 500ms (default 500ms)\n",
     "  -y, --yes            do not ask\n",
-    "      --report FILE    write the report as HTML (not in this version)\n",
+    "      --report FILE    write the report: a page of HTML, or JSON for a name that ends so\n",
     "  -w, --watch          print again every second\n",
     "      --html FILE      write the report as HTML (not in this version)\n",
     "      --since T        only records from then on: 2026-11-23, 2026-11-23T08:30 (UTC)\n",
@@ -190,6 +190,9 @@ static bool set_option(enum cli_option option, const char *value, struct cli *cl
         cli->follow = true;
         return true;
     case OPTION_REPORT:
+        cli->report = value;
+        cli->cutover.measure = true;
+        return true;
     case OPTION_HTML:
         snprintf(why->text, sizeof why->text,
                  "is not available in this version: a report is JSON "

@@ -486,6 +486,29 @@ bool control_batch(struct control *control, const char *sql, unsigned timeout_ms
     return drain(control, timeout_ms, on_result, arg, NULL, f);
 }
 
+bool control_copy(struct control *control, const char *sql, const char *data, size_t len,
+                  unsigned timeout_ms, struct failure *f)
+{
+    struct exchange x = {.deadline = timeout_ms == 0 ? 0 : now_ms() + timeout_ms};
+    PGconn *conn = control->conn;
+    if (control_is_lost(control) || !PQsendQuery(conn, sql)) {
+        return fail_with_connection(conn, f);
+    }
+    if (!await_result(control, &x, f)) {
+        return false;
+    }
+    PGresult *result = PQgetResult(conn);
+    bool takes = PQresultStatus(result) == PGRES_COPY_IN;
+    bool ok = takes || fail_with_result(result, f);
+    PQclear(result);
+    if (takes && (PQputCopyData(conn, data, (int)len) != 1 || PQputCopyEnd(conn, NULL) != 1)) {
+        control->lost = true;
+        return fail_with_connection(conn, f);
+    }
+    struct failure ignored;
+    return drain(control, timeout_ms, NULL, NULL, NULL, ok ? f : &ignored) && ok;
+}
+
 static char *copy_and_free(char *quoted)
 {
     char *copy = quoted != NULL ? strdup(quoted) : NULL;

@@ -62,6 +62,10 @@ MUST_CHECK bool control_batch(struct control *control, const char *sql, unsigned
                               void (*on_result)(void *arg, const PGresult *result), void *arg,
                               struct failure *f);
 
+/* Runs `sql`, a COPY ... FROM STDIN, with these bytes as its data: some megabytes at most. */
+MUST_CHECK bool control_copy(struct control *control, const char *sql, const char *data, size_t len,
+                             unsigned timeout_ms, struct failure *f);
+
 /* Quoted for use in SQL text; the caller frees with free(). NULL when out of memory. */
 char *control_quote_identifier(struct control *control, const char *name);
 char *control_quote_literal(struct control *control, const char *value);

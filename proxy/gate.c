@@ -15,8 +15,23 @@ struct cell {
     _Atomic uint64_t max_wait_ns;
 };
 
+enum { SLOTS = 2048 }; /* 20 s */
+
+/* What one worker notes of the statements that began within one slot. */
+struct slot {
+    _Atomic uint64_t number; /* of the slot; an older one's place is taken */
+    _Atomic uint32_t count[2];
+    _Atomic uint32_t max_us[2];
+};
+
+struct recording {
+    struct slot slots[GATE_WORKERS_MAX][SLOTS]; /* memory only where a worker writes */
+};
+
 struct gate {
     _Atomic int state;
+    _Atomic bool is_recording;
+    _Atomic(struct recording *) recording; /* made at first use, kept */
     _Atomic uint64_t hold_end_ns;
     char *name;
     void (*wake)(void *arg);
@@ -42,6 +57,7 @@ struct gate *gate_new(const char *name)
 void gate_free(struct gate *gate)
 {
     if (gate != NULL) {
+        free(atomic_load(&gate->recording));
         free(gate->name);
         free(gate);
     }
@@ -119,6 +135,60 @@ void gate_note_wait(struct gate *gate, unsigned worker, uint64_t waited_ns)
     _Atomic uint64_t *max = &gate->cells[worker].max_wait_ns;
     if (waited_ns > atomic_load_explicit(max, memory_order_relaxed)) {
         atomic_store_explicit(max, waited_ns, memory_order_relaxed);
+    }
+}
+
+void gate_record(struct gate *gate, bool on)
+{
+    if (on && atomic_load(&gate->recording) == NULL) {
+        atomic_store(&gate->recording, calloc(1, sizeof(struct recording)));
+    }
+    atomic_store(&gate->is_recording, on && atomic_load(&gate->recording) != NULL);
+}
+
+bool gate_is_recording(const struct gate *gate)
+{
+    return atomic_load_explicit(&gate->is_recording, memory_order_relaxed);
+}
+
+void gate_note_latency(struct gate *gate, unsigned worker, uint64_t began_ns, bool is_write)
+{
+    struct recording *r = atomic_load_explicit(&gate->recording, memory_order_acquire);
+    uint64_t number = began_ns / (GATE_SLOT_MS * 1000000u);
+    uint64_t us = (gate_now() - began_ns) / 1000;
+    uint32_t bounded = us < UINT32_MAX ? (uint32_t)us : UINT32_MAX;
+    if (r == NULL) {
+        return;
+    }
+    struct slot *slot = &r->slots[worker][number % SLOTS];
+    if (atomic_load_explicit(&slot->number, memory_order_relaxed) != number) {
+        for (size_t i = 0; i < 2; i++) {
+            atomic_store_explicit(&slot->count[i], 0, memory_order_relaxed);
+            atomic_store_explicit(&slot->max_us[i], 0, memory_order_relaxed);
+        }
+        atomic_store_explicit(&slot->number, number, memory_order_release);
+    }
+    atomic_fetch_add_explicit(&slot->count[is_write], 1, memory_order_relaxed);
+    if (bounded > atomic_load_explicit(&slot->max_us[is_write], memory_order_relaxed)) {
+        atomic_store_explicit(&slot->max_us[is_write], bounded, memory_order_relaxed);
+    }
+}
+
+void gate_latency(const struct gate *gate, uint64_t number, struct gate_latency *out)
+{
+    const struct recording *r = atomic_load_explicit(&gate->recording, memory_order_acquire);
+    *out = (struct gate_latency){.writes = 0};
+    for (size_t w = 0; r != NULL && w < GATE_WORKERS_MAX; w++) {
+        const struct slot *slot = &r->slots[w][number % SLOTS];
+        if (atomic_load_explicit(&slot->number, memory_order_acquire) != number) {
+            continue;
+        }
+        double read_us = atomic_load_explicit(&slot->max_us[0], memory_order_relaxed);
+        double write_us = atomic_load_explicit(&slot->max_us[1], memory_order_relaxed);
+        out->reads += atomic_load_explicit(&slot->count[0], memory_order_relaxed);
+        out->writes += atomic_load_explicit(&slot->count[1], memory_order_relaxed);
+        out->read_max_us = read_us > out->read_max_us ? read_us : out->read_max_us;
+        out->write_max_us = write_us > out->write_max_us ? write_us : out->write_max_us;
     }
 }
 

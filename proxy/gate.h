@@ -50,6 +50,19 @@ void gate_count(const struct gate *gate, struct gate_counts *out);
 /* Called after each change of state, from the changing thread: wakes the workers. */
 void gate_on_change(struct gate *gate, void (*wake)(void *arg), void *arg);
 
+/* While it records, sessions note how long their statements take, by when they began. */
+#define GATE_SLOT_MS 10
+struct gate_latency {
+    uint64_t writes; /* of the table; reads are all other statements */
+    uint64_t reads;
+    double write_max_us;
+    double read_max_us;
+};
+void gate_record(struct gate *gate, bool on);
+/* Of the statements that began in the slot (time of gate_now() in units of GATE_SLOT_MS); zeros when
+ * it is too long ago. */
+void gate_latency(const struct gate *gate, uint64_t slot, struct gate_latency *out);
+
 /* The sessions' side. */
 bool gate_is_holding(const struct gate *gate, uint64_t now_ns); /* holding and not expired */
 uint64_t gate_now(void);                                        /* CLOCK_MONOTONIC, ns */
@@ -66,4 +79,6 @@ enum gate_counter {
 };
 /* Adds `by` to the cell of `worker` (< GATE_WORKERS_MAX); only that worker's thread may. */
 void gate_add(struct gate *gate, unsigned worker, enum gate_counter counter, int64_t by);
+bool gate_is_recording(const struct gate *gate);
+void gate_note_latency(struct gate *gate, unsigned worker, uint64_t began_ns, bool is_write);
 void gate_note_wait(struct gate *gate, unsigned worker, uint64_t waited_ns);

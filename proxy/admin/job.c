@@ -29,6 +29,7 @@ struct job {
     char phase[32];
     char text[256];
     double done;
+    json_t *result; /* what `status` tells afterwards */
     _Atomic bool aborted;
     _Atomic bool ended;
 };
@@ -88,6 +89,12 @@ static bool on_schema_changed(void *arg, struct failure *f)
     return catalog_refresh(job->service->catalog, f);
 }
 
+static bool on_is_proxied(void *arg, int backend_pid)
+{
+    struct job *job = arg;
+    return registry_has_process(job->service->registry, (uint32_t)backend_pid);
+}
+
 static void on_step(void *arg, const char *run, const char *step, const char *detail)
 {
     struct job *job = arg;
@@ -106,6 +113,7 @@ static void job_run(void *arg)
         .abort_requested = on_abort_requested,
         .expect_move = on_expect_move,
         .schema_changed = on_schema_changed,
+        .is_proxied = on_is_proxied,
         .step = on_step,
     };
     json_t *report = NULL;
@@ -116,6 +124,14 @@ static void job_run(void *arg)
         report = json_pack("{s:s, s:i, s:s}", "command", kind_names[job->kind], "exit", (int)code,
                            "summary", "out of memory");
     }
+    json_t *result =
+        json_pack("{s:s, s:s, s:O, s:O, s:O*}", "command", kind_names[job->kind], "rule",
+                  config->rules[job->rule].name, "exit", json_object_get(report, "exit"), "summary",
+                  json_object_get(report, "summary"), "time", json_object_get(report, "time"));
+    uv_mutex_lock(&job->lock);
+    job->result = json_deep_copy(result); /* nothing in common with what this thread goes on using */
+    uv_mutex_unlock(&job->lock);
+    json_decref(result);
     put_line(job, json_pack("{s:o}", "result", report));
     atomic_store(&job->ended, true);
     uv_async_send(&job->news);
@@ -148,6 +164,7 @@ static void on_closed(uv_handle_t *handle)
         free(text);
     }
     uv_mutex_destroy(&job->lock);
+    json_decref(job->result);
     free(job);
 }
 
@@ -195,6 +212,14 @@ json_t *job_status(struct job *job)
                                "text", job->text, "done", job->done);
     uv_mutex_unlock(&job->lock);
     return status;
+}
+
+json_t *job_result(struct job *job)
+{
+    uv_mutex_lock(&job->lock);
+    json_t *result = json_incref(job->result);
+    uv_mutex_unlock(&job->lock);
+    return result;
 }
 
 void job_free(struct job *job)

@@ -27,5 +27,8 @@ char *job_line(struct job *job);
 bool job_has_ended(struct job *job);
 /* What it is doing, for `status`: a new object. */
 json_t *job_status(struct job *job);
+/* What became of it, once it has ended: {"command", "rule", "exit", "summary", "time"}, the caller's;
+ * NULL before, or when out of memory. */
+json_t *job_result(struct job *job);
 /* Joins the thread; freed when the loop has let go of it. */
 void job_free(struct job *job);

@@ -32,6 +32,7 @@ struct admin {
     struct client *clients;
     struct job *job;
     struct client *job_owner; /* who is told; NULL when it went away */
+    json_t *last; /* the result of the one before; NULL: there was none */
 };
 
 static void on_client_closed(uv_handle_t *handle)
@@ -119,6 +120,8 @@ static void on_job_news(void *arg)
     }
     if (ended) {
         admin->job_owner = NULL;
+        json_decref(admin->last);
+        admin->last = job_result(admin->job);
         job_free(admin->job);
         admin->job = NULL;
     }
@@ -131,7 +134,24 @@ static void run_status(struct client *client)
     json_object_set_new(report, "exit", json_integer(EXIT_DONE));
     json_object_set_new(report, "cutover",
                         admin->job == NULL ? json_null() : job_status(admin->job));
+    json_object_set(report, "last_cutover", admin->last != NULL ? admin->last : json_null());
     client_result(client, report);
+}
+
+/* The server processes of this proxy's sessions: by them `plan` tells whose a session is. */
+static void run_processes(struct client *client)
+{
+    struct service *service = client->admin->service;
+    size_t most = atomic_load(&service->clients);
+    uint32_t *pids = calloc(most + 1, sizeof *pids);
+    json_t *list = json_array();
+    size_t count = pids != NULL ? registry_processes(service->registry, pids, most) : 0;
+    for (size_t i = 0; i < count; i++) {
+        (void)json_array_append_new(list, json_integer((json_int_t)pids[i]));
+    }
+    free(pids);
+    client_result(client, json_pack("{s:s, s:i, s:o}", "command", "processes", "exit", EXIT_DONE,
+                                    "processes", list));
 }
 
 static void run_job(struct client *client, enum job_kind kind, const json_t *request)
@@ -158,6 +178,7 @@ static void run_job(struct client *client, enum job_kind kind, const json_t *req
                     : strategy != NULL && strcmp(strategy, "swap") == 0  ? CUTOVER_SWAP
                                                                          : CUTOVER_AUTO,
         .max_hold_ms = max_hold > 0 ? (uint64_t)max_hold : DEFAULT_MAX_HOLD_MS,
+        .measure = json_is_true(json_object_get(request, "measure")),
     };
     if (!job_start(admin->service, admin->loop, kind, (size_t)(rule - config->rules), &options,
                    on_job_news, admin, &admin->job, &f)) {
@@ -206,6 +227,8 @@ static void run_request(struct client *client, const char *text, size_t len)
         client_refuse(client, "", &f);
     } else if (strcmp(command, "status") == 0) {
         run_status(client);
+    } else if (strcmp(command, "processes") == 0) {
+        run_processes(client);
     } else if (strcmp(command, "cutover") == 0) {
         run_job(client, JOB_CUTOVER, request);
     } else if (strcmp(command, "rollback") == 0) {
@@ -323,5 +346,6 @@ void admin_close(struct admin *admin)
     {
         client_close(client);
     }
+    json_decref(admin->last);
     free(admin);
 }

@@ -283,7 +283,7 @@ static const char capture_rest[] =
     "AND NOT (d.classid = 'pg_class'::regclass AND d.objid = {rel} AND d.objsubid = {num})) d "
     "ORDER BY 1, 2, 3";
 
-enum { COLUMN_WHAT = 2, COLUMN_DROP, COLUMN_RESTORE, COLUMN_REFUSAL, COLUMN_LOCK };
+enum { COLUMN_CLASS, COLUMN_WHAT = 2, COLUMN_DROP, COLUMN_RESTORE, COLUMN_REFUSAL, COLUMN_LOCK };
 
 /* The template's {name_text} and {col_text} are the quoted names as SQL string literals, for use in
  * format(). */
@@ -350,6 +350,12 @@ static const char *get(const struct capture *capture, size_t i, int column)
 {
     return PQgetisnull(capture->rows, (int)i, column) ? NULL
                                                       : PQgetvalue(capture->rows, (int)i, column);
+}
+
+int capture_class(const struct capture *capture, size_t i)
+{
+    const char *number = get(capture, i, COLUMN_CLASS);
+    return number != NULL ? (int)strtol(number, NULL, 10) : 0;
 }
 
 const char *capture_what(const struct capture *capture, size_t i)

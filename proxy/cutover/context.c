@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "proxy/catalog_read.h"
+#include "proxy/gate.h"
 
 uint64_t monotonic_ms(void)
 {
@@ -88,6 +89,13 @@ bool context_init(struct cutover *c, const char *command, const struct config *c
                           rule->column, "expression", rule->expression, "rule", rule->name, "exit",
                           0, "summary", "", "checks", c->checks);
     free(table);
+    char now[32];
+    time_t seconds = time(NULL);
+    struct tm utc;
+    gmtime_r(&seconds, &utc);
+    strftime(now, sizeof now, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    report_set(c, "time", json_string(now));
+    report_set(c, "software", json_string("pgsluice " PGSLUICE_VERSION));
     return c->report != NULL;
 }
 
@@ -155,6 +163,9 @@ enum exit_code context_finish(struct cutover *c, enum exit_code code, json_t **r
         report_set(c, "summary", report_string(text));
     }
     *report = c->report;
+    if (c->host != NULL && c->host->gate != NULL) {
+        gate_record(c->host->gate, false);
+    }
     control_close(c->control);
     json_decref(c->table.facts);
     free(c->table.type);
@@ -315,6 +326,8 @@ static const char table_sql[] =
     "  WHERE NOT u.attisdropped AND u.atttypid IN (c.reltype, (SELECT typarray FROM pg_type "
     "  WHERE oid = c.reltype))), "
     "'may_create_schema', has_database_privilege(current_database(), 'CREATE'), "
+    "'may_create_in_schema', has_schema_privilege(n.oid, 'CREATE'), "
+    "'in_recovery', pg_is_in_recovery(), "
     "'state_schema', (SELECT has_schema_privilege(n.oid, 'USAGE') AND (CASE WHEN s.oid IS NULL "
     "  THEN has_schema_privilege(n.oid, 'CREATE') ELSE has_table_privilege(s.oid, "
     "  'SELECT') AND has_table_privilege(s.oid, 'INSERT') AND has_table_privilege(s.oid, 'UPDATE') "

@@ -51,7 +51,7 @@ struct cutover {
     const struct config *config;
     const struct config_rule *rule;
     struct cutover_options options;
-    const struct cutover_host *host; /* NULL in plan and verify */
+    const struct cutover_host *host; /* NULL in verify, and where no proxy runs */
     json_t *report;
     json_t *checks; /* borrowed from report */
     bool blocked;   /* a check has said BLOCK */

@@ -10,6 +10,8 @@
 #include "proxy/cutover/capture.h"
 #include "proxy/cutover/compose.h"
 #include "proxy/cutover/context.h"
+#include "proxy/cutover/cost.h"
+#include "proxy/cutover/latency.h"
 #include "proxy/cutover/machine.h"
 #include "proxy/cutover/preflight.h"
 
@@ -140,13 +142,14 @@ static int count_verdicts(const struct cutover *c, const char *verdict)
 }
 
 enum exit_code cutover_plan(const struct config *config, const struct config_rule *rule,
-                            const struct cutover_options *options, json_t **report)
+                            const struct cutover_options *options, const struct cutover_host *host,
+                            json_t **report)
 {
     struct cutover c;
     enum exit_code code;
     struct failure f = {.code = EXIT_REFUSED, .msg = "out of memory"};
     *report = NULL;
-    if (!context_init(&c, "plan", config, rule, options, NULL)) {
+    if (!context_init(&c, "plan", config, rule, options, host)) {
         return EXIT_REFUSED;
     }
     if (!examine(&c, &code, report)) {
@@ -227,6 +230,7 @@ static enum exit_code flip(struct cutover *c, json_t **report)
         return context_finish(c, f.code, report, "%s; nothing changed", f.msg);
     }
     struct flip how = {.generated = true, .prepare = prepare, .arg = &examined};
+    double began = monotonic_ms_exact();
     enum exit_code code = machine_run(c, &how, &f);
     free(examined.trigger);
     if (code == EXIT_UNKNOWN) {
@@ -237,6 +241,7 @@ static enum exit_code flip(struct cutover *c, json_t **report)
         return context_finish(c, code, report, "%s; nothing changed", f.msg);
     }
     analyze(c);
+    latency_report(c, began);
     const json_t *lock = json_object_get(json_object_get(c->report, "hold"), "lock_ms");
     report_set(c, "proof",
                json_string("the server compared every row's old and new value while it rewrote the "
@@ -258,6 +263,7 @@ enum exit_code cutover_run(const struct config *config, const struct config_rule
     }
     report_set(&c, "run", json_string(c.run));
     context_step(&c, "preflight", "%s.%s", rule->schema, rule->table);
+    latency_begin(&c);
     if (!examine(&c, &code, report)) {
         return code;
     }
@@ -267,6 +273,9 @@ enum exit_code cutover_run(const struct config *config, const struct config_rule
         return context_finish(&c, EXIT_REFUSED, report,
                               "refused: %d of %zu checks stand against it; nothing changed", blocks,
                               json_array_size(c.checks));
+    }
+    if (c.options.measure) {
+        cost_measure(&c);
     }
     return flip(&c, report);
 }

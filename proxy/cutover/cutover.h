@@ -19,6 +19,7 @@ enum cutover_strategy { CUTOVER_AUTO, CUTOVER_INPLACE, CUTOVER_SWAP };
 struct cutover_options {
     enum cutover_strategy strategy;
     uint64_t max_hold_ms; /* default 500 */
+    bool measure;         /* what an INSERT costs before and after, for the report */
 };
 
 /* What the machine needs from the process around it; every member may be called from its thread. */
@@ -33,6 +34,8 @@ struct cutover_host {
     bool (*expect_move)(void *arg, bool expected, struct failure *f);
     /* the schema has changed: read the catalog and publish; the gate is open again */
     bool (*schema_changed)(void *arg, struct failure *f);
+    /* whether the server's process serves a session of this proxy; NULL: nobody can tell */
+    bool (*is_proxied)(void *arg, int backend_pid);
     /* audit */
     void (*step)(void *arg, const char *run, const char *step, const char *detail);
 };
@@ -41,7 +44,8 @@ struct cutover_host {
  * NULL but when out of memory. Its members: "command", "table", "exit", "summary" (one line),
  * "checks" [{"id","verdict":"PASS|WARN|BLOCK","evidence","remedy"}], and what the command adds. */
 enum exit_code cutover_plan(const struct config *config, const struct config_rule *rule,
-                            const struct cutover_options *options, json_t **report);
+                            const struct cutover_options *options, const struct cutover_host *host,
+                            json_t **report);
 enum exit_code cutover_run(const struct config *config, const struct config_rule *rule,
                            const struct cutover_options *options, const struct cutover_host *host,
                            json_t **report);

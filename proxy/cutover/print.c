@@ -5,7 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TEXT_WIDTH = 100, CHECK_INDENT = 27, HISTOGRAM_LINES = 5, BAR_WIDTH = 40 };
+enum {
+    TEXT_WIDTH = 100,
+    CHECK_INDENT = 31,
+    TICKET_INDENT = 23,
+    HISTOGRAM_LINES = 5,
+    BAR_WIDTH = 40
+};
 
 static const char *text_of(const json_t *from, const char *key)
 {
@@ -36,7 +42,7 @@ static void print_checks(const json_t *checks)
     const json_t *check;
     json_array_foreach(checks, i, check)
     {
-        int n = printf("  %-5s  %-18s  ", text_of(check, "verdict"), text_of(check, "id"));
+        int n = printf("  %-5s  %-20s  ", text_of(check, "verdict"), text_of(check, "id"));
         print_wrapped(text_of(check, "evidence"), n, CHECK_INDENT);
         if (json_is_string(json_object_get(check, "remedy"))) {
             n = printf("%*s-> ", CHECK_INDENT, "");
@@ -62,7 +68,7 @@ static void print_values(const json_t *report)
 {
     const json_t *values = json_object_get(report, "values");
     const json_t *histogram = json_object_get(values, "histogram");
-    if (histogram == NULL) {
+    if (histogram == NULL || strcmp(text_of(report, "command"), "verify") != 0) {
         return;
     }
     size_t keys = json_array_size(histogram);
@@ -96,12 +102,32 @@ static void print_plan(const json_t *report)
     if (!json_is_array(sql) || strcmp(text_of(report, "command"), "plan") != 0) {
         return;
     }
-    printf("\n  In one transaction, under ACCESS EXCLUSIVE, about %lld ms:\n",
-           (long long)json_integer_value(
-               json_object_get(json_object_get(report, "estimate"), "hold_ms")));
+    const json_t *estimate = json_object_get(report, "estimate");
+    printf(
+        "\n  In one transaction, under ACCESS EXCLUSIVE, about %lld ms, with %.1f MB of disk and "
+        "as much WAL:\n",
+        (long long)json_integer_value(json_object_get(estimate, "hold_ms")),
+        (double)json_integer_value(json_object_get(estimate, "disk_bytes")) / 1e6);
     json_array_foreach(sql, i, line)
     {
         printf("    %s\n", json_string_value(line));
+    }
+}
+
+/* What the ticket's own script would do. */
+static void print_ticket(const json_t *report)
+{
+    size_t i;
+    const json_t *sentence;
+    const json_t *ticket = json_object_get(report, "ticket");
+    if (json_array_size(ticket) == 0 || strcmp(text_of(report, "command"), "plan") != 0) {
+        return;
+    }
+    printf("\n  The ticket's own SQL, on this table:\n");
+    json_array_foreach(ticket, i, sentence)
+    {
+        int n = printf("    %-17s  ", text_of(sentence, "step"));
+        print_wrapped(text_of(sentence, "text"), n, TICKET_INDENT);
     }
 }
 
@@ -134,6 +160,7 @@ void cutover_print(const json_t *report)
     printf("\n\n");
     print_checks(json_object_get(report, "checks"));
     print_plan(report);
+    print_ticket(report);
     print_values(report);
     print_hold(report);
     printf("\n%s\n", text_of(report, "summary"));

@@ -82,8 +82,37 @@ static void hold_begin(struct session *s, uint64_t mask)
     }
 }
 
+/* While a cutover runs, how long statements take is noted at the gates. */
+static void time_begin(struct session *s)
+{
+    if (s->rules == NULL || s->timed_ns != 0 || s->syncs_sent != s->syncs_done || s->batch_open) {
+        return;
+    }
+    EACH_BIT(rule, all_rules(s))
+    {
+        if (gate_is_recording(gate_of(s, rule))) {
+            s->timed_ns = gate_now();
+            s->timed_writes = 0;
+            return;
+        }
+    }
+}
+
+static void time_end(struct session *s)
+{
+    EACH_BIT(rule, all_rules(s))
+    {
+        if (gate_is_recording(gate_of(s, rule))) {
+            gate_note_latency(gate_of(s, rule), s->worker->index, s->timed_ns,
+                              (s->timed_writes >> rule & 1) != 0);
+        }
+    }
+    s->timed_ns = 0;
+}
+
 enum judging hold_check(struct session *s, uint64_t writes)
 {
+    time_begin(s);
     uint64_t mask = s->may_snapshot ? writes | all_rules(s) : writes;
     uint64_t held = mask == 0 ? 0 : holding(s, mask);
     bool answered = s->syncs_sent == s->syncs_done;
@@ -101,6 +130,7 @@ enum judging hold_check(struct session *s, uint64_t writes)
 void hold_note_write(struct session *s, uint64_t writes)
 {
     uint64_t fresh = writes & ~s->writing;
+    s->timed_writes |= writes;
     s->writing |= fresh;
     count(s, fresh, GATE_COUNT_INFLIGHT, 1);
     if (s->may_snapshot && s->snapshot_gates == 0) {
@@ -126,6 +156,9 @@ static void end_transaction(struct session *s)
 
 void hold_note_ready(struct session *s)
 {
+    if (s->timed_ns != 0 && s->syncs_sent == s->syncs_done && !s->batch_open) {
+        time_end(s);
+    }
     if (s->transaction == 'I' && s->syncs_sent == s->syncs_done && !s->batch_open) {
         end_transaction(s);
     }
@@ -160,6 +193,7 @@ void hold_end(struct session *s, bool dropped)
         }
     }
     s->held_for = 0;
+    s->timed_ns = dropped ? 0 : s->timed_ns;
     if (s->cancel_key != NULL) {
         registry_set_held(session_service(s)->registry, s->cancel_key, false);
     }

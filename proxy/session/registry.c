@@ -1,6 +1,8 @@
 /* A hash of cancel keys under one lock; see registry.h. */
 #include "proxy/session/registry.h"
 
+#include "protocol/bytes.h"
+
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,4 +110,32 @@ bool registry_find(struct registry *registry, const struct registry_key *key,
     }
     pthread_mutex_unlock(&registry->lock);
     return node != NULL;
+}
+
+bool registry_has_process(struct registry *registry, uint32_t pid)
+{
+    bool found = false;
+    struct node *node, *next;
+    pthread_mutex_lock(&registry->lock);
+    HASH_ITER(hh, registry->nodes, node, next)
+    {
+        found = found || (node->len >= 4 && load_u32(node->bytes) == pid);
+    }
+    pthread_mutex_unlock(&registry->lock);
+    return found;
+}
+
+size_t registry_processes(struct registry *registry, uint32_t *out, size_t most)
+{
+    size_t count = 0;
+    struct node *node, *next;
+    pthread_mutex_lock(&registry->lock);
+    HASH_ITER(hh, registry->nodes, node, next)
+    {
+        if (node->len >= 4 && count < most) {
+            out[count++] = load_u32(node->bytes);
+        }
+    }
+    pthread_mutex_unlock(&registry->lock);
+    return count;
 }

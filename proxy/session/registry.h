@@ -31,5 +31,9 @@ bool registry_put(struct registry *registry, const struct registry_key *key,
                   const struct registry_entry *entry);
 void registry_set_held(struct registry *registry, const struct registry_key *key, bool held);
 void registry_remove(struct registry *registry, const struct registry_key *key);
+/* Whether some session's server process is this one. */
+bool registry_has_process(struct registry *registry, uint32_t pid);
+/* Up to `most` of the sessions' server processes into `out`; how many there are. */
+size_t registry_processes(struct registry *registry, uint32_t *out, size_t most);
 bool registry_find(struct registry *registry, const struct registry_key *key,
                    struct registry_entry *out);

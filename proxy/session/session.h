@@ -113,6 +113,8 @@ struct session {
     uint32_t copies_ended; /* CopyDone and CopyFail sent ahead of the server's CopyInResponse */
     uint64_t active_ms;    /* the loop's time when what is being waited for began: a statement, or,
                               with everything answered, the client's next word */
+    uint64_t timed_ns;     /* when a statement began whose latency is noted; 0: none */
+    uint64_t timed_writes; /* the gates of the tables that it writes */
     uint64_t since_ns;     /* when it began, or when its hold did */
     uint64_t rules_epoch;
     const struct catalog_database *rules; /* of the worker's snapshot */

@@ -6,7 +6,8 @@
  *   cutover_probe plan|cutover|rollback|verify|catalog CONNINFO KEY=VALUE...
  *
  * Keys: database, schema, table, column, expression, mode, strategy, max_hold, abort_after (ms,
- * from the start or from the beginning of abort_phase), text (yes: for people).
+ * from the start or from the beginning of abort_phase), proxied (the server process that a proxy's
+ * session has), audit (a log), text (yes: for people).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@ struct probe {
     const char *abort_phase; /* count from the beginning of this phase; NULL: from the start */
     double counting_ms;      /* 0: not yet */
     unsigned changes;
+    int proxied; /* a server process that is said to serve the proxy */
 };
 
 static double now_ms(void)
@@ -47,6 +49,12 @@ static bool on_abort(void *arg)
     const struct probe *p = arg;
     return p->abort_after_ms > 0 && p->counting_ms > 0 &&
            now_ms() - p->counting_ms > p->abort_after_ms;
+}
+
+static bool on_is_proxied(void *arg, int backend_pid)
+{
+    const struct probe *p = arg;
+    return backend_pid == p->proxied;
 }
 
 static bool on_schema_changed(void *arg, struct failure *f)
@@ -131,8 +139,13 @@ int main(int argc, char **argv)
                                .expression = expression,
                                .mode = mode_of(option(argc, argv, "mode", "strip")),
                                .unqualified_guarded = true};
-    struct config config = {
-        .control = argv[2], .hold_ttl_ms = 2000, .rules = &rule, .rule_count = 1};
+    char audit[512];
+    snprintf(audit, sizeof audit, "%s", option(argc, argv, "audit", ""));
+    struct config config = {.control = argv[2],
+                            .audit = audit[0] != '\0' ? audit : NULL,
+                            .hold_ttl_ms = 2000,
+                            .rules = &rule,
+                            .rule_count = 1};
     struct cutover_options options = {
         .strategy = strcmp(option(argc, argv, "strategy", "auto"), "swap") == 0 ? CUTOVER_SWAP
                                                                                 : CUTOVER_AUTO,
@@ -145,10 +158,15 @@ int main(int argc, char **argv)
                                 .progress = on_progress,
                                 .abort_requested = on_abort,
                                 .schema_changed = on_schema_changed};
+    const char *proxied = option(argc, argv, "proxied", NULL);
+    if (proxied != NULL) {
+        probe.proxied = (int)strtol(proxied, NULL, 10);
+        host.is_proxied = on_is_proxied;
+    }
     json_t *report = NULL;
     enum exit_code code = EXIT_USAGE;
     if (strcmp(argv[1], "plan") == 0) {
-        code = cutover_plan(&config, &rule, &options, &report);
+        code = cutover_plan(&config, &rule, &options, &host, &report);
     } else if (strcmp(argv[1], "cutover") == 0) {
         code = cutover_run(&config, &rule, &options, &host, &report);
     } else if (strcmp(argv[1], "rollback") == 0) {
