@@ -652,8 +652,10 @@ static void what_does_not_fit_the_queue_is_counted_and_said(void **state)
     assert_int_equal(audit_verify(path, &report, &f), EXIT_REFUSED);
     json_int_t records = json_integer_value(json_object_get(report, "records"));
     json_int_t lost = json_integer_value(json_object_get(report, "lost"));
+    /* A record for each time that some were lost: on a busy machine more than once. */
+    json_int_t times = (json_int_t)json_array_size(json_object_get(report, "findings"));
     assert_int_equal(lost, counters.lost);
-    assert_int_equal(records - 1 + lost, 80 * 1000);
+    assert_int_equal(records - times + lost, 80 * 1000);
     assert_int_equal(json_integer_value(json_object_get(report, "last_seq")), records);
     json_decref(report);
 }
