@@ -484,3 +484,18 @@ def test_many_sessions_under_a_rule_at_once(server, request, mode):
     assert refused == (600 if mode == "reject" else 0)
     assert stored(server, "app") == 1200 - refused
     assert schema.wrong_keys(server) == 0
+
+
+def test_a_function_call_message_is_the_servers(strip, server):
+    """What a function does is the server's to guard, called by FunctionCall or by SELECT."""
+    proxy, database = strip
+    server.psql("CREATE FUNCTION add_chunk(text) RETURNS bigint LANGUAGE sql AS $$"
+                "INSERT INTO chunks (collection_id, chunk_index, content) VALUES ($1, 1, 'x') RETURNING id$$",
+                dbname=database)
+    oid = int(server.psql("SELECT 'add_chunk'::regproc::oid", dbname=database))
+    with wire.connect(proxy, user="postgres", database=database) as session:
+        session.send(wire.FunctionCall(oid, ["a"]), wire.Query("SELECT add_chunk('b')"))
+        answers = session.read_until("Z") + session.read_until("Z")
+        assert not wire.errors(answers)
+        assert [answer.kind for answer in answers if answer.kind in "VD"] == ["V", "D"]
+    assert stored(server, database) == 2

@@ -1,6 +1,8 @@
 """Writes that reach the guarded table by another name: views, views over views, rules, triggers in their
 place, partitions and children. What the catalog knows of them decides what becomes of the column."""
 
+import io
+
 import psycopg2
 import psycopg2.errors
 import pytest
@@ -161,4 +163,28 @@ def test_a_partition_and_a_child(server, proxy, database, cursor):
         assert 'nothing computes the column for "chunks_child"' in refused.value.diag.message_detail
         return
     cursor.execute(statement)
+    assert stored(cursor) == [("a", 1, "x")]
+
+
+def test_a_merge_through_a_view(cursor):
+    if common.pg_major() < 17:
+        pytest.skip("MERGE into views came with PostgreSQL 17")
+    cursor.execute(f"INSERT INTO light ({COLUMNS}) VALUES {VALUES}")
+    cursor.execute(f"MERGE INTO {RENAMED} r USING (VALUES ('a', 4711), ('b', 4712)) AS s (c, k) ON r.coll = s.c"
+                   " WHEN MATCHED THEN UPDATE SET \"p k :resno 9\" = s.k, content = 'y'"
+                   " WHEN NOT MATCHED THEN INSERT (coll, \"p k :resno 9\", chunk_index, content)"
+                   " VALUES (s.c, s.k, 2, 'z')")
+    assert stored(cursor) == [("a", 1, "y"), ("b", 2, "z")]
+
+
+def test_copy_into_a_partition(server, database, cursor):
+    if database != "views_hashed":
+        pytest.skip("the table has no partitions")
+    data = io.StringIO("a\t4711\t1\tx\n")
+    for part in range(4):
+        try:
+            cursor.copy_expert(f"COPY chunks_{part} (collection_id, partition_key, chunk_index, content)"
+                               " FROM STDIN", data)
+        except psycopg2.errors.CheckViolation:
+            data.seek(0)  # the row is another partition's
     assert stored(cursor) == [("a", 1, "x")]
