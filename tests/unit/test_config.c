@@ -144,7 +144,7 @@ static void every_key_is_read(void **state)
     assert_string_equal(rule->expression, "mod(hashtext(collection_id::text), 100)");
     assert_int_equal(rule->mode, RULE_MODE_STRIP);
     assert_false(rule->unqualified_guarded);
-    assert_int_equal(rule->line, 33);
+    assert_int_equal(rule->line, 34);
     assert_string_equal(config->rules[1].schema, "public");
     assert_null(config->rules[1].database);
     config_free(config);
