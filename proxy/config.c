@@ -399,6 +399,7 @@ static struct config *with_defaults(const char *file)
     config->client_login_timeout_ms = 60 * 1000;
     config->server_connect_timeout_ms = 15 * 1000;
     config->hold_ttl_ms = 2000;
+    config->max_held_clients = 1000;
     config->file = strdup(file);
     if (config->file == NULL || !trust_loopback(config)) {
         config_free(config);

@@ -109,6 +109,7 @@ struct config {
     size_t proxy_from_count;
     bool application_name_add_host;
     uint64_t hold_ttl_ms;              /* longest time a statement may be held; default 2 s */
+    uint32_t max_held_clients;         /* at one gate; more go to the server. Default 1000 */
     struct config_rule *rules;
     size_t rule_count;
     struct config *older; /* the one that this replaced at a reload; not freed with it */

@@ -411,6 +411,7 @@ static const struct config_key main_keys[] = {
     TIMEOUT(client_idle_timeout),
     TIMEOUT(idle_transaction_timeout),
     TIMEOUT(query_timeout),
+    CONNECTIONS(max_held_clients, 0),
     {"hold_ttl", KEY_DURATION, MAIN(hold_ttl_ms), 1, HOLD_MAX_MS},
     {"http", KEY_LATER, .off = ""},
     {"client_tls", KEY_WORD, MAIN(client_tls.mode), .words = tls_words},

@@ -33,6 +33,7 @@ struct gate {
     _Atomic bool is_recording;
     _Atomic(struct recording *) recording; /* made at first use, kept */
     _Atomic uint64_t hold_end_ns;
+    _Atomic uint32_t held; /* sessions of all workers */
     char *name;
     void (*wake)(void *arg);
     void *wake_arg;
@@ -123,6 +124,20 @@ bool gate_is_holding(const struct gate *gate, uint64_t now_ns)
            now_ns < atomic_load_explicit(&gate->hold_end_ns, memory_order_relaxed);
 }
 
+bool gate_try_enter(struct gate *gate, uint32_t most)
+{
+    if (atomic_fetch_add_explicit(&gate->held, 1, memory_order_relaxed) < most) {
+        return true;
+    }
+    gate_leave(gate);
+    return false;
+}
+
+void gate_leave(struct gate *gate)
+{
+    atomic_fetch_sub_explicit(&gate->held, 1, memory_order_relaxed);
+}
+
 void gate_add(struct gate *gate, unsigned worker, enum gate_counter counter, int64_t by)
 {
     _Atomic int64_t *cell = &gate->cells[worker].counters[counter];
@@ -211,4 +226,5 @@ void gate_count(const struct gate *gate, struct gate_counts *out)
     out->held_total = (uint64_t)sums[GATE_COUNT_HELD_TOTAL];
     out->expired_total = (uint64_t)sums[GATE_COUNT_EXPIRED_TOTAL];
     out->dropped_total = (uint64_t)sums[GATE_COUNT_DROPPED_TOTAL];
+    out->overflow_total = (uint64_t)sums[GATE_COUNT_OVERFLOW_TOTAL];
 }

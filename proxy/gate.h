@@ -33,6 +33,7 @@ struct gate_counts {
     uint64_t held_total;      /* statements ever held, */
     uint64_t expired_total;   /* of those let through because the time-to-live ended, */
     uint64_t dropped_total;   /* of those whose client went away or cancelled */
+    uint64_t overflow_total;  /* statements that were not held because too many were */
     uint64_t max_held_ns;     /* the longest that one waited, since the last cutover began */
 };
 
@@ -67,6 +68,10 @@ void gate_latency(const struct gate *gate, uint64_t slot, struct gate_latency *o
 bool gate_is_holding(const struct gate *gate, uint64_t now_ns); /* holding and not expired */
 uint64_t gate_now(void);                                        /* CLOCK_MONOTONIC, ns */
 
+/* One more session is to be held: false when `most` are. Ends with gate_leave(). Any worker. */
+bool gate_try_enter(struct gate *gate, uint32_t most);
+void gate_leave(struct gate *gate);
+
 enum gate_counter {
     GATE_COUNT_HELD,
     GATE_COUNT_INFLIGHT,
@@ -75,6 +80,7 @@ enum gate_counter {
     GATE_COUNT_HELD_TOTAL,
     GATE_COUNT_EXPIRED_TOTAL,
     GATE_COUNT_DROPPED_TOTAL,
+    GATE_COUNT_OVERFLOW_TOTAL,
     GATE_COUNTERS,
 };
 /* Adds `by` to the cell of `worker` (< GATE_WORKERS_MAX); only that worker's thread may. */

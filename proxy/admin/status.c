@@ -52,13 +52,14 @@ static json_t *gates(const struct service *service)
         gate_count(service->gates[i], &c);
         json_array_append_new(
             list,
-            json_pack("{s:s, s:s+++, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "rule", rule->name,
+            json_pack("{s:s, s:s+++, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "rule", rule->name,
                       "table", rule->schema, ".", rule->table, "", "state",
                       names[gate_state(service->gates[i])], "held", (json_int_t)c.held,
                       "inflight_writes", (json_int_t)c.inflight_writes, "snapshots",
                       (json_int_t)c.snapshots, "unstripped", (json_int_t)c.unstripped, "held_total", (json_int_t)c.held_total,
                       "expired_total", (json_int_t)c.expired_total, "dropped_total",
-                      (json_int_t)c.dropped_total, "max_held_ms",
+                      (json_int_t)c.dropped_total, "overflow_total",
+                      (json_int_t)c.overflow_total, "max_held_ms",
                       (double)c.max_held_ns / 1e6));
     }
     return list;

@@ -60,6 +60,29 @@ static uint64_t all_rules(const struct session *s)
     return mask;
 }
 
+/* A place at each of the gates; false when one has none left: who waits there waits at PostgreSQL's lock. */
+static bool take_places(const struct session *s, uint64_t mask)
+{
+    const uint32_t most = service_config(session_service(s))->max_held_clients;
+    uint64_t taken = 0;
+    EACH_BIT(rule, mask)
+    {
+        if (gate_try_enter(gate_of(s, rule), most)) {
+            taken |= (uint64_t)1 << rule;
+        } else {
+            gate_add(gate_of(s, rule), s->worker->index, GATE_COUNT_OVERFLOW_TOTAL, 1);
+        }
+    }
+    if (taken == mask) {
+        return true;
+    }
+    EACH_BIT(rule, taken)
+    {
+        gate_leave(gate_of(s, rule));
+    }
+    return false;
+}
+
 static void on_release(uv_timer_t *timer)
 {
     hold_release(timer->data);
@@ -121,9 +144,12 @@ enum judging hold_check(struct session *s, uint64_t writes)
     }
     if (!answered) {
         s->wait = SESSION_WAIT_BOUNDARY;
-    } else {
-        hold_begin(s, held);
+        return JUDGING_WAIT;
     }
+    if (!take_places(s, held)) {
+        return JUDGING_FORWARD;
+    }
+    hold_begin(s, held);
     return JUDGING_WAIT;
 }
 
@@ -185,6 +211,7 @@ void hold_end(struct session *s, bool dropped)
     EACH_BIT(rule, s->held_for)
     {
         struct gate *gate = gate_of(s, rule);
+        gate_leave(gate);
         gate_note_wait(gate, worker->index, waited);
         if (dropped) {
             gate_add(gate, worker->index, GATE_COUNT_DROPPED_TOTAL, 1);

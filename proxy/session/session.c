@@ -373,7 +373,7 @@ static bool may_read_client(const struct session *s)
     bool receives = s->state == SESSION_STARTUP || s->state == SESSION_RELAY ||
                     (s->state == SESSION_LOGIN && login_reads_client(s));
     return receives && s->wait == SESSION_WAIT_NONE && !s->client_eof && !s->server_gone &&
-           !stream_is_full(&s->server);
+           !s->is_cancel && !stream_is_full(&s->server);
 }
 
 static bool server_readable(struct session *s);
@@ -506,7 +506,7 @@ static void on_client(uv_poll_t *poll, int status, int events)
         s->client.events = 0;
         events = UV_READABLE;
     }
-    if (s->state == SESSION_CLOSING || !flush(s, &s->client)) {
+    if (s->state == SESSION_CLOSING || s->is_cancel || !flush(s, &s->client)) {
         return;
     }
     if (s->state == SESSION_PROXIED) {
@@ -565,16 +565,25 @@ static void on_server(uv_poll_t *poll, int status, int events)
     }
 }
 
+/* What the session wants to know of its client. */
+static int client_events(const struct session *s)
+{
+    if (s->is_cancel) {
+        return 0; /* carried out whether or not the client waits for it, as the server does */
+    }
+    if (is_arriving(s) || s->wait == SESSION_WAIT_GATE) {
+        return UV_DISCONNECT;
+    }
+    if (s->wait != SESSION_WAIT_NONE) {
+        return s->client_ending ? 0 : UV_DISCONNECT;
+    }
+    const bool reads = !s->client_eof && !s->server_gone && !stream_is_full(&s->server);
+    return reads ? UV_READABLE : 0;
+}
+
 void session_watch(struct session *s)
 {
-    int client = 0;
-    if (is_arriving(s) || s->wait == SESSION_WAIT_GATE) {
-        client = UV_DISCONNECT;
-    } else if (s->wait != SESSION_WAIT_NONE) {
-        client = s->client_ending ? 0 : UV_DISCONNECT;
-    } else if (!s->client_eof && !s->server_gone && !stream_is_full(&s->server)) {
-        client = UV_READABLE;
-    }
+    const int client = client_events(s);
     stream_watch(&s->client, s->unread ? client | UV_WRITABLE : client, on_client);
     if (stream_is_open(&s->server)) {
         int server = s->state == SESSION_CONNECTING ? UV_WRITABLE

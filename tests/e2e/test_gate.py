@@ -145,6 +145,34 @@ def test_the_hold_ends_with_its_time_to_live(server, proxy, gate):
     assert rows(server) == "1"
 
 
+def test_more_than_may_be_held_go_to_the_server(server):
+    """PostgreSQL's lock is the fence for them; those that are held stay so."""
+    schema.clear_chunks(server)
+    instance = Proxy(server, rules=[strip_rule()], hold_ttl="20s", max_held_clients=2).start()
+    gate = Gate(instance)
+    gate.hold(ttl_ms=20000)
+    sessions = [wire.connect(instance, user="app") for _ in range(5)]
+    for n, session in enumerate(sessions):
+        session.send(wire.Query(INSERT.format(n)))
+        common.wait_until(lambda: gate.state()["held"] + gate.state()["overflow_total"] == n + 1)
+    for session in sessions[2:]:
+        assert not wire.errors(session.read_until())
+    assert rows(server) == "3"
+    state = gate.state()
+    assert (state["held"], state["overflow_total"]) == (2, 3)
+    sessions[0].cancel()  # makes a place
+    assert wire.errors(sessions[0].read_until()) == ["57014"]
+    sessions[4].send(wire.Query(INSERT.format(4)))
+    gate.wait_for_held(2)
+    gate.release()
+    for session in (sessions[1], sessions[4]):
+        assert not wire.errors(session.read_until())
+    assert rows(server) == "5"
+    for session in sessions:
+        session.close()
+    assert instance.stop() == 0
+
+
 def test_a_held_client_that_goes_away_is_never_executed(server, proxy, gate):
     for leave in ("close", "reset"):
         session = wire.connect(proxy, user="app")

@@ -68,6 +68,7 @@ static void every_key_is_read(void **state)
                "max_packet_size = 2MB\n"
                "max_user_client_connections = 7\n"
                "max_db_client_connections = 9\n"
+               "max_held_clients = 7\n"
                "unix_socket_mode = 0770\n"
                "tcp_keepalive = 0\n"
                "tcp_keepidle = 30\n"
@@ -116,6 +117,7 @@ static void every_key_is_read(void **state)
     assert_int_equal(config->max_packet_size, 2 * 1024 * 1024);
     assert_int_equal(config->max_user_client_connections, 7);
     assert_int_equal(config->max_db_client_connections, 9);
+    assert_int_equal(config->max_held_clients, 7);
     assert_int_equal(config->unix_socket_mode, 0770);
     assert_false(config->tcp.keepalive);
     assert_int_equal(config->tcp.keepidle_s, 30);
@@ -144,7 +146,7 @@ static void every_key_is_read(void **state)
     assert_int_equal(rule->mode, RULE_MODE_STRIP);
     assert_false(rule->unqualified_guarded);
     assert_int_equal(rule->on_unparsed, RULE_UNPARSED_PASS);
-    assert_int_equal(rule->line, 33);
+    assert_int_equal(rule->line, 34);
     assert_string_equal(config->rules[1].schema, "public");
     assert_null(config->rules[1].database);
     config_free(config);
@@ -163,6 +165,7 @@ static void what_is_left_out_has_its_default(void **state)
     assert_int_equal(config->audit_fsync, AUDIT_FSYNC_BATCH);
     assert_int_equal(config->max_user_client_connections, 0);
     assert_int_equal(config->max_db_client_connections, 0);
+    assert_int_equal(config->max_held_clients, 1000);
     assert_int_equal(config->unix_socket_mode, 0777);
     assert_true(config->tcp.keepalive);
     assert_int_equal(config->tcp.keepidle_s, 0);

@@ -12,6 +12,7 @@ import pytest
 from lib import common, schema, wire
 from lib.chopper import Chopper
 from lib.proxy import Proxy, strip_rule
+from lib.scripted_server import read_exactly
 from lib.wire import Connection
 from test_counting import ask
 
@@ -201,6 +202,43 @@ def test_a_request_in_pieces_and_one_with_bytes_behind_it(proxy):
                         break
                 other.read_to_end()
             assert wire.errors(session.read_until()) == ["57014"]
+
+
+LEAVES = {"closes": lambda connection: connection.close(),
+          "half_closes": lambda connection: connection.half_close(),
+          "resets": lambda connection: connection.reset()}
+
+
+@pytest.mark.parametrize("leave", LEAVES)
+def test_a_request_whose_client_does_not_wait_is_carried_out(leave, proxy):
+    for _ in range(5):
+        with wire.connect(proxy) as session:
+            run_for_ever(session)
+            other = Connection.to(proxy)
+            other.send(wire.CancelRequest(session.pid, session.key))
+            LEAVES[leave](other)
+            assert wire.errors(session.read_until()) == ["57014"]
+            other.close()
+
+
+@pytest.mark.proxy
+def test_the_connection_of_a_request_ends_when_the_servers_does(server):
+    """Who waits for that sends the next statement only when the signal is on its way."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    instance = Proxy(server, server=f"host=127.0.0.1 port={listener.getsockname()[1]}").start()
+    packet = wire.CancelRequest(1, b"abcd")
+    with listener, Connection.to(instance) as client:
+        client.send(packet)
+        other, _ = listener.accept()
+        while not (asked := other.recv(8)):
+            other, _ = listener.accept()  # that one only asked whether the proxy is there
+        assert asked == wire.SSLRequest()
+        other.sendall(b"N")
+        assert read_exactly(other, len(packet)) == packet
+        assert client.is_quiet(0.5)
+        other.close()
+        assert client.read_to_end() == []
+    assert instance.stop() == 0
 
 
 @pytest.mark.proxy
