@@ -14,6 +14,7 @@ static const char unicode_identifier[] = "u&\"";
 
 struct rule_set {
     struct rule *rules;
+    struct evaluation *evaluations; /* by rule; the column is "" where there is none */
     size_t count;
     const char *database;
     struct prefilter prefilter;
@@ -77,6 +78,7 @@ static void copy_strings(struct string_copier *copier, struct rule *to, const st
             copy_string(copier, from->sources[i].column),
             copy_string(copier, from->sources[i].type),
             from->sources[i].has_default,
+            from->sources[i].value,
         };
         if (sources != NULL) {
             sources[i] = source;
@@ -137,7 +139,9 @@ static bool fill(struct rule_set *set, const struct rule *rules, const char *dat
     set->strings = malloc(copier.used + 1);
     set->rules = calloc(set->count + 1, sizeof *set->rules);
     set->names = calloc(name_count, sizeof *set->names);
-    if (set->strings == NULL || set->rules == NULL || set->names == NULL) {
+    set->evaluations = calloc(set->count + 1, sizeof *set->evaluations);
+    if (set->strings == NULL || set->rules == NULL || set->names == NULL ||
+        set->evaluations == NULL) {
         return false;
     }
     copier = (struct string_copier){.to = set->strings};
@@ -147,6 +151,10 @@ static bool fill(struct rule_set *set, const struct rule *rules, const char *dat
         if (set->rules[i].columns == NULL || set->rules[i].dependents == NULL ||
             set->rules[i].sources == NULL) {
             return false;
+        }
+        if (rules[i].mode == RULE_MODE_COMPUTE &&
+            !evaluation_read(set->rules[i].expression, &set->evaluations[i])) {
+            set->evaluations[i].column[0] = '\0';
         }
     }
     collect_names(set, &copier, rules, &name_count);
@@ -188,6 +196,7 @@ void rule_set_free(struct rule_set *set)
     }
     prefilter_fini(&set->prefilter);
     free(set->rules);
+    free(set->evaluations);
     free(set->names);
     free(set->strings);
     free(set);
@@ -275,6 +284,12 @@ uint64_t rule_set_mentioned(const struct rule_set *set, const char *text, size_t
         }
     }
     return mask;
+}
+
+const struct evaluation *rule_set_evaluation(const struct rule_set *set, size_t index)
+{
+    const struct evaluation *evaluation = &set->evaluations[index];
+    return evaluation->column[0] == '\0' ? NULL : evaluation;
 }
 
 uint64_t rule_set_in_mode(const struct rule_set *set, uint64_t rules, enum rule_mode mode)

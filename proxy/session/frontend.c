@@ -37,6 +37,7 @@ static void note_query(struct session *s)
         note_doubt(s);
     }
     s->batch_open = false;
+    s->batch_ran = false;
     s->batch_messages = 0;
 }
 
@@ -66,6 +67,7 @@ static void note_message(struct session *s, uint8_t type)
         if (!s->copying) {
             s->syncs_sent++;
             s->batch_open = false;
+            s->batch_ran = false;
             s->batch_messages = 0;
         }
         break;
@@ -78,6 +80,7 @@ static void note_message(struct session *s, uint8_t type)
             forget_strays(s);
             s->batch_open = true;
         }
+        s->batch_ran = s->batch_ran || type == 'E';
         s->batch_messages++;
         break;
     case 'c':
@@ -217,10 +220,7 @@ static bool filter(struct session *s, const uint8_t *message, size_t have)
         copying_data(s, message + FRAME_HEADER, have - FRAME_HEADER);
         return true;
     }
-    if (message[0] == 'c' || message[0] == 'f') {
-        copying_ended(s, message[0] == 'c');
-    }
-    return false;
+    return (message[0] == 'c' || message[0] == 'f') && copying_ended(s, message[0] == 'c');
 }
 
 static bool is_filters(const struct session *s, uint8_t type)

@@ -100,6 +100,7 @@ struct session {
     bool is_cancel;        /* carries a CancelRequest, not a session */
     uint64_t syncs_sent;   /* messages that a ReadyForQuery will answer */
     uint64_t syncs_done;
+    bool batch_ran;          /* an Execute is among the messages since the last Sync or Query */
     uint32_t batch_messages; /* of the batch being sent, those with an answer of their own */
     uint32_t batch_answered; /* of the batch being answered, such answers */
     uint64_t last_query;   /* of these, the number of the last Query or FunctionCall */
