@@ -58,7 +58,9 @@ static void write_text(struct copy_cursor *c, char *room, bool is_null, int32_t 
     room[0] = options->delimiter;
     if (is_null) {
         copy_write(c, room, 1);
-        copy_write(c, options->null, options->null_len);
+        if (options->null_len > 0) {
+            copy_write(c, options->null, options->null_len);
+        }
         return;
     }
     const int digits = snprintf(room + 1, COPY_KEY_MAX - 1, "%" PRId32, value);

@@ -84,7 +84,7 @@ def send_copy(connection, sql, *data, end=None):
     """The messages up to the next ReadyForQuery."""
     connection.send(wire.Query(sql))
     first = connection.read()
-    while first.name == "CommandComplete":
+    while first.name in ("CommandComplete", "ParameterStatus"):
         first = connection.read()
     if first.name == "CopyInResponse":
         connection.send(*[wire.CopyData(piece) for piece in data], end or wire.CopyDone())
