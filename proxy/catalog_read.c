@@ -131,8 +131,11 @@ static const char recorded_columns_sql[] =
  * relation. */
 static const char sources_sql[] =
     "SELECT a.attname, format_type(a.atttypid, a.atttypmod), "
-    "a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL OR t.typdefaultbin IS NOT NULL "
+    "a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL OR t.typdefaultbin IS NOT NULL, "
+    /* before 12 all collations were deterministic */
+    "a.atttypid, a.atttypmod, coalesce(to_jsonb(c) ->> 'collisdeterministic' = 'false', false) "
     "FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
+    "LEFT JOIN pg_collation c ON c.oid = a.attcollation "
     "WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
 static const char database_sql[] =
@@ -278,6 +281,9 @@ static bool read_sources(struct control *control, const char *oid, struct readin
             .column = PQgetvalue(out->sources, i, 0),
             .type = PQgetvalue(out->sources, i, 1),
             .has_default = PQgetvalue(out->sources, i, 2)[0] == 't',
+            .value = {.type_oid = (uint32_t)strtoul(PQgetvalue(out->sources, i, 3), NULL, 10),
+                      .typmod = (int32_t)strtol(PQgetvalue(out->sources, i, 4), NULL, 10),
+                      .is_nondeterministic = PQgetvalue(out->sources, i, 5)[0] == 't'},
         };
     }
     return true;
@@ -347,8 +353,8 @@ static void print_rule(FILE *print, const struct rule *rule, size_t index)
                 (int)rule->columns[i].source);
     }
     for (size_t i = 0; i < rule->source_count; i++) {
-        fprintf(print, "source %s %s %d\n", rule->sources[i].column, rule->sources[i].type,
-                rule->sources[i].has_default);
+        fprintf(print, "source %s %s %d %d\n", rule->sources[i].column, rule->sources[i].type,
+                rule->sources[i].has_default, rule->sources[i].value.is_nondeterministic);
     }
     for (size_t i = 0; i < rule->dependent_count; i++) {
         const struct rule_relation *dependent = &rule->dependents[i];

@@ -145,7 +145,9 @@ static void end_field(struct copy_cursor *c)
         return;
     }
     copy_report_row(f);
-    begin_row(c);
+    if (copy_write_key(c, c->at, false)) {
+        begin_row(c);
+    }
 }
 
 static void field_length(struct copy_cursor *c)

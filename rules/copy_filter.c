@@ -71,7 +71,9 @@ static bool is_sound(const struct copy_options *options)
         }
         removed += !options->fields[i].stays;
     }
-    return removed < options->width;
+    const struct copy_key *key = &options->key;
+    return removed < options->width &&
+           (!key->is_there || (key->source < count && options->fields[key->source].stays));
 }
 
 /* How many fields of interest in a row are removed, from `at` in direction `step`, the first of
@@ -100,7 +102,7 @@ bool copy_filter_init(struct copy_filter *f, const struct copy_options *options,
     f->interest = options->fields[last].index + 1;
     f->leading = count_removed(options, 0, 1, 0);
     f->trailing = count_removed(options, last, -1, options->width - 1);
-    f->kept = options->width;
+    f->kept = options->width + options->key.is_there;
     for (size_t i = 0; i < options->field_count; i++) {
         f->kept -= !options->fields[i].stays;
     }
@@ -170,7 +172,7 @@ const char *copy_find(const char *at, const char *end, const struct copy_set *se
 
 static bool is_capturing(const struct copy_filter *f)
 {
-    return f->on_row != NULL || (f->is_header && f->options.header == COPY_HEADER_MATCHED);
+    return f->on_row != NULL || f->options.key.is_there || (f->is_header && f->options.header == COPY_HEADER_MATCHED);
 }
 
 void copy_capture_begin(struct copy_filter *f, const char *at)
@@ -185,12 +187,23 @@ void copy_capture_begin(struct copy_filter *f, const char *at)
     }
 }
 
-/* Puts what is in the piece behind what is stored. */
-static void store(struct copy_capture *capture, size_t len)
+/* Where a capture keeps what is not in the piece. */
+static char *store_of(struct copy_filter *f, size_t index, size_t *room)
 {
-    if (capture->stored < COPY_VALUE_MAX) {
-        const size_t room = COPY_VALUE_MAX - capture->stored;
-        memcpy(capture->store + capture->stored, capture->from, len < room ? len : room);
+    const bool is_source = f->options.key.is_there && f->options.key.source == index;
+    *room = is_source ? COPY_SOURCE_MAX : COPY_VALUE_MAX;
+    return is_source ? f->source : f->captures[index].store;
+}
+
+/* Puts what is in the piece behind what is stored. */
+static void store(struct copy_filter *f, size_t index, size_t len)
+{
+    struct copy_capture *capture = &f->captures[index];
+    size_t size;
+    char *room = store_of(f, index, &size);
+    if (capture->stored < size) {
+        const size_t left = size - capture->stored;
+        memcpy(room + capture->stored, capture->from, len < left ? len : left);
     }
     capture->stored += len;
     capture->from = NULL;
@@ -208,22 +221,24 @@ void copy_capture_end(struct copy_filter *f, const char *at)
     } else if (capture->stored == 0) {
         capture->len = (size_t)(at - capture->from);
     } else {
-        store(capture, (size_t)(at - capture->from));
+        store(f, f->next, (size_t)(at - capture->from));
         capture->len = capture->stored;
     }
 }
 
-struct copy_value copy_captured(const struct copy_filter *f, size_t index)
+struct copy_value copy_captured(struct copy_filter *f, size_t index)
 {
     const struct copy_capture *capture = &f->captures[index];
+    size_t room;
+    const char *stored = store_of(f, index, &room);
     struct copy_value value = {.len = capture->len, .is_null = capture->is_null};
     if (!capture->is_there || capture->is_open) {
         return (struct copy_value){0};
     }
     if (capture->from != NULL) {
         value.bytes = capture->from;
-    } else if (capture->len <= COPY_VALUE_MAX) {
-        value.bytes = capture->store;
+    } else if (capture->len <= room) {
+        value.bytes = stored;
     }
     return value;
 }
@@ -254,7 +269,7 @@ static void end_piece(struct copy_filter *f, const char *end)
     for (size_t i = 0; i < f->options.field_count; i++) {
         struct copy_capture *capture = &f->captures[i];
         if (capture->is_there && capture->from != NULL) {
-            store(capture, capture->is_open ? (size_t)(end - capture->from) : capture->len);
+            store(f, i, capture->is_open ? (size_t)(end - capture->from) : capture->len);
         }
     }
 }
@@ -293,8 +308,9 @@ size_t copy_filter_feed(struct copy_filter *f, const char *bytes, size_t len, si
     if (goes_out(f)) {
         c.run = bytes;
     }
+    f->key_count = 0;
     begin_piece(f, bytes);
-    while (c.at < c.end && c.count + RUNS_OF_A_STEP < max) {
+    while (c.at < c.end && c.count + RUNS_OF_A_STEP < max && f->key_count < COPY_KEYS_MAX) {
         formats[f->options.format].step(&c);
     }
     copy_close_run(&c, c.at);
@@ -306,6 +322,7 @@ size_t copy_filter_feed(struct copy_filter *f, const char *bytes, size_t len, si
 size_t copy_filter_finish(struct copy_filter *f, struct copy_run *runs, size_t max)
 {
     struct copy_cursor c = {.filter = f, .runs = runs};
+    f->key_count = 0;
     if (max >= COPY_RUNS_MIN && f->state != COPY_STATE_PASS && f->state != COPY_STATE_DEAD) {
         formats[f->options.format].finish(&c);
         f->state = COPY_STATE_DEAD;

@@ -1,5 +1,6 @@
 /*
- * The stream of a COPY ... FROM STDIN without some of its columns: CopyData comes in, in pieces cut
+ * The stream of a COPY ... FROM STDIN without some of its columns, and perhaps with a computed one
+ * behind the others: CopyData comes in, in pieces cut
  * anywhere, and the runs of it that stay go out. Called by the proxy's sessions, one filter for one
  * COPY; memory is of a fixed size and the caller's.
  *
@@ -9,6 +10,9 @@
  * refuse is still refused. Where the fault itself would vanish with a column (a row with a field
  * too few, a quoted value without an end), something is put in its place that fails with the same
  * SQLSTATE, 22P04. Only what is wrong with a removed value alone is forgiven.
+ *
+ * A computed column is the last one of the edited statement. Where its value is not certain, nothing
+ * goes out any more, and the caller has to end the stream with CopyFail.
  */
 #pragma once
 
@@ -16,11 +20,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "rules/evaluate.h"
+
 #define COPY_FIELDS_MAX 8 /* columns to remove or to look at, of one COPY */
 #define COPY_NAME_MAX 64  /* with the NUL: PostgreSQL's NAMEDATALEN */
 #define COPY_NULL_MAX 64
 #define COPY_VALUE_MAX 64 /* of a value that is cut by the end of a piece, this much is kept */
 #define COPY_RUNS_MIN 8   /* the least that copy_filter_feed() can work with */
+#define COPY_SOURCE_MAX 8192 /* no value is computed from a longer one, escapes and quotes included */
+#define COPY_KEYS_MAX 64     /* rows to which one call of copy_filter_feed() adds a value */
+#define COPY_KEY_MAX 16
 
 enum copy_format {
     COPY_FORMAT_TEXT,
@@ -49,6 +58,22 @@ struct copy_field {
     char name[COPY_NAME_MAX]; /* of the column, as HEADER MATCH expects it; "": not compared */
 };
 
+/* A column that is computed from one of the stream's and goes out behind the last field of a row. */
+struct copy_key {
+    bool is_there;
+    uint32_t source; /* index in the options' fields */
+    uint32_t bytes;  /* of its integer type: 2, 4 or 8 */
+    struct evaluation evaluation;
+    struct evaluation_column column; /* that of the source */
+    char name[COPY_NAME_MAX];        /* for HEADER MATCH */
+    /* Until the statement is under way nobody else can change client_encoding. */
+    bool is_alone;
+    bool is_utf8; /* the statement's ENCODING, where it has one */
+    /* The stream is in the server's encoding; otherwise only ASCII values are certain. The caller
+     * knows both encodings. */
+    bool is_in_encoding;
+};
+
 /* Holds no pointers, so that it can be kept with a statement and copied. */
 struct copy_options {
     enum copy_format format;
@@ -67,6 +92,7 @@ struct copy_options {
     char null[COPY_NULL_MAX];
     size_t field_count;
     struct copy_field fields[COPY_FIELDS_MAX]; /* by ascending index; some column stays */
+    struct copy_key key;
 };
 
 /* The class of an encoding by a name that PostgreSQL knows it by, in any spelling. */
@@ -106,6 +132,7 @@ struct copy_filter {
     copy_row_cb on_row;
     void *context;
     uint64_t rows; /* data rows, so far */
+    bool is_uncertain; /* the last one's key could not be computed: nothing goes out any more */
 
     /* From here on the filter's own. */
     uint32_t interest;          /* one past the last of options.fields */
@@ -126,6 +153,10 @@ struct copy_filter {
     char word[4];               /* of an unfinished integer */
     size_t word_len;
     struct copy_capture captures[COPY_FIELDS_MAX];
+    char source[COPY_SOURCE_MAX]; /* what the source's capture stores, */
+    char plain[COPY_SOURCE_MAX];  /* and its value without escapes and quotes */
+    char keys[COPY_KEYS_MAX][COPY_KEY_MAX]; /* values added in the call at hand */
+    size_t key_count;
 };
 
 /* Copies `options`. `on_row` may be NULL, which is faster. False when the options make no sense: no
@@ -134,8 +165,9 @@ bool copy_filter_init(struct copy_filter *filter, const struct copy_options *opt
                       copy_row_cb on_row, void *context);
 
 /* Takes a piece of the stream. Returns how many runs go out for its first *taken bytes, in order;
- * less than `len` are taken only when `max`, at least COPY_RUNS_MIN, was too small for more. Runs
- * lie in `bytes`, in the filter (and do not change there) or are constants. */
+ * less than `len` are taken only when `max`, at least COPY_RUNS_MIN, was too small for more, or
+ * COPY_KEYS_MAX was. Runs lie in `bytes`, in the filter (and do not change there until the next
+ * call) or are constants. */
 size_t copy_filter_feed(struct copy_filter *filter, const char *bytes, size_t len, size_t *taken,
                         struct copy_run *runs, size_t max);
 

@@ -66,6 +66,9 @@ static bool is_short(const struct copy_filter *f)
         return false;
     }
     const uint32_t found = f->field + 1, width = f->options.width;
+    if (f->options.key.is_there) {
+        return found < f->interest; /* and with a key behind it, it could have the right number */
+    }
     return (found < width && found >= width - f->trailing) || (found <= f->leading && f->kept == 1);
 }
 
@@ -78,7 +81,7 @@ static bool is_ascii(const char *text)
 }
 
 /* A name of a header that goes away must be the column's all the same. */
-static bool has_other_names(const struct copy_filter *f)
+static bool has_other_names(struct copy_filter *f)
 {
     for (size_t i = 0; i < f->options.field_count; i++) {
         const struct copy_field *field = &f->options.fields[i];
@@ -104,8 +107,23 @@ bool copy_is_bad_row(struct copy_filter *f, const char *at)
     if (!is_bad && !f->is_header) {
         copy_report_row(f);
     }
-    f->is_header = false;
     return is_bad;
+}
+
+bool copy_end_row(struct copy_cursor *c, const char *end)
+{
+    struct copy_filter *f = c->filter;
+    const bool is_header = f->is_header;
+    const bool is_bad = copy_is_bad_row(f, end);
+    f->is_header = false;
+    if (!is_bad) {
+        return copy_write_key(c, end, is_header);
+    }
+    if (!f->options.key.is_there) {
+        copy_close_run(c, end);
+        copy_write(c, &f->options.delimiter, 1); /* a field too many; of the key there is one less */
+    }
+    return true;
 }
 
 void copy_poison(struct copy_cursor *c)
@@ -141,9 +159,8 @@ void copy_line_end(struct copy_cursor *c)
         refuse_line_end(c);
         return;
     }
-    if (copy_is_bad_row(f, c->at)) {
-        copy_close_run(c, c->at);
-        copy_write(c, &f->options.delimiter, 1); /* a field too many */
+    if (!copy_end_row(c, c->at)) {
+        return;
     }
     if (c->run == NULL) {
         c->run = c->at;
@@ -181,9 +198,8 @@ void copy_finish_line(struct copy_cursor *c)
     if (!f->has_input) {
         return;
     }
-    if (copy_is_bad_row(f, c->at)) {
-        copy_write(c, &f->options.delimiter, 1);
-    } else if (!f->has_output) {
+    const size_t before = c->count;
+    if (copy_end_row(c, c->at) && c->count == before && !f->has_output) {
         /* Nothing at the end of the data is no row, an empty line is one. */
         copy_write(c, ends[f->line_end], strlen(ends[f->line_end]));
     }

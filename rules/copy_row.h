@@ -64,9 +64,12 @@ const char *copy_find(const char *at, const char *end, const struct copy_set *se
 /* A value of interest begins, ends at `at`. */
 void copy_capture_begin(struct copy_filter *f, const char *at);
 void copy_capture_end(struct copy_filter *f, const char *at);
-struct copy_value copy_captured(const struct copy_filter *f, size_t index);
+struct copy_value copy_captured(struct copy_filter *f, size_t index);
 /* The row is whole. */
 void copy_report_row(struct copy_filter *f);
+/* At the end of a row or header that the server may take: the bytes up to `end` go out, and behind
+ * them its key or that column's name. False when the value is not certain, and all is over. */
+bool copy_write_key(struct copy_cursor *c, const char *end, bool is_header);
 
 /* text, CSV: the bytes up to `at` are plain bytes of a field. */
 void copy_plain_until(struct copy_cursor *c, const char *at);
@@ -80,6 +83,9 @@ void copy_begin_line(struct copy_cursor *c);
 /* The fields up to `at` are a row, or the header: true when the server must not take it. A data row
  * that it may take is reported. */
 bool copy_is_bad_row(struct copy_filter *f, const char *at);
+/* The same, and what has to go out at `end` for it: its key, or what makes the server refuse it.
+ * False when all is over. */
+bool copy_end_row(struct copy_cursor *c, const char *end);
 /* Nothing more goes out but what makes the server fail. */
 void copy_poison(struct copy_cursor *c);
 /* At the end of the stream, behind the last byte. */

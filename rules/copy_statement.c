@@ -4,6 +4,7 @@
  */
 #include "rules/copy_statement.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -36,15 +37,20 @@ static const char *stream_column(const struct rule *rule, const CopyStmt *stmt, 
     return rule->columns[i].name;
 }
 
-/* The place of the rule's column in the stream; the width when it is not there. */
-static size_t stream_index(const struct rule *rule, const CopyStmt *stmt)
+/* The place of a column in the stream, of the rule's; the width when it is not there. */
+static size_t stream_find(const struct rule *rule, const CopyStmt *stmt, const char *column)
 {
     const size_t width = stream_width(rule, stmt);
     size_t at = 0;
-    while (at < width && strcmp(stream_column(rule, stmt, at), rule->column) != 0) {
+    while (at < width && strcmp(stream_column(rule, stmt, at), column) != 0) {
         at++;
     }
     return at;
+}
+
+static size_t stream_index(const struct rule *rule, const CopyStmt *stmt)
+{
+    return stream_find(rule, stmt, rule->column);
 }
 
 uint64_t copy_statement_carries(const struct analysis *a, const CopyStmt *stmt, uint64_t rules)
@@ -201,8 +207,10 @@ static bool read_option(const struct analysis *a, const DefElem *option,
         return read_byte(text, &options->escape);
     }
     if (strcmp(name, "encoding") == 0 && text != NULL) {
+        static const char *const utf8[] = {"utf8", "utf-8", "unicode", NULL};
         options->has_encoding = true;
         options->encoding = copy_encoding_of(text);
+        options->key.is_utf8 = is_one_of(text, utf8);
         return true;
     }
     if (strcmp(name, "default") == 0) {
@@ -338,15 +346,25 @@ static bool has_duplicates(const CopyStmt *stmt)
     return false;
 }
 
-const char *copy_statement_read(const struct analysis *a, const CopyStmt *stmt, uint64_t rules,
-                                struct copy_options *options)
+/* What is in the way of filtering the stream, whatever becomes of it. */
+static const char *stream_obstacle(const CopyStmt *stmt)
 {
-    const struct rule *rule = analysis_rule(a, rule_first(rules), stmt->relation);
     if (stmt->is_program) {
         return "the data is a program's output";
     }
     if (stmt->filename != NULL) {
         return "the data is in a file of the server";
+    }
+    return has_duplicates(stmt) ? "it names a column twice" : NULL;
+}
+
+const char *copy_statement_read(const struct analysis *a, const CopyStmt *stmt, uint64_t rules,
+                                struct copy_options *options)
+{
+    const struct rule *rule = analysis_rule(a, rule_first(rules), stmt->relation);
+    const char *obstacle = stream_obstacle(stmt);
+    if (obstacle != NULL) {
+        return obstacle;
     }
     if (count_rules(rules) > COPY_FIELDS_MAX) {
         return "it carries too many computed columns";
@@ -357,13 +375,10 @@ const char *copy_statement_read(const struct analysis *a, const CopyStmt *stmt, 
     if (stmt->attlist == NIL && count_rules(rules) > 1 && has_generated(a, stmt, rules)) {
         return "without a column list it is not known which of them it carries";
     }
-    if (has_duplicates(stmt)) {
-        return "it names a column twice";
-    }
     if (reads_column(a, stmt, rules)) {
         return "its WHERE reads the column";
     }
-    const char *obstacle = read_options(a, stmt, rules, options);
+    obstacle = read_options(a, stmt, rules, options);
     options->width = (uint32_t)stream_width(rule, stmt);
     options->may_lack = stmt->attlist == NIL && rule->shape == RULE_SHAPE_GENERATED;
     return obstacle;
@@ -412,15 +427,17 @@ static void shorten_list(struct analysis *a, CopyStmt *stmt, size_t open, const 
     revision_note_drops(a, &stmt->attlist, drop, width);
 }
 
+/* `last` is put behind the columns that stay; NULL: none is. */
 static void make_list(struct analysis *a, CopyStmt *stmt, const struct rule *rule, size_t behind,
-                      const bool *drop)
+                      const bool *drop, const char *last)
 {
     const char *text = "";
     List *names = NIL;
     const size_t width = stream_width(rule, stmt);
-    for (size_t i = 0; i < width; i++) {
-        if (!drop[i]) {
-            const char *name = stream_column(rule, stmt, i);
+    for (size_t i = 0; i <= width; i++) {
+        const bool is_last = i == width;
+        const char *name = is_last ? last : stream_column(rule, stmt, i);
+        if (is_last ? last != NULL : !drop[i]) {
             text = arena_printf(a->arena, "%s%s%s", text, *text == '\0' ? "" : ", ",
                                 quoted_name(name));
             names = lappend(names, makeString(pstrdup(name)));
@@ -444,6 +461,197 @@ void copy_statement_strip(struct analysis *a, CopyStmt *stmt, uint64_t rules,
     } else if (stmt->attlist != NIL) {
         shorten_list(a, stmt, behind, drop, options->width);
     } else {
-        make_list(a, stmt, rule, behind, drop);
+        make_list(a, stmt, rule, behind, drop, NULL);
+    }
+}
+
+/* --- computed --- */
+
+enum {
+    OID_INT8 = 20,
+    OID_INT2 = 21,
+    OID_INT4 = 23,
+};
+
+/* The bytes of an integer type; 0 for others. */
+static uint32_t integer_bytes(uint32_t type)
+{
+    return type == OID_INT2 ? 2 : type == OID_INT4 ? 4 : type == OID_INT8 ? 8 : 0;
+}
+
+static const struct rule_source *source_named(const struct rule *rule, const char *column)
+{
+    for (size_t i = 0; i < rule->source_count; i++) {
+        if (strcmp(rule->sources[i].column, column) == 0) {
+            return &rule->sources[i];
+        }
+    }
+    return NULL;
+}
+
+/* Whether there are values of the column whose text form is certain. */
+static bool is_evaluable(const struct evaluation *evaluation, const struct evaluation_column *column)
+{
+    static const char *const values[] = {"1", "00000000-0000-0000-0000-000000000000"};
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
+        const struct evaluation_input input = {.bytes = values[i], .len = strlen(values[i])};
+        int32_t key;
+        if (evaluation_value(evaluation, column, &input, &key) == EVALUATED_VALUE) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool is_number_byte(char byte)
+{
+    return isdigit((unsigned char)byte) || byte == '-';
+}
+
+/* Whether a key, or the column's name in a header, would be read as something else. */
+static const char *key_ambiguity(const struct copy_options *options)
+{
+    const bool is_csv = options->format == COPY_FORMAT_CSV;
+    if (options->format == COPY_FORMAT_BINARY) {
+        return NULL;
+    }
+    if (is_number_byte(options->delimiter) || (is_csv && is_number_byte(options->quote))) {
+        return "its DELIMITER or QUOTE could be a part of the key";
+    }
+    if (options->null_len > 0 && is_number_byte(options->null[0])) {
+        return "its NULL could be a key";
+    }
+    for (const char *at = options->key.name; options->header == COPY_HEADER_MATCHED; at++) {
+        if (*at == '\0') {
+            const size_t len = strlen(options->key.name);
+            return len == options->null_len && memcmp(options->null, options->key.name, len) == 0
+                       ? "its NULL is the column's name"
+                       : NULL;
+        }
+        const bool is_plain = isalnum((unsigned char)*at) || *at == '_';
+        if (!is_plain || *at == options->delimiter || (is_csv && *at == options->quote)) {
+            return "its header would need quotes";
+        }
+    }
+    return NULL;
+}
+
+/* Options by which a value of the source may be another one than it looks. */
+static const char *source_ambiguity(const CopyStmt *stmt, const char *source)
+{
+    for (int i = 0; i < list_length(stmt->options); i++) {
+        const DefElem *option = list_nth(stmt->options, i);
+        if (strcmp(option->defname, "default") == 0) {
+            return "its DEFAULT may stand for a value";
+        }
+        if (strcmp(option->defname, "force_null") != 0 &&
+            strcmp(option->defname, "force_not_null") != 0) {
+            continue;
+        }
+        const List *names =
+            option->arg != NULL && IsA(option->arg, List) ? (const List *)option->arg : NIL;
+        bool is_meant = names == NIL; /* all columns */
+        for (int at = 0; at < list_length(names); at++) {
+            const Node *name = list_nth(names, at);
+            is_meant |= !IsA(name, String) || strcmp(strVal(name), source) == 0;
+        }
+        if (is_meant) {
+            return "its FORCE_NULL or FORCE_NOT_NULL is about the column that the key is computed from";
+        }
+    }
+    return NULL;
+}
+
+static const char *read_key(const struct analysis *a, const CopyStmt *stmt, size_t index,
+                            struct copy_options *options, const char **hint)
+{
+    const struct rule *rule = rule_set_get(a->set, index);
+    const struct evaluation *evaluation = rule_set_evaluation(a->set, index);
+    if (evaluation == NULL) {
+        return "in a COPY pgsluice computes expressions like mod(hashtext(column::text), 100) only";
+    }
+    const struct rule_source *source = source_named(rule, evaluation->column);
+    const size_t place = stream_find(rule, stmt, evaluation->column);
+    const size_t key = rule_column_index(rule, rule->column);
+    const uint32_t bytes =
+        key < rule->column_count ? integer_bytes(rule->columns[key].type_oid) : 0;
+    if (place == stream_width(rule, stmt)) {
+        *hint = arena_printf(a->arena, "Have the COPY carry column \"%s\".", evaluation->column);
+        return arena_printf(a->arena, "it does not carry \"%s\"", evaluation->column);
+    }
+    if (bytes == 0) {
+        return "in a COPY pgsluice computes columns of type smallint, integer and bigint only";
+    }
+    if (source == NULL || !is_evaluable(evaluation, &source->value)) {
+        return arena_printf(a->arena,
+                            "only the server knows the text form, or the hash, of \"%s\"",
+                            evaluation->column);
+    }
+    options->key.is_there = true;
+    options->key.is_alone = list_length(a->statements) == 1;
+    options->key.bytes = bytes;
+    options->key.evaluation = *evaluation;
+    options->key.column = source->value;
+    memcpy(options->key.name, rule->column, strnlen(rule->column, COPY_NAME_MAX - 1));
+    options->fields[options->field_count++] =
+        (struct copy_field){.index = (uint32_t)place, .stays = true};
+    return source_ambiguity(stmt, evaluation->column);
+}
+
+const char *copy_statement_read_computed(const struct analysis *a, const CopyStmt *stmt,
+                                         size_t index, struct copy_options *options,
+                                         const char **hint)
+{
+    const struct rule *rule = rule_set_get(a->set, index);
+    const char *obstacle = stream_obstacle(stmt);
+    *hint = "Load the rows by INSERT.";
+    if (stmt->filename != NULL || stmt->is_program) {
+        *hint = "Send the rows by COPY ... FROM STDIN.";
+    }
+    if (obstacle == NULL) {
+        obstacle = read_options(a, stmt, UINT64_C(1) << index, options);
+    }
+    if (obstacle == NULL) {
+        obstacle = read_key(a, stmt, index, options, hint);
+    }
+    if (obstacle == NULL) {
+        obstacle = key_ambiguity(options);
+    }
+    if (obstacle != NULL) {
+        return obstacle;
+    }
+    const uint32_t key = (uint32_t)stream_index(rule, stmt), source = options->fields[0].index;
+    options->width = (uint32_t)stream_width(rule, stmt);
+    if (key < options->width) {
+        struct copy_field field = {.index = key};
+        memcpy(field.name, options->key.name, sizeof field.name);
+        options->fields[options->field_count++] = field;
+    }
+    qsort(options->fields, options->field_count, sizeof *options->fields, compare_fields);
+    options->key.source = options->fields[0].index == source ? 0 : 1;
+    return NULL;
+}
+
+void copy_statement_compute(struct analysis *a, CopyStmt *stmt, size_t index,
+                            const struct copy_options *options)
+{
+    const struct rule *rule = rule_set_get(a->set, index);
+    const struct token_list *tokens = analysis_tokens(a);
+    const size_t behind = tokens_after_relation(tokens, stmt->relation);
+    bool *drop = arena_alloc(a->arena, options->width * sizeof *drop);
+    for (size_t i = 0; i < options->width; i++) {
+        drop[i] = i == stream_index(rule, stmt);
+    }
+    if (behind >= tokens->count) {
+        analysis_refuse_unfollowed(a, "COPY");
+    } else if (stmt->attlist == NIL) {
+        make_list(a, stmt, rule, behind, drop, rule->column);
+    } else if (!drop[options->width - 1]) {
+        shorten_list(a, stmt, behind, drop, options->width);
+        const int close = tokens->items[tokens->items[behind].match].start;
+        analysis_edit(a, close, close,
+                      arena_printf(a->arena, ", %s", quoted_name(rule->column)));
+        revision_note(a, &stmt->attlist, (int)options->width, 0,
+                      lappend(NIL, makeString(pstrdup(rule->column))));
     }
 }

@@ -18,6 +18,16 @@ uint64_t copy_statement_carries(const struct analysis *a, const CopyStmt *stmt, 
 const char *copy_statement_read(const struct analysis *a, const CopyStmt *stmt, uint64_t rules,
                                 struct copy_options *options);
 
+/* The same of a COPY FROM into the table of a rule in mode compute, whether its column is carried or
+ * not, with all that the filter has to know but what the session knows; `hint` says what to write
+ * instead. */
+const char *copy_statement_read_computed(const struct analysis *a, const CopyStmt *stmt,
+                                         size_t rule, struct copy_options *options,
+                                         const char **hint);
+/* Makes the rule's column the last one of the list, when that had no objection. */
+void copy_statement_compute(struct analysis *a, CopyStmt *stmt, size_t rule,
+                            const struct copy_options *options);
+
 /* Takes the columns of `rules` out of the column list, or makes a list without them where there is
  * none, and names their fields in `options`. Only after copy_statement_read() of the same rules or
  * more of them had no objection. */

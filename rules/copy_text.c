@@ -20,10 +20,16 @@ static void end_marker(struct copy_cursor *c, const char *backslash)
 {
     struct copy_filter *f = c->filter;
     const char *end = backslash != NULL ? backslash : c->at;
-    if (f->has_input && (copy_is_bad_row(f, end) || !f->has_output)) {
-        copy_close_run(c, end);
-        copy_poison(c);
-        return;
+    if (f->has_input) {
+        const bool is_bad = copy_is_bad_row(f, end);
+        if (is_bad || (!f->has_output && !f->options.key.is_there)) {
+            copy_close_run(c, end);
+            copy_poison(c);
+            return;
+        }
+        if (!copy_write_key(c, end, f->is_header)) {
+            return;
+        }
     }
     if (backslash == NULL) {
         copy_write(c, "\\", 1);

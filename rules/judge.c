@@ -342,6 +342,17 @@ static void set_copies(struct verdict *verdict, const struct analysis *a)
     }
 }
 
+/* Whether a stream gets a column, for which the text may have been right as it was. */
+static bool adds_to_stream(const struct analysis *a)
+{
+    for (size_t i = 0; i < a->copy_count; i++) {
+        if (a->copies[i].options.key.is_there) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void conclude(struct verdict *verdict, struct analysis *a, const struct judge_input *input)
 {
     *verdict = (struct verdict){.action = VERDICT_PASS};
@@ -351,7 +362,7 @@ static void conclude(struct verdict *verdict, struct analysis *a, const struct j
     if (a->supplied_count > 0) {
         describe(verdict, a);
     }
-    if (a->edit_count > 0 && !a->is_refused) {
+    if ((a->edit_count > 0 || adds_to_stream(a)) && !a->is_refused) {
         edit(verdict, a, input);
     }
     if (a->is_refused) {

@@ -15,6 +15,7 @@ static const char unicode_identifier[] = "u&\"";
 struct rule_set {
     struct rule *rules;
     struct rule **likes; /* by rule and dependent: the rule as it is for that */
+    struct evaluation *evaluations; /* by rule; the column is "" where there is none */
     size_t count;
     const char *database;
     struct prefilter prefilter;
@@ -90,6 +91,7 @@ static void copy_strings(struct string_copier *copier, struct rule *to, const st
             copy_string(copier, from->sources[i].column),
             copy_string(copier, from->sources[i].type),
             from->sources[i].has_default,
+            from->sources[i].value,
         };
         if (sources != NULL) {
             sources[i] = source;
@@ -168,7 +170,9 @@ static bool fill(struct rule_set *set, const struct rule *rules, const char *dat
     set->rules = calloc(set->count + 1, sizeof *set->rules);
     set->likes = calloc(set->count + 1, sizeof *set->likes);
     set->names = calloc(name_count, sizeof *set->names);
-    if (set->strings == NULL || set->rules == NULL || set->likes == NULL || set->names == NULL) {
+    set->evaluations = calloc(set->count + 1, sizeof *set->evaluations);
+    if (set->strings == NULL || set->rules == NULL || set->likes == NULL || set->names == NULL ||
+        set->evaluations == NULL) {
         return false;
     }
     copier = (struct string_copier){.to = set->strings};
@@ -182,6 +186,10 @@ static bool fill(struct rule_set *set, const struct rule *rules, const char *dat
         set->likes[i] = make_likes(&set->rules[i]);
         if (set->likes[i] == NULL) {
             return false;
+        }
+        if (rules[i].mode == RULE_MODE_COMPUTE &&
+            !evaluation_read(set->rules[i].expression, &set->evaluations[i])) {
+            set->evaluations[i].column[0] = '\0';
         }
     }
     collect_names(set, &copier, rules, &name_count);
@@ -231,6 +239,7 @@ void rule_set_free(struct rule_set *set)
     prefilter_fini(&set->prefilter);
     free(set->likes);
     free(set->rules);
+    free(set->evaluations);
     free(set->names);
     free(set->strings);
     free(set);
@@ -332,6 +341,12 @@ uint64_t rule_set_mentioned(const struct rule_set *set, const char *text, size_t
         }
     }
     return mask;
+}
+
+const struct evaluation *rule_set_evaluation(const struct rule_set *set, size_t index)
+{
+    const struct evaluation *evaluation = &set->evaluations[index];
+    return evaluation->column[0] == '\0' ? NULL : evaluation;
 }
 
 uint64_t rule_set_in_mode(const struct rule_set *set, uint64_t rules, enum rule_mode mode)

@@ -56,6 +56,7 @@ struct rule_source {
     const char *column;
     const char *type; /* as SQL writes it: character varying(36) */
     bool has_default; /* leaving it out gives something else than NULL */
+    struct evaluation_column value; /* for evaluating it outside of the server */
 };
 
 struct rule_relation {

@@ -42,12 +42,32 @@ static void note_stream(struct analysis *a, const struct copy_options *options)
     a->copies[a->copy_count++] = (struct verdict_copy){.options = *options};
 }
 
-static void refuse_computed(struct analysis *a, uint64_t rules)
+/* A COPY whose rows get the column of a rule in mode compute; `rules` are all those of the table. */
+static void compute_copy(struct analysis *a, CopyStmt *stmt, uint64_t rules,
+                         struct copy_options *options)
 {
-    rules = rule_set_in_mode(a->set, rules, RULE_MODE_COMPUTE);
-    if (rules != 0) {
-        analysis_refuse_compute(a, rule_set_get(a->set, rule_first(rules)), "COPY",
-                                "the rows of a COPY are not computed", "Load the rows by INSERT.");
+    const size_t index = rule_first(rule_set_in_mode(a->set, rules, RULE_MODE_COMPUTE));
+    const char *hint = "Load the rows by INSERT.";
+    const char *obstacle = (rules & (rules - 1)) != 0
+                               ? "more than one rule is about the table"
+                               : copy_statement_read_computed(a, stmt, index, options, &hint);
+    for (uint64_t rest = copy_statement_carries(a, stmt, rules); rest != 0; rest &= rest - 1) {
+        analysis_record(a, rule_first(rest), &(struct supply){.statement = "COPY"});
+    }
+    if (obstacle != NULL) {
+        analysis_refuse_compute(a, rule_set_get(a->set, index), "COPY", obstacle, hint);
+        return;
+    }
+    copy_statement_compute(a, stmt, index, options);
+}
+
+static void strip_copy(struct analysis *a, CopyStmt *stmt, uint64_t rules,
+                       struct copy_options *options)
+{
+    const uint64_t carried = copy_statement_carries(a, stmt, rules);
+    const uint64_t stripped = carried == 0 ? 0 : supplied_by_stream(a, stmt, carried, options);
+    if (stripped != 0) {
+        copy_statement_strip(a, stmt, stripped, options);
     }
 }
 
@@ -66,12 +86,11 @@ static void judge_copy(struct analysis *a, CopyStmt *stmt)
     const struct rule_target target = analysis_target(a, stmt->relation);
     a->writes |= target.direct | target.dependents;
     dependent_judge(a, stmt->relation, stmt->attlist, "COPY", false);
-    refuse_computed(a, target.direct);
     struct copy_options options = {.field_count = 0};
-    uint64_t carried = copy_statement_carries(a, stmt, target.direct | target.like);
-    uint64_t stripped = carried == 0 ? 0 : supplied_by_stream(a, stmt, carried, &options);
-    if (stripped != 0) {
-        copy_statement_strip(a, stmt, stripped, &options);
+    if (rule_set_in_mode(a->set, target.direct, RULE_MODE_COMPUTE) != 0) {
+        compute_copy(a, stmt, target.direct, &options);
+    } else {
+        strip_copy(a, stmt, target.direct | target.like, &options);
     }
     if (stmt->filename == NULL) {
         note_stream(a, &options);

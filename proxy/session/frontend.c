@@ -225,10 +225,7 @@ static bool filter(struct session *s, const uint8_t *message, size_t have)
         copying_data(s, message + FRAME_HEADER, have - FRAME_HEADER);
         return true;
     }
-    if (message[0] == 'c' || message[0] == 'f') {
-        copying_ended(s, message[0] == 'c');
-    }
-    return false;
+    return (message[0] == 'c' || message[0] == 'f') && copying_ended(s, message[0] == 'c');
 }
 
 static bool is_filters(const struct session *s, uint8_t type)

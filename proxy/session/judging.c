@@ -137,7 +137,7 @@ static bool tell_verdict(struct session *s, const struct verdict *verdict, bool 
 /* Of a prepared statement, for all its executions. False when out of memory. */
 static bool note_render(struct session *s, struct ledger_note *note)
 {
-    note->said = calloc(note->count, sizeof(struct audit_piece *));
+    note->said = calloc(note->count + 1, sizeof(struct audit_piece *));
     for (size_t i = 0; note->said != NULL && i < note->count; i++) {
         const struct supplied *supplied = &note->supplied[i];
         note->said[i] = audit_piece_what(&(struct audit_supplied){

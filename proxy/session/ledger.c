@@ -42,7 +42,7 @@ static struct ledger_note *note_new(const struct verdict *verdict, const size_t 
         return NULL;
     }
     note->count = verdict->supplied_count;
-    note->supplied = malloc(note->count * sizeof *note->supplied);
+    note->supplied = calloc(note->count + 1, sizeof *note->supplied);
     note->text = strdup(verdict->masked_text != NULL ? verdict->masked_text : "");
     note->fingerprint = verdict->fingerprint;
     note->edited = verdict->action == VERDICT_EDIT;
@@ -340,7 +340,7 @@ bool ledger_parsed(struct ledger *ledger, struct ledger_spot spot, struct span n
                    struct position_map *map)
 {
     struct ledger_statement statement = {.writes = writes};
-    if (verdict->supplied_count > 0) {
+    if (verdict->supplied_count > 0 || verdict->copy_count > 0) {
         statement.note = note_new(verdict, rule_index);
         if (statement.note == NULL) {
             return false;
@@ -445,15 +445,20 @@ const struct ledger_refusal *ledger_refuse(struct ledger *ledger, const struct v
     return refusal;
 }
 
-static int poison_mark(char *room, size_t size, const char *nonce, uint64_t id)
+static int write_mark(char *room, size_t size, const char *nonce, uint64_t id)
 {
     return snprintf(room, size, "refused by pgsluice %s %" PRIu64 ".", nonce, id);
+}
+
+size_t ledger_mark(char room[LEDGER_POISON_MAX], const char *nonce, uint64_t id)
+{
+    return (size_t)write_mark(room, LEDGER_POISON_MAX, nonce, id);
 }
 
 size_t ledger_poison(char room[LEDGER_POISON_MAX], const char *nonce, uint64_t id)
 {
     char mark[LEDGER_POISON_MAX / 2];
-    poison_mark(mark, sizeof mark, nonce, id);
+    write_mark(mark, sizeof mark, nonce, id);
     return (size_t)snprintf(room, LEDGER_POISON_MAX, "SELECT '%s'::pg_catalog.int4", mark);
 }
 
@@ -462,7 +467,7 @@ const struct ledger_refusal *ledger_answers(const struct ledger *ledger, const c
 {
     char mark[LEDGER_POISON_MAX / 2];
     for (size_t i = 0; i < ledger->refusal_count && ledger->refusals[i].sync <= sync; i++) {
-        poison_mark(mark, sizeof mark, nonce, ledger->refusals[i].id);
+        write_mark(mark, sizeof mark, nonce, ledger->refusals[i].id);
         if (ledger->refusals[i].sync == sync && strstr(message, mark) != NULL) {
             return &ledger->refusals[i];
         }

@@ -161,6 +161,8 @@ void ledger_ready(struct ledger *ledger, uint64_t sync);
 /* The text that makes the server fail, in `room`: recognised by ledger_answers(). */
 #define LEDGER_POISON_MAX 128
 size_t ledger_poison(char room[LEDGER_POISON_MAX], const char *nonce, uint64_t id);
+/* The words by which it is recognised, alone. */
+size_t ledger_mark(char room[LEDGER_POISON_MAX], const char *nonce, uint64_t id);
 
 /* ledger_places.c: errors about what is sent from this message on are about a text of `map`
  * (borrowed); NULL: the client's own. Places come in the order of the stream. */

@@ -30,9 +30,11 @@ static inline struct rule_set *fuzz_rule_set(uint8_t setting)
         {.schema = "public", .name = "chunks_view"},
         {.schema = "public", .name = "chunks_light", .column = ""},
     };
-    static const struct rule_source chunk_sources[] = {{"collection_id", "varchar(36)", false},
-                                                       {"chunk_index", "integer", false},
-                                                       {"id", "bigint", true}};
+    static const struct rule_source chunk_sources[] = {
+        {"collection_id", "varchar(36)", false, {1043, 40, false}},
+        {"chunk_index", "integer", false, {23, -1, false}},
+        {"id", "bigint", true, {20, -1, false}},
+    };
     static const struct rule_column note_columns[] = {{"bucket", 20, false},
                                                       {"Owner", 25, false},
                                                       {"order", 23, false},

@@ -114,6 +114,18 @@ def create_chunks(server, shape="trigger", dbname="app"):
     server.psql(DROP + "BEGIN;" + table + DOCUMENTS + OWNERSHIP + "COMMIT;", dbname=dbname)
 
 
+def create_partitions(server, first, last, dbname="app"):
+    """In the place of the two that the partitioned table has, one for each value from `first` to `last`."""
+    server.psql(f"""
+        DROP TABLE chunks_0, chunks_rest;
+        DO $$ BEGIN
+            FOR n IN {first}..{last} LOOP
+                EXECUTE format('CREATE TABLE %I PARTITION OF chunks FOR VALUES IN (%s)',
+                               'chunks_' || replace(n::text, '-', 'm'), n);
+            END LOOP;
+        END $$;""", dbname=dbname)
+
+
 def clear_chunks(server, dbname="app"):
     """Empties the tables and starts the ids at 1 again."""
     server.psql("TRUNCATE chunks, documents RESTART IDENTITY", dbname=dbname)

@@ -267,6 +267,97 @@ static void binary_rows_lose_a_field_and_a_count(void **state)
     CHECK("PGCOPX\n\377\r\n\0\0\2", "PGCOPX\n\377\r\n\0\0\2");
 }
 
+/* With the key of a removed field's column computed from the field `source`, which stays. */
+static struct copy_options with_key(struct copy_options options, uint32_t source)
+{
+    const uint32_t removed = options.fields[0].index;
+    options.field_count = 2;
+    options.fields[source > removed] = (struct copy_field){.index = source, .stays = true};
+    options.fields[source < removed] = (struct copy_field){.index = removed, .name = "k"};
+    options.key = (struct copy_key){.is_there = true,
+                                    .source = source > removed,
+                                    .bytes = 4,
+                                    .column = {.type_oid = 25, .typmod = -1},
+                                    .name = "k"};
+    assert_true(evaluation_read("mod(hashtext(c::text), 100)", &options.key.evaluation));
+    return options;
+}
+
+static void a_key_is_written_behind_the_last_field(void **state)
+{
+    (void)state;
+    const struct copy_options first = with_key(text_of(3, 0), 1), last = with_key(text_of(3, 2), 0);
+    check(&first, "5\ta\tx\n\t\\x62\t\n7\t\\N\t\\N", "a\tx\t57\n\\x62\t\t-88\n\\N\t\\N\t\\N");
+    check(&last, "a\tx\t5\r\n\tx\t6\r\nb\t\\\t\t\r\n", "a\tx\t57\r\n\tx\t-71\r\nb\t\\\t\t-88\r\n");
+    check(&last, "a\tx\t5\\.\nb\tx\t5\n", "a\tx\t57\\.\nb\tx\t5\n"); /* the end of the data */
+    check(&last, "a\tx\t5\n\\.\nb", "a\tx\t57\n\\.\nb");
+    const struct copy_options csv = with_key(csv_of(2, 0), 1);
+    check(&csv, "5,a\n\"6\n\",\"b\"\n7,\n8,\"\"", "a,57\n\"b\",-88\n,\n\"\",-71");
+}
+
+static void a_key_makes_no_short_row_whole(void **state)
+{
+    (void)state;
+    const struct copy_options last = with_key(text_of(3, 2), 0), first = with_key(text_of(3, 0), 1);
+    check(&last, "a\tx\n", "a\tx\n");
+    check(&last, "a\tx\t5\tz\n", "a\tx\tz\t57\n"); /* a field too many, as before */
+    check(&first, "5\n\n", "\n\n");
+    check(&first, "5\ta\n", "a\t57\n"); /* three columns are expected */
+    const struct copy_options csv = with_key(csv_of(3, 2), 0);
+    check(&csv, "a,x", "a,x");
+    const struct copy_options sole = with_key(csv_of(2, 0), 1);
+    check(&sole, "5", "\n");
+}
+
+static void a_header_gets_the_keys_name(void **state)
+{
+    (void)state;
+    struct copy_options options = with_key(csv_of(2, 0), 1);
+    options.header = COPY_HEADER_MATCHED;
+    check(&options, "k,c\n5,a\n", "c,k\na,57\n");
+    check(&options, "x,c\n5,a\n", "c\na,57\n"); /* one name less than there must be */
+    options.header = COPY_HEADER_IGNORED;
+    check(&options, "k,c\n5,a\n", "k,c\na,57\n");
+}
+
+static void binary_rows_get_a_key(void **state)
+{
+    (void)state;
+    struct copy_options options = with_key(text_of(2, 0), 1);
+    options.format = COPY_FORMAT_BINARY;
+    CHECK(HEADER "\0\2\0\0\0\1z\0\0\0\1a\0\2\377\377\377\377\377\377\377\377\377\377",
+          HEADER "\0\2\0\0\0\1a\0\0\0\4\0\0\0\71\0\2\377\377\377\377\377\377\377\377\377\377");
+    CHECK(HEADER "\0\1\0\0\0\1a", HEADER "\0\1\0\0\0\1a"); /* not the right count */
+    options.key.bytes = 2;
+    CHECK(HEADER "\0\2\377\377\377\377\0\0\0\1b", HEADER "\0\2\0\0\0\1b\0\0\0\2\377\250");
+}
+
+static void what_is_not_certain_ends_the_stream(void **state)
+{
+    (void)state;
+    static const char stream[] = "5\ta\n5\t\xc3\xa9\n5\ta\n";
+    struct copy_options options = with_key(text_of(2, 0), 1);
+    check(&options, stream, "a\t57\n\xc3\xa9");
+    options.key.is_in_encoding = true;
+    assert_int_equal(filter(&options, stream, sizeof stream - 1, 3).rows, 3);
+}
+
+static void many_keys_go_out_in_one_call(void **state)
+{
+    (void)state;
+    enum { ROWS = 3 * COPY_KEYS_MAX };
+    static const char row[] = "5\ta\n", want[] = "a\t57\n";
+    char stream[ROWS * sizeof row] = "", out[ROWS * sizeof want] = "";
+    for (int i = 0; i < ROWS; i++) {
+        strcat(stream, row);
+        strcat(out, want);
+    }
+    const struct copy_options options = with_key(text_of(2, 0), 1);
+    const struct output all = filter(&options, stream, strlen(stream), strlen(stream));
+    assert_int_equal(all.len, strlen(out));
+    assert_memory_equal(all.bytes, out, all.len);
+}
+
 static void values_are_told_row_by_row(void **state)
 {
     (void)state;
@@ -350,6 +441,12 @@ int main(void)
         cmocka_unit_test(bytes_of_characters_are_no_delimiters),
         cmocka_unit_test(a_header_is_matched_by_place_and_name),
         cmocka_unit_test(binary_rows_lose_a_field_and_a_count),
+        cmocka_unit_test(a_key_is_written_behind_the_last_field),
+        cmocka_unit_test(a_key_makes_no_short_row_whole),
+        cmocka_unit_test(a_header_gets_the_keys_name),
+        cmocka_unit_test(binary_rows_get_a_key),
+        cmocka_unit_test(what_is_not_certain_ends_the_stream),
+        cmocka_unit_test(many_keys_go_out_in_one_call),
         cmocka_unit_test(values_are_told_row_by_row),
         cmocka_unit_test(a_long_value_is_told_when_it_is_in_one_piece),
         cmocka_unit_test(csv_values_lose_their_quotes),

@@ -64,16 +64,16 @@ static const struct rule_column note_columns[] = {
     {"bucket", 20, false}, {"Owner", 25, false}, {"order", 23, false}, {"system_user", 25, false}};
 
 static const struct rule_source chunk_sources[] = {
-    {"id", "bigint", true},
-    {"collection_id", "character varying(36)", false},
-    {"partition_key", "integer", false},
-    {"document_id", "character varying", false},
-    {"chunk_index", "integer", false},
-    {"content", "text", false},
-    {"metadata", "jsonb", true},
+    {"id", "bigint", true, {20, -1, false}},
+    {"collection_id", "character varying(36)", false, {1043, 40, false}},
+    {"partition_key", "integer", false, {23, -1, false}},
+    {"document_id", "character varying", false, {1043, -1, false}},
+    {"chunk_index", "integer", false, {23, -1, false}},
+    {"content", "text", false, {25, -1, false}},
+    {"metadata", "jsonb", true, {3802, -1, false}},
 };
-static const struct rule_source note_sources[] = {{"bucket", "bigint", false},
-                                                  {"Owner", "\"My App\".owner", false}};
+static const struct rule_source note_sources[] = {{"bucket", "bigint", false, {20, -1, false}},
+                                                  {"Owner", "\"My App\".owner", false, {0}}};
 
 static struct rule_set *make_set(const struct rule_case *c)
 {
@@ -182,7 +182,8 @@ static void check(const struct rule_case *c, const struct verdict *verdict)
     assert_int_equal(verdict->schema_change, c->schema_change);
 }
 
-/* Twice: the second verdict comes from the cache. An edited text is clean when it comes back. */
+/* Twice: the second verdict comes from the cache. An edited text stays as it is when it comes
+ * back. */
 static void run_case(void **state)
 {
     const struct rule_case *c = *state;
@@ -210,7 +211,10 @@ static void run_case(void **state)
         char *edited = strdup(verdict->text);
         input.text = edited;
         input.len = strlen(edited);
-        assert_int_equal(judge_text(judge, set, &input)->action, VERDICT_PASS);
+        verdict = judge_text(judge, set, &input);
+        /* A stream gets its column all the same. */
+        assert_true(verdict->action == VERDICT_PASS ||
+                    (verdict->copy_count > 0 && strcmp(verdict->text, edited) == 0));
         free(edited);
     }
     judge_free(judge);

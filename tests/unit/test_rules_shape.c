@@ -21,7 +21,8 @@ static const struct rule_column columns[] = {{"id", 20, false},
                                              {"partition_key", 23, false},
                                              {"content", 25, false}};
 static const struct rule_relation dependents[] = {{.schema = "public", .name = "chunks_view"}};
-static const struct rule_source sources[] = {{"id", "bigint", false}, {"content", "text", true}};
+static const struct rule_source sources[] = {{"id", "bigint", false, {0}},
+                                             {"content", "text", true, {0}}};
 
 static struct rule rule_in(const char *table, const char *column, enum rule_mode mode)
 {
