@@ -10,6 +10,7 @@
 
 #include "rules/bulk.h"
 #include "rules/encoding.h"
+#include "rules/lanes.h"
 
 enum byte_class {
     CLASS_PLAIN = ' ', /* stands for itself, whatever is next to it */
@@ -61,6 +62,26 @@ static bool is_word_part(char c)
 {
     const enum byte_class class = class_of((unsigned char)c);
     return class == CLASS_WORD || class == CLASS_DIGIT || c == '$';
+}
+
+/* From `at` on, up to a byte that belongs to no word. */
+static inline size_t word_end(const struct reader *r, size_t at)
+{
+    while (r->len - at >= LANES) {
+        const lanes bytes = lanes_load(r->text + at), letters = (bytes | 0x20) - 'a',
+                    digits = bytes - '0';
+        const unsigned parts =
+            lanes_mask((lanes)(letters < 26) | (lanes)(digits < 10) | (lanes)(bytes == '_') |
+                       (lanes)(bytes == '$') | bytes);
+        if (parts != (1U << LANES) - 1) {
+            return at + (unsigned)__builtin_ctz(~parts);
+        }
+        at += LANES;
+    }
+    while (is_word_part(r->text[at])) {
+        at++;
+    }
+    return at;
 }
 
 static bool copy_up_to(struct reader *r, size_t end)
@@ -163,7 +184,7 @@ static bool read_number(struct reader *r)
     return !is_word_part(r->text[r->at]) && r->text[r->at] != '.' && add_literal(r, start, kind);
 }
 
-static bool is_word(const struct reader *r, size_t start, const char *word)
+static inline bool is_word(const struct reader *r, size_t start, const char *word)
 {
     return r->at - start == strlen(word) && strncasecmp(r->text + start, word, r->at - start) == 0;
 }
@@ -173,9 +194,7 @@ static bool is_word(const struct reader *r, size_t start, const char *word)
 static bool read_word(struct reader *r)
 {
     const size_t start = r->at;
-    while (is_word_part(r->text[r->at])) {
-        r->at++;
-    }
+    r->at = word_end(r, start);
     return r->text[r->at] != '\'' && !is_word(r, start, "float") && !is_word(r, start, "uescape");
 }
 
@@ -220,9 +239,7 @@ static bool starts_as_query(struct reader *r)
         r->at++;
     }
     const size_t start = r->at;
-    while (is_word_part(r->text[r->at])) {
-        r->at++;
-    }
+    r->at = word_end(r, start);
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
         if (is_word(r, start, words[i])) {
             return true;

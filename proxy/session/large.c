@@ -300,6 +300,9 @@ static void release(void *arg)
     if (large->refs > 0) {
         return;
     }
+    /* the session's ledger may have it too, and references are counted on this thread only */
+    position_map_unref(large->map);
+    large->map = NULL;
     if (is_running(large->worker)) {
         give(large->worker, large);
     } else {

@@ -655,11 +655,38 @@ static void long_literals_and_many_rows_keep_their_own_ways(void **state)
     tear_down(&judges);
 }
 
+/* Words are read 16 bytes at a time, near the end of a text one by one: both must see any byte as
+ * part of a word, or not. In a word it makes that the prefix of the string behind it. */
+static void words_end_alike_everywhere(void **state)
+{
+    (void)state;
+    for (unsigned byte = 1; byte < 256; byte++) {
+        const bool is_part = byte >= 0x80 || byte == '_' || byte == '$' ||
+                             (byte >= '0' && byte <= '9') || (byte >= 'a' && byte <= 'z') ||
+                             (byte >= 'A' && byte <= 'Z');
+        for (int letters = 1; letters < 40; letters++) {
+            char text[160];
+            snprintf(text, sizeof text, "select %.*s%c''", letters,
+                     "nameswithmanylettersinthemareseldomfoundinsql", (char)byte);
+            const bool has_shape = shape_of(text, true) != NULL;
+            assert_false(is_part && has_shape);
+            strcat(text, " from a_table_with_a_name_that_is_long_enough");
+            assert_int_equal(has_shape, shape_of(text, true) != NULL);
+        }
+        char plain[] = "select a?1";
+        plain[8] = (char)byte;
+        if (is_part && byte < 0x80) {
+            assert_string_equal(shape_of(plain, true), plain);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain_literals_are_taken_out_of_a_shape),
         cmocka_unit_test(what_is_not_plain_has_no_shape),
+        cmocka_unit_test(words_end_alike_everywhere),
         cmocka_unit_test(one_verdict_serves_all_literals),
         cmocka_unit_test(a_literal_that_is_written_twice_is_filled_in_twice),
         cmocka_unit_test(a_key_that_was_right_once_is_looked_at_again),
