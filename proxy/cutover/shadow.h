@@ -8,7 +8,7 @@
  *     ... rows are copied and replayed ...
  *   shadow_finish    indexes, statistics objects, ANALYZE        one statement each, no transaction
  *   shadow_flip      the exchange                                in the flip's transaction
- *   shadow_after     VALIDATE of the foreign keys                one statement each, no transaction
+ *     ... shadow_flip.after: VALIDATE of the foreign keys        one statement each, no transaction
  *   shadow_drop      the table that is not the table any more, or not yet
  *
  * Names are made of the table's own, so that a run that resumes finds them again: the shadow is
@@ -94,7 +94,8 @@ json_t *shadow_finish(struct cutover *c, const struct shadow *shadow, struct fai
  *     (the caller's: state row)
  *   END $$; COMMIT
  *
- * Before `body` there may be no trigger of the capture's left on either table. It raises
+ * Triggers of the capture are named pgsluice_*: they are not carried over, and none may be left on
+ * either table before `body`, which raises
  * FLIP_CHANGED when something was altered since it was composed, and FLIP_DIFFERENT when the
  * table's catalog entries afterwards are not those from before, except for what is meant.
  */
@@ -104,15 +105,14 @@ struct shadow_flip {
     char *declare;
     char *body;
     char *plan; /* the statements for people, one a line */
+    /* Statements for after the commit, to be kept with the state row: they validate the foreign keys
+     * of both directions that were valid before. Each takes SHARE UPDATE EXCLUSIVE and ROW SHARE,
+     * and reads a table; to be run again as often as one likes. */
+    json_t *after;
 };
 MUST_CHECK bool shadow_flip(struct cutover *c, const struct shadow *shadow, struct shadow_flip *out,
                             struct failure *f);
 void shadow_flip_fini(struct shadow_flip *flip);
-
-/* To be read after the flip's commit, with a new shadow_plan() of the opposite direction or none:
- * it asks the catalog which of the table's foreign keys, of both directions, this flip has left
- * NOT VALID. Each statement takes SHARE UPDATE EXCLUSIVE and ROW SHARE, and reads the table. */
-json_t *shadow_after(struct cutover *c, struct failure *f);
 
 /* Drops TABLE_pgsluice_new and TABLE_pgsluice_old, whichever exist: an abort before the flip, or
  * finish after it. One statement each; the brief ACCESS EXCLUSIVE lock is on what nobody uses. */
