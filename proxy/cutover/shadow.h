@@ -37,6 +37,8 @@ struct shadow {
     unsigned to;    /* oid of the table that is to take its place; 0: not created yet */
     char *relation; /* quoted: the table that is to take its place */
     char *aside;    /* quoted: where the present table goes */
+    char *relation_name; /* the same two, unquoted, without the schema */
+    char *aside_name;
     /* The columns that are copied, quoted, with commas: without the guarded column and without
      * other generated columns. Identity columns of the table that is not in use are BY DEFAULT until
      * they are flipped, so that plain INSERT and UPDATE may set them. */
@@ -47,10 +49,14 @@ struct shadow {
      * that does without the guarded column is preferred. Both tables have it from the start. */
     char *key;
     bool key_guarded;  /* `key` has the guarded column */
+    unsigned key_index; /* oid; 0: none, which is refused */
     json_t *key_names; /* the same columns, unquoted */
     /* Objects {"what": "materialized view m", "why": "it cannot ..."}: nothing may begin while there
      * is one. */
     json_t *refusals;
+    /* Triggers that stay on the table that had them: the one that computes the column. As the right
+     * side of <> in SQL. */
+    char *triggers_kept;
 };
 
 /* Reads the catalog, in whatever transaction is open. c->table has been read, for SHADOW_BACK with

@@ -1,0 +1,34 @@
+/*
+ * How the files of the shadow compose SQL: templates with the two tables filled in, and queries
+ * whose rows are statements. Private to shadow*.c.
+ */
+#pragma once
+
+#include "proxy/cutover/shadow.h"
+
+/* context_expand() with these as well: {from}, {to} (oids, 0 for none), {name_text},
+ * {relation_text}, {aside_text} (quoted and qualified names as SQL string literals),
+ * {relation_name}, {aside_name}, {base_name} (unqualified names as literals), {expr_text} (the
+ * expression as literal), {key_index}, {back} (true or false), {trigger_name} (what
+ * a trigger's name is unequal to), {row_filter} (of pg_publication_rel r) and {schema_publications}
+ * (oids of publications of the schema {from} is in). The caller frees it. */
+char *shadow_expand(const struct cutover *c, const struct shadow *shadow, const char *pattern);
+
+/* The same of several pieces, and the query run. NULL on failure. */
+PGresult *shadow_query(struct cutover *c, const struct shadow *shadow, const char *const *pieces,
+                       struct failure *f);
+
+/* The first column of the rows that are not NULL, as an array of strings; takes `r`. */
+json_t *shadow_strings(PGresult *r, struct failure *f);
+
+/* What cannot be carried over; see shadow.refusals. */
+json_t *shadow_refusals(struct cutover *c, const struct shadow *shadow, struct failure *f);
+
+/* CTEs: `ix`, the indexes of both tables, and `pair`, those of {from} with the like of {to}, where
+ * there is one; `st` and `stpair`, the statistics objects in the same way. For after "WITH ". */
+extern const char shadow_index_ctes[];
+
+/* The steps of the flip, in their order. Columns: step, order within it, statement, another relation
+ * that is to be locked with the table or NULL, a statement that is to be run before the lock or
+ * NULL, one for after the flip or NULL. A statement may be NULL as well. */
+extern const char *const shadow_carry_sql[];
