@@ -94,7 +94,7 @@ static const char *const table_sql[] = {
 
 /* What CREATE TABLE cannot say. */
 static const char *const options_sql[] = {
-    "SELECT s.sql FROM (SELECT a.attnum, format('ALTER TABLE %s ALTER COLUMN %I ', "
+    "SELECT s.sql FROM (SELECT format('ALTER TABLE %s ALTER COLUMN %I ', "
     "{relation_text}, a.attname) AS alter, a.*, to_jsonb(a) AS j, y.typstorage FROM pg_attribute a "
     "JOIN pg_type y ON y.oid = a.atttypid WHERE a.attrelid = {from} AND a.attnum > 0 "
     "AND NOT a.attisdropped) a, LATERAL (VALUES "
