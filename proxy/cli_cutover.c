@@ -1,5 +1,5 @@
 /*
- * `pgsluice plan`, `verify`, `cutover`, `rollback` and `status`; see cli.h. Plan and verify only
+ * `pgsluice plan`, `verify`, `cutover`, `rollback`, `finish` and `status`; see cli.h. Plan and verify only
  * read and work without a proxy; the others ask the running one, because the gate is there.
  */
 #include "proxy/cli.h"
@@ -105,9 +105,10 @@ static enum exit_code ask_proxy(const struct cli *cli, const struct config *conf
 
 static json_t *request_for(const struct cli *cli, const struct config_rule *rule)
 {
-    return json_pack("{s:s, s:s, s:s, s:I}", "command", cli->command, "table", rule->name,
+    return json_pack("{s:s, s:s, s:s, s:I, s:I}", "command", cli->command, "table", rule->name,
                      "strategy", strategy_names[cli->cutover.strategy], "max_hold_ms",
-                     (json_int_t)cli->cutover.max_hold_ms);
+                     (json_int_t)cli->cutover.max_hold_ms, "pause_ms",
+                     (json_int_t)cli->cutover.pause_ms);
 }
 
 /* True when a person at the terminal says yes. */

@@ -19,6 +19,7 @@ enum cutover_strategy { CUTOVER_AUTO, CUTOVER_INPLACE, CUTOVER_SWAP };
 struct cutover_options {
     enum cutover_strategy strategy;
     uint64_t max_hold_ms; /* default 500 */
+    uint64_t pause_ms;    /* swap: between two batches of rows */
 };
 
 /* What the machine needs from the process around it; every member may be called from its thread. */
@@ -48,6 +49,9 @@ enum exit_code cutover_run(const struct config *config, const struct config_rule
 enum exit_code cutover_rollback(const struct config *config, const struct config_rule *rule,
                                 const struct cutover_options *options,
                                 const struct cutover_host *host, json_t **report);
+enum exit_code cutover_finish(const struct config *config, const struct config_rule *rule,
+                              const struct cutover_options *options,
+                              const struct cutover_host *host, json_t **report);
 enum exit_code cutover_verify(const struct config *config, const struct config_rule *rule,
                               json_t **report);
 

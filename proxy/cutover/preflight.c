@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/cutover/swap.h"
 #include "proxy/cutover/values.h"
 
 enum {
@@ -47,6 +48,17 @@ static char *list_of(const json_t *array)
     return text_end(&t);
 }
 
+/* Of the exclusive lock. */
+static uint64_t estimate_ms(const struct cutover *c, bool rewrites)
+{
+    double ms = FLIP_FIXED_MS;
+    if (rewrites) {
+        ms += (double)c->table.table_bytes / (REWRITE_MB_PER_S * 1e3) +
+              (double)c->table.index_bytes / (INDEX_MB_PER_S * 1e3);
+    }
+    return (uint64_t)ms;
+}
+
 static void check_mode(struct cutover *c)
 {
     if (c->rule->mode == RULE_MODE_OBSERVE) {
@@ -58,13 +70,28 @@ static void check_mode(struct cutover *c)
                      "no value that a client supplies reaches the "
                      "server through this proxy");
     }
-    if (c->options.strategy == CUTOVER_SWAP) {
-        report_check(c, "strategy", CHECK_BLOCK, "use --strategy inplace",
-                     "strategy swap is not available yet");
-    } else {
-        report_check(c, "strategy", CHECK_PASS, NULL,
-                     "in place: one transaction rewrites the table under an exclusive lock");
+    report_check(c, "strategy", CHECK_PASS, NULL,
+                 c->swaps ? "swap: a second table is filled beside this one, and takes its place "
+                            "under a short exclusive lock"
+                          : "in place: one transaction rewrites the table under an exclusive lock");
+}
+
+/* In place what is small and plain; an unfinished swap is gone on with. */
+static bool choose_strategy(struct cutover *c, struct failure *f)
+{
+    struct swap_row row;
+    if (!swap_state_read(c, &row, f)) {
+        return false;
     }
+    bool begun = row.phase != SWAP_NONE;
+    swap_row_fini(&row);
+    bool plain = strcmp(get(c, "kind"), "r") == 0 && !is_set(c, "of_type") &&
+                 json_is_null(json_object_get(c->table.facts, "children")) &&
+                 json_is_null(json_object_get(c->table.facts, "parents"));
+    bool fits = estimate_ms(c, true) <= c->options.max_hold_ms;
+    c->swaps = c->options.strategy == CUTOVER_SWAP ||
+               (c->options.strategy == CUTOVER_AUTO && (begun || !plain || !fits));
+    return true;
 }
 
 /* A pooler in between would hand each statement to whom it likes. */
@@ -108,10 +135,13 @@ void preflight_rights(struct cutover *c)
 /* "table", "column", "inheritance", "row-type": what the table is. */
 static void check_shape(struct cutover *c)
 {
-    const char *remedy = "in place works on plain tables; this shape needs strategy swap, which is "
-                         "not available yet";
+    const char *remedy = "in place works on plain tables; this shape needs --strategy swap";
     const json_t *facts = c->table.facts;
-    if (is_set(c, "partitioned_by_column")) {
+    if (c->swaps) {
+        report_check(c, "table", CHECK_PASS, NULL, "a table of about %lld rows, %.1f MB",
+                     json_integer_value(json_object_get(facts, "rows")),
+                     (double)(c->table.table_bytes + c->table.index_bytes) / 1e6);
+    } else if (is_set(c, "partitioned_by_column")) {
         report_check(
             c, "table", CHECK_BLOCK,
             "partition the table by another column, e.g. PARTITION BY HASH (collection_id)",
@@ -129,7 +159,9 @@ static void check_shape(struct cutover *c)
     }
     char *children = list_of(json_object_get(facts, "children"));
     char *parents = list_of(json_object_get(facts, "parents"));
-    if ((children != NULL && *children != '\0') || (parents != NULL && *parents != '\0')) {
+    if (c->swaps) {
+        /* What the second table can have of it, the check "shadow" says. */
+    } else if ((children != NULL && *children != '\0') || (parents != NULL && *parents != '\0')) {
         report_check(c, "inheritance", CHECK_BLOCK, remedy, "it has %s%s%s%s",
                      *children != '\0' ? "children: " : "", children,
                      *parents != '\0' ? " parents: " : "", parents);
@@ -210,7 +242,7 @@ static bool check_replication(struct cutover *c, struct failure *f)
 static const char writers_sql[] =
     "SELECT coalesce(json_agg(format('%s.%s', n.nspname, p.proname) ORDER BY 1), '[]') "
     "FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace "
-    "WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') "
+    "WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') "
     "AND position(lower({key}) IN lower(p.prosrc)) > 0 AND p.oid NOT IN "
     "(SELECT tgfoid FROM pg_trigger WHERE oid = {trigger})";
 
@@ -306,12 +338,7 @@ bool preflight_sessions(struct cutover *c, struct failure *f)
 
 void preflight_size(struct cutover *c, bool rewrites)
 {
-    double ms = FLIP_FIXED_MS;
-    if (rewrites) {
-        ms += (double)c->table.table_bytes / (REWRITE_MB_PER_S * 1e3) +
-              (double)c->table.index_bytes / (INDEX_MB_PER_S * 1e3);
-    }
-    c->estimate_ms = (uint64_t)ms;
+    c->estimate_ms = estimate_ms(c, rewrites);
     unsigned long long hold = c->options.max_hold_ms;
     report_set(c, "estimate",
                json_pack("{s:I, s:I, s:I, s:I}", "hold_ms", (json_int_t)c->estimate_ms,
@@ -460,11 +487,16 @@ static bool read_checks(struct cutover *c, bool expression_good, struct failure 
         return false;
     }
     struct capture capture;
-    if (!capture_read(c, &capture, f)) {
+    if (c->swaps && !swap_preflight(c, f)) {
         return false;
     }
-    preflight_report_capture(c, &capture);
-    capture_fini(&capture);
+    if (!c->swaps) {
+        if (!capture_read(c, &capture, f)) {
+            return false;
+        }
+        preflight_report_capture(c, &capture);
+        capture_fini(&capture);
+    }
     return !expression_good || check_values(c, f);
 }
 
@@ -473,10 +505,13 @@ bool preflight_cutover(struct cutover *c, struct failure *f)
     char *canonical = NULL;
     struct failure ignored;
     context_progress(c, "preflight", -1, "examining the table");
+    if (!choose_strategy(c, f)) {
+        return false;
+    }
     check_mode(c);
     preflight_rights(c);
     check_shape(c);
-    preflight_size(c, true);
+    preflight_size(c, !c->swaps);
 
     /* What must be tried is tried here, and rolled back whatever comes of it. */
     bool ok = control_run(c->control, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",

@@ -3,7 +3,7 @@
  * machine on real servers. Prints the report as JSON, progress on stderr, and exits with the
  * command's code.
  *
- *   cutover_probe plan|cutover|rollback|verify|catalog CONNINFO KEY=VALUE...
+ *   cutover_probe plan|cutover|rollback|finish|verify|catalog CONNINFO KEY=VALUE...
  *
  * Keys: database, schema, table, column, expression, mode, strategy, max_hold, abort_after (ms,
  * from the start or from the beginning of abort_phase), text (yes: for people).
@@ -153,6 +153,8 @@ int main(int argc, char **argv)
         code = cutover_run(&config, &rule, &options, &host, &report);
     } else if (strcmp(argv[1], "rollback") == 0) {
         code = cutover_rollback(&config, &rule, &options, &host, &report);
+    } else if (strcmp(argv[1], "finish") == 0) {
+        code = cutover_finish(&config, &rule, &options, &host, &report);
     } else if (strcmp(argv[1], "verify") == 0) {
         code = cutover_verify(&config, &rule, &report);
     } else if (strcmp(argv[1], "catalog") == 0) {
