@@ -19,7 +19,7 @@ enum {
     BEGIN_LOCK_MS = 100, /* for the triggers: writers that come meanwhile wait as long */
     BEGIN_LOCK_MAX_MS = 300,
     RETRY_MS = 300,
-    LOG_SHORT = 500,
+    LOG_SHORT_MS = 100,
     OUTAGE_MS = 60000, /* how long a server may be away */
 };
 
@@ -232,7 +232,7 @@ static bool finish_shadow(struct swap *s, struct failure *f)
         json_t *one = json_pack("[O]", sql);
         ok = ok && shadow_run(c, one, 0, f);
         json_decref(one);
-        ok = ok && swap_log_catch_up(c, c->control, &s->way, LOG_SHORT, f);
+        ok = ok && swap_log_catch_up(c, c->control, &s->way, LOG_SHORT_MS, f);
     }
     json_decref(statements);
     return ok;
@@ -249,7 +249,7 @@ static bool fill(struct swap *s, struct failure *f)
         s->row.phase = SWAP_FINISH;
     }
     context_step(c, "swap-copied", "%lld rows", (long long)s->row.copied);
-    if (!finish_shadow(s, f) || !swap_log_catch_up(c, c->control, &s->way, LOG_SHORT, f)) {
+    if (!finish_shadow(s, f) || !swap_log_catch_up(c, c->control, &s->way, LOG_SHORT_MS, f)) {
         return false;
     }
     double began = monotonic_ms_exact();
@@ -261,7 +261,7 @@ static bool fill(struct swap *s, struct failure *f)
                json_pack("{s:I, s:f}", "rows", (json_int_t)s->compared, "ms",
                          monotonic_ms_exact() - began));
     context_step(c, "swap-compared", "%lld rows", (long long)s->compared);
-    return swap_log_catch_up(c, c->control, &s->way, LOG_SHORT, f) &&
+    return swap_log_catch_up(c, c->control, &s->way, LOG_SHORT_MS, f) &&
            swap_await_snapshots(c, &s->way, f);
 }
 

@@ -14,7 +14,7 @@ enum {
     COMPARE_TARGET_MS = 200,
     REPLAY_EVERY_MS = 500,
     REPORT_EVERY_MS = 1000,
-    LOG_SHORT = 500,      /* a log so short is no work any more */
+    LOG_SHORT_MS = 100,   /* a log so short is no work any more */
     LAG_MAX_MS = 1000,    /* of a replica */
     COMMIT_SLOW_MS = 100, /* the disk has enough to do */
     THROTTLE_MS = 200,
@@ -80,8 +80,8 @@ static void put_range(FILE *out, const struct swap_way *way, bool first, bool la
     }
 }
 
-/* One batch: rows behind the cursor, and the cursor with them. $1 cursor, $2 rows, $3 run, $4
- * schema, $5 table. Answers the new cursor and the number of rows, or nothing when there is none. */
+/* One batch: rows behind the cursor, and the cursor with them. $1 cursor, $2 the last key of all, $3
+ * run, $4 schema, $5 table, $6 rows. Answers the new cursor and the number of rows, or nothing when there is none. */
 static char *batch_sql(const struct swap_way *way, bool first)
 {
     struct text t;
@@ -89,9 +89,9 @@ static char *batch_sql(const struct swap_way *way, bool first)
         return NULL;
     }
     fprintf(t.out, "WITH batch AS MATERIALIZED (SELECT * FROM %s WHERE ", way->from_name);
-    put_range(t.out, way, first, true);
+    put_range(t.out, way, first, false);
     fprintf(t.out,
-            " ORDER BY %s LIMIT $2::bigint), put AS (INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE "
+            " ORDER BY %s LIMIT $6::bigint), put AS (INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE "
             "SELECT %s FROM batch ON CONFLICT (%s) DO NOTHING) "
             "UPDATE pgsluice.swap SET cursor = q.at, copied = copied + q.rows, "
             "changed_at = clock_timestamp() FROM (SELECT ",
@@ -173,8 +173,9 @@ static bool copy_batch(struct cutover *c, const char *sql, uint64_t size, struct
         return false;
     }
     PGresult *r = control_query(
-        c->control, sql, 5,
-        (const char *const[]){row->cursor, limit, c->run, c->rule->schema, c->rule->table},
+        c->control, sql, 6,
+        (const char *const[]){row->cursor, row->upto, c->run, c->rule->schema, c->rule->table,
+                              limit},
         BATCH_LIMIT_MS, f);
     if (r == NULL) {
         return false;
@@ -214,14 +215,48 @@ static bool is_ours(struct cutover *c, struct failure *f)
     return ours;
 }
 
+/* The last key there is when the copying begins. */
+static bool find_end(struct cutover *c, const struct swap_way *way, struct swap_row *row,
+                     struct failure *f)
+{
+    struct text t;
+    if (row->upto != NULL) {
+        return true;
+    }
+    if (!text_begin(&t)) {
+        return fail(f, EXIT_REFUSED, "out of memory");
+    }
+    fputs("UPDATE pgsluice.swap SET upto = (SELECT ", t.out);
+    put_key_texts(t.out, way);
+    fprintf(t.out, " FROM %s ORDER BY ", way->from_name);
+    put_descending(t.out, way);
+    fputs(" LIMIT 1) WHERE owner = $1 AND table_schema = $2 AND table_name = $3 RETURNING upto",
+          t.out);
+    char *sql = text_end(&t);
+    PGresult *r = sql == NULL ? NULL
+                              : control_query(c->control, sql, 3,
+                                              (const char *const[]){c->run, c->rule->schema,
+                                                                    c->rule->table},
+                                              BATCH_LIMIT_MS, f);
+    free(sql);
+    if (r != NULL && PQntuples(r) > 0 && !PQgetisnull(r, 0, 0)) {
+        row->upto = strdup(PQgetvalue(r, 0, 0));
+    }
+    PQclear(r);
+    return r != NULL;
+}
+
 bool swap_copy(struct cutover *c, const struct swap_way *way, struct swap_row *row,
                struct failure *f)
 {
+    if (!find_end(c, way, row, f)) {
+        return false;
+    }
     struct pace pace = {.began = monotonic_ms_exact(), .copied_before = row->copied};
     pace.expected = json_number_value(json_object_get(c->table.facts, "rows"));
     uint64_t size = BATCH_FIRST;
     double replayed = pace.began;
-    int64_t rows = 1;
+    int64_t rows = row->upto != NULL;
     bool ok = true;
     while (ok && rows > 0) {
         double began = monotonic_ms_exact();
@@ -235,7 +270,7 @@ bool swap_copy(struct cutover *c, const struct swap_way *way, struct swap_row *r
             size = adapt(size, now - began, BATCH_TARGET_MS);
         }
         if (ok && now - replayed > REPLAY_EVERY_MS) {
-            ok = swap_log_catch_up(c, c->control, way, LOG_SHORT, f);
+            ok = swap_log_catch_up(c, c->control, way, LOG_SHORT_MS, f);
             replayed = monotonic_ms_exact();
         }
         if (ok) {
@@ -291,12 +326,13 @@ static char *compare_sql(const struct swap_way *way, bool first, bool last)
     }
     fprintf(t.out,
             " WHERE a IS NULL OR b IS NULL OR record_image_ne(a, b)), lasting AS (SELECT d.* FROM "
-            "differ d WHERE NOT EXISTS (SELECT FROM pgsluice.log_%u l WHERE l.op = 'T' OR (",
-            way->from);
+            "differ d WHERE NOT EXISTS (SELECT FROM pgsluice.log_%u WHERE op = 'T') "
+            "AND NOT EXISTS (SELECT FROM pgsluice.log_%u l WHERE ",
+            way->from, way->from);
     for (size_t i = 0; i < way->key_count; i++) {
         fprintf(t.out, "%sl.k%zu = d.k%zu", i > 0 ? " AND " : "", i, i);
     }
-    fputs("))) SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM lasting), "
+    fputs(")) SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM lasting), "
           "(SELECT l::text FROM lasting l LIMIT 1), $2::text[] IS NULL",
           t.out);
     return text_end(&t);
@@ -354,7 +390,8 @@ bool swap_compare(struct cutover *c, const struct swap_way *way, int64_t *rows, 
     *rows = 0;
     do {
         double began = monotonic_ms_exact();
-        ok = compare_range(c, way, size, &at, rows, f);
+        ok = swap_log_catch_up(c, c->control, way, LOG_SHORT_MS, f) &&
+             compare_range(c, way, size, &at, rows, f);
         double now = monotonic_ms_exact();
         size = adapt(size, now - began, COMPARE_TARGET_MS);
         if (now - reported > REPORT_EVERY_MS) {
@@ -409,7 +446,7 @@ bool swap_await_snapshots(struct cutover *c, const struct swap_way *way, struct 
         }
         PQclear(r);
         rest(SNAPSHOT_POLL_MS);
-        ok = swap_log_catch_up(c, c->control, way, LOG_SHORT, f);
+        ok = swap_log_catch_up(c, c->control, way, LOG_SHORT_MS, f);
     }
     free(who);
     free(mark);

@@ -16,7 +16,7 @@ enum {
     DROP_ATTEMPTS = 100,
     DROP_LOCK_MS = 100,
     DROP_PAUSE_MS = 200,
-    LOG_SHORT = 500,
+    LOG_SHORT_MS = 100,
 };
 
 static void rest(unsigned ms)
@@ -192,10 +192,10 @@ static bool follow(struct cutover *c, struct swap_back *b, struct failure *f)
     bool ok = finish != NULL && shadow_run(c, finish, 0, f);
     json_decref(finish);
     context_progress(c, "replay", -1, "bringing the old table up to date");
-    ok = ok && swap_log_catch_up(c, c->control, &b->way, LOG_SHORT, f);
+    ok = ok && swap_log_catch_up(c, c->control, &b->way, LOG_SHORT_MS, f);
     context_progress(c, "compare", -1, "comparing every row of both tables");
     return ok && swap_compare(c, &b->way, &b->compared, f) &&
-           swap_log_catch_up(c, c->control, &b->way, LOG_SHORT, f) &&
+           swap_log_catch_up(c, c->control, &b->way, LOG_SHORT_MS, f) &&
            swap_await_snapshots(c, &b->way, f);
 }
 

@@ -7,7 +7,7 @@
 #include "proxy/cutover/state.h"
 #include "proxy/cutover/swap_state.h"
 
-enum { LOG_SHORT = 200, VALIDATE_MS = 0 };
+enum { LOG_SHORT_MS = 50, VALIDATE_MS = 0 };
 
 void swap_flip_fini(struct swap_flip *flip)
 {
@@ -122,7 +122,7 @@ bool swap_flip_approach(struct cutover *c, struct swap_flip *flip, const struct 
         return false;
     }
     return holding ? swap_log_replay(flip->mover, way, 0, &count, f)
-                   : swap_log_catch_up(c, flip->mover, way, LOG_SHORT, f);
+                   : swap_log_catch_up(c, flip->mover, way, LOG_SHORT_MS, f);
 }
 
 void swap_flip_after(struct cutover *c, struct swap_flip *flip, unsigned from)

@@ -50,8 +50,8 @@ char *swap_log_drain_sql(const struct swap_way *way);
  * A transaction of its own on `control`. */
 MUST_CHECK bool swap_log_replay(struct control *control, const struct swap_way *way, uint64_t most,
                                 uint64_t *count, struct failure *f);
-/* Replays until fewer than `few` rows came in one turn. */
+/* Replays until what came meanwhile took no longer than `ms`. */
 MUST_CHECK bool swap_log_catch_up(struct cutover *c, struct control *control,
-                                  const struct swap_way *way, uint64_t few, struct failure *f);
+                                  const struct swap_way *way, unsigned ms, struct failure *f);
 
 #define SWAP_VALUE "PSL05" /* a row's value is not the expression's */

@@ -16,6 +16,7 @@ const char swap_state_create_sql[] =
     "expression text NOT NULL, "
     "digest text NOT NULL, "
     "cursor text[], "
+    "upto text[], "
     "copied bigint NOT NULL DEFAULT 0, "
     "made_schema boolean NOT NULL, "
     "validate jsonb NOT NULL DEFAULT '[]', " /* foreign keys, after the flip */
@@ -74,7 +75,8 @@ bool swap_state_read(struct cutover *c, struct swap_row *out, struct failure *f)
     }
     PGresult *r = control_query(
         c->control,
-        "SELECT phase, relation, shadow, expression, digest, cursor, copied, made_schema, validate "
+        "SELECT phase, relation, shadow, expression, digest, cursor, copied, made_schema, validate, "
+        "upto "
         "FROM pgsluice.swap WHERE table_schema = $1 AND table_name = $2",
         2, (const char *const[]){c->rule->schema, c->rule->table}, STATEMENT_TIMEOUT_MS, f);
     if (r == NULL) {
@@ -88,6 +90,7 @@ bool swap_state_read(struct cutover *c, struct swap_row *out, struct failure *f)
         out->expression = strdup(PQgetvalue(r, 0, 3));
         out->digest = strdup(PQgetvalue(r, 0, 4));
         out->cursor = PQgetisnull(r, 0, 5) ? NULL : strdup(PQgetvalue(r, 0, 5));
+        out->upto = PQgetisnull(r, 0, 9) ? NULL : strdup(PQgetvalue(r, 0, 9));
         out->copied = strtoll(PQgetvalue(r, 0, 6), NULL, 10);
         out->made_schema = PQgetvalue(r, 0, 7)[0] == 't';
         out->validate = json_loads(PQgetvalue(r, 0, 8), 0, NULL);
@@ -103,6 +106,7 @@ void swap_row_fini(struct swap_row *row)
     free(row->expression);
     free(row->digest);
     free(row->cursor);
+    free(row->upto);
     json_decref(row->validate);
     *row = (struct swap_row){.phase = SWAP_NONE};
 }

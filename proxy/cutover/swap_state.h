@@ -24,6 +24,7 @@ struct swap_row {
     char *expression;
     char *digest; /* of the table's shape when the shadow was made */
     char *cursor; /* the last key copied, as an SQL array of texts; NULL: none yet */
+    char *upto;   /* the last key to be copied: what has come since is in the log; NULL: no row */
     int64_t copied;
     bool made_schema; /* schema pgsluice was made for this swap */
     json_t *validate; /* statements to be run after the flip */
