@@ -173,6 +173,16 @@ enum exit_code cli_rollback(const struct cli *cli)
     return code;
 }
 
+/* What the state rows say: also of a swap whose proxy has died. Without a control login, or while
+ * the server is away, nothing is known of them. */
+static void add_swaps(const struct config *config, json_t *report)
+{
+    struct failure f = {.code = EXIT_DONE};
+    json_t *swaps = config->control != NULL && config->rule_count > 0 ? cutover_swaps(config, &f)
+                                                                      : NULL;
+    (void)json_object_set_new(report, "swaps", swaps != NULL ? swaps : json_null());
+}
+
 static bool print_status(const struct cli *cli, const struct config *config, enum exit_code *code)
 {
     struct failure f;
@@ -184,6 +194,7 @@ static bool print_status(const struct cli *cli, const struct config *config, enu
         *code = cli_fail(cli, &f);
         return false;
     }
+    add_swaps(config, report);
     if (cli->watch && isatty(STDOUT_FILENO) == 1) {
         fputs("\x1b[H\x1b[2J", stdout);
     }

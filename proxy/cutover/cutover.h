@@ -55,5 +55,9 @@ enum exit_code cutover_finish(const struct config *config, const struct config_r
 enum exit_code cutover_verify(const struct config *config, const struct config_rule *rule,
                               json_t **report);
 
+/* The swaps that have begun and not ended, for `status`: [{"rule","table","phase","rows",
+ * "resumable","back"}], read from the servers' state rows; NULL with `f` when one cannot be asked. */
+json_t *cutover_swaps(const struct config *config, struct failure *f);
+
 /* Prints a report for people on stdout. */
 void cutover_print(const json_t *report);
