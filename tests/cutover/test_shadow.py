@@ -50,7 +50,8 @@ SELECT 'class', c.oid::regclass, relkind, relpersistence, pg_get_userbyid(relown
     FROM pg_class c WHERE relnamespace >= 2200 AND relnamespace <> 'information_schema'::regnamespace
     AND relkind <> 't' AND relnamespace <> 99;
 SELECT 'column', attrelid::regclass, row_number() OVER (PARTITION BY attrelid ORDER BY attnum), attname,
-    format_type(atttypid, atttypmod), attnotnull, attidentity, attstorage, attcollation::regcollation,
+    format_type(atttypid, atttypmod), attnotnull, attidentity, attstorage, 
+    (SELECT collname FROM pg_collation o WHERE o.oid = attcollation),
     attislocal, attinhcount, to_jsonb(a) ->> 'attcompression', to_jsonb(a) ->> 'attstattarget',
     (SELECT array_agg(o ORDER BY o) FROM unnest(attoptions) o WHERE o NOT LIKE 'pg\_attver%'),
     ARRAY(SELECT x::text FROM unnest(attacl) x ORDER BY 1),
@@ -80,7 +81,7 @@ SELECT 'owned', objid::regclass, refobjid::regclass, attname, deptype FROM pg_de
     AND objid IN (SELECT seqrelid FROM pg_sequence);
 SELECT 'function', pg_get_functiondef(oid), proacl FROM pg_proc WHERE oid >= 16384
     AND prokind IN ('f', 'p');
-SELECT 'publication', to_jsonb(p) - 'oid' FROM pg_publication_tables p;
+SELECT 'publication', replace((to_jsonb(p))::text, '"@COLUMN@", ', '') FROM pg_publication_tables p;
 SELECT 'extension', pg_describe_object(classid, objid, objsubid), refobjid FROM pg_depend
     WHERE deptype = 'x';
 SELECT 'analyzed', relname, n_live_tup > 0 FROM pg_stat_user_tables WHERE false;
