@@ -94,6 +94,8 @@ char *shadow_expand(const struct cutover *c, const struct shadow *shadow, const 
             fprintf(t.out, "%u", shadow->from);
         } else if (is(p, "{to}")) {
             fprintf(t.out, "%u", shadow->to);
+        } else if (is(p, "{rel}")) {
+            fputs("$1", t.out);
         } else if (is(p, "{key_index}")) {
             fprintf(t.out, "%u", shadow->key_index);
         } else if (is(p, "{back}")) {

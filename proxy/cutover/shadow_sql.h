@@ -11,7 +11,7 @@
  * {relation_name}, {aside_name}, {base_name} (unqualified names as literals), {expr_text} (the
  * expression as literal), {key_index}, {back} (true or false), {trigger_name} (what
  * a trigger's name is unequal to), {row_filter} (of pg_publication_rel r) and {schema_publications}
- * (oids of publications of the schema {from} is in). The caller frees it. */
+ * (oids of publications of the schema {from} is in); {rel} is a parameter. The caller frees it. */
 char *shadow_expand(const struct cutover *c, const struct shadow *shadow, const char *pattern);
 
 /* The same of several pieces, and the query run. NULL on failure. */
