@@ -31,6 +31,12 @@ static const char shape_more[] =
     "UNION ALL SELECT DISTINCT jsonb_build_array('trigger', pg_get_triggerdef(g.oid), g.tgenabled, "
     "obj_description(g.oid, 'pg_trigger'))::text FROM pg_trigger g WHERE g.tgconstrrelid = {rel} "
     "AND NOT g.tgisinternal "
+    "UNION ALL SELECT jsonb_build_array('partition', c.oid::regclass, CASE WHEN NOT {hashed} "
+    "AND NOT {back} THEN pg_get_expr(c.relpartbound, c.oid) END, c.reloptions, c.reltablespace, "
+    "c.relowner, c.relpersistence, c.relreplident, obj_description(c.oid, 'pg_class'), "
+    "(SELECT string_agg(x::text, ',' ORDER BY x::text COLLATE \"C\") FROM unnest("
+    "coalesce(c.relacl, acldefault('r', c.relowner))) x))::text FROM pg_inherits i "
+    "JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = {rel} "
     "UNION ALL SELECT jsonb_build_array('row filter', r.prpubid, {row_filter})::text "
     "FROM pg_publication_rel r WHERE r.prrelid = {rel} ";
 
