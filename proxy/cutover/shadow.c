@@ -59,15 +59,19 @@ static const char *version_piece(const struct cutover *c, const char *word)
 static bool put_word(const struct cutover *c, const struct shadow *shadow, const char *word,
                      size_t len, FILE *out)
 {
+    bool forward = shadow->direction == SHADOW_FORWARD;
     const char *const words[] = {"{name_text}",     "{relation_text}", "{aside_text}",
                                  "{relation_name}", "{aside_name}",    "{base_name}",
-                                 "{expr_text}"};
+                                 "{expr_text}",     "{to_suffix}",     "{aside_suffix}",
+                                 "{partition_by}"};
     const char *const values[] = {c->relation,           shadow->relation,   shadow->aside,
                                   shadow->relation_name, shadow->aside_name, c->rule->table,
-                                  c->rule->expression};
+                                  c->rule->expression,   forward ? SUFFIX_NEW : SUFFIX_OLD,
+                                  forward ? SUFFIX_OLD : SUFFIX_NEW, shadow->partition_by};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         if (strlen(words[i]) == len && memcmp(words[i], word, len) == 0) {
-            char *literal = control_quote_literal(c->control, values[i]);
+            char *literal =
+                values[i] != NULL ? control_quote_literal(c->control, values[i]) : NULL;
             fputs(literal != NULL ? literal : "NULL", out);
             free(literal);
             return true;
@@ -94,8 +98,18 @@ char *shadow_expand(const struct cutover *c, const struct shadow *shadow, const 
             fprintf(t.out, "%u", shadow->from);
         } else if (is(p, "{to}")) {
             fprintf(t.out, "%u", shadow->to);
+        } else if (is(p, "{rel}")) {
+            fputs("$1", t.out);
         } else if (is(p, "{key_index}")) {
             fprintf(t.out, "%u", shadow->key_index);
+        } else if (is(p, "{reads}")) {
+            char *reads = shadow->reads != NULL ? json_dumps(shadow->reads, 0) : NULL;
+            char *literal = reads != NULL ? control_quote_literal(c->control, reads) : NULL;
+            fputs(literal != NULL ? literal : "'[]'", t.out);
+            free(reads);
+            free(literal);
+        } else if (is(p, "{hashed}")) {
+            fputs(shadow->hashed ? "true" : "false", t.out);
         } else if (is(p, "{back}")) {
             fputs(shadow->direction == SHADOW_BACK ? "true" : "false", t.out);
         } else if (is(p, "{trigger_name}")) {
@@ -176,13 +190,15 @@ static const char *const plan_sql[] = {
     "SELECT json_build_object("
     "'to', coalesce((SELECT oid::int8 FROM pg_class WHERE oid = to_regclass({relation_text})), 0), "
     "'columns', (SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM a "
-    "WHERE coalesce(to_jsonb(a) ->> 'attgenerated', '') = '' AND attname <> {key}), "
+    "WHERE CASE WHEN attname = {key} THEN {back} ELSE coalesce(to_jsonb(a) ->> 'attgenerated', '') "
+    "= '' END), "
     "'all_columns', (SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM a), "
     "'key', (SELECT string_agg(quote_ident(n), ', ' ORDER BY o) FROM k, "
     "unnest(k.names) WITH ORDINALITY u(n, o)), "
     "'key_names', (SELECT to_json(names) FROM k), "
     "'key_index', coalesce((SELECT indexrelid::int8 FROM k), 0), "
     "'key_guarded', coalesce((SELECT {key}::name = ANY (names) FROM k), false), "
+    "'partitioning', pg_get_partkeydef({from}), "
     "'triggers', coalesce((SELECT json_agg(tgname ORDER BY tgname) FROM pg_trigger WHERE "
     "tgrelid = to_regclass({relation_text}) AND NOT tgisinternal), '[]'))",
     NULL};
@@ -242,6 +258,7 @@ bool shadow_plan(struct cutover *c, enum shadow_direction direction, struct shad
     out->key = take_string(plan, "key");
     out->key_names = json_incref(json_object_get(plan, "key_names"));
     out->key_index = (unsigned)json_integer_value(json_object_get(plan, "key_index"));
+    out->partition_by = take_string(plan, "partitioning");
     out->key_guarded = json_is_true(json_object_get(plan, "key_guarded"));
     free(out->triggers_kept);
     out->triggers_kept = kept_list(c, out, json_object_get(plan, "triggers"));
@@ -249,6 +266,10 @@ bool shadow_plan(struct cutover *c, enum shadow_direction direction, struct shad
     if (out->triggers_kept == NULL || out->all_columns == NULL) {
         shadow_fini(out);
         return fail(f, EXIT_REFUSED, "out of memory");
+    }
+    if (!shadow_partitioning(c, out, f)) {
+        shadow_fini(out);
+        return false;
     }
     out->refusals = shadow_refusals(c, out, f);
     if (out->refusals == NULL) {
@@ -268,6 +289,8 @@ void shadow_fini(struct shadow *shadow)
     free(shadow->all_columns);
     free(shadow->key);
     json_decref(shadow->key_names);
+    json_decref(shadow->reads);
+    free(shadow->partition_by);
     json_decref(shadow->refusals);
     free(shadow->triggers_kept);
     *shadow = (struct shadow){.relation = NULL};
@@ -290,6 +313,55 @@ void shadow_report(struct cutover *c, const struct shadow *shadow)
                      "everything that stands on the table can be carried over to %s",
                      shadow->relation);
     }
+}
+
+/* Removes the columns of the expression one by one, and sees which of them it cannot do without. */
+static const char *const reads_sql[] = {
+    "DO $pgsluice$ DECLARE k record; reads_ text[] := '{}'; BEGIN FOR k IN SELECT a.attname, "
+    "(SELECT format(E'SELECT (%s\n) FROM (SELECT %s) %I LIMIT 0', {expr_text}, string_agg(format("
+    "'NULL::%s AS %I', format_type(b.atttypid, b.atttypmod), b.attname), ', '), {base_name}) "
+    "FROM pg_attribute b WHERE b.attrelid = {from} AND b.attnum > 0 AND NOT b.attisdropped "
+    "AND b.attname <> a.attname) AS sql FROM pg_attribute a WHERE a.attrelid = {from} "
+    "AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> {key} ORDER BY a.attnum LOOP "
+    "BEGIN EXECUTE k.sql; EXCEPTION WHEN undefined_column THEN reads_ := reads_ || "
+    "k.attname::text; END; END LOOP; PERFORM set_config('pgsluice.reads', to_json(reads_)::text, "
+    "false); END $pgsluice$",
+    NULL};
+
+bool shadow_partitioning(struct cutover *c, struct shadow *shadow, struct failure *f)
+{
+    PGresult *r = shadow_query(c, shadow, reads_sql, f);
+    if (r == NULL) {
+        return false;
+    }
+    PQclear(r);
+    shadow->reads = context_json(
+        context_query(c, "SELECT current_setting('pgsluice.reads')", STATEMENT_TIMEOUT_MS, f), f);
+    if (shadow->reads == NULL) {
+        return false;
+    }
+    shadow->hashed = shadow->partition_by != NULL && shadow->direction == SHADOW_FORWARD &&
+                     json_is_true(json_object_get(c->table.facts, "partitioned_by_column"));
+    if (!shadow->hashed) {
+        return true;
+    }
+    struct text t;
+    bool ok = text_begin(&t);
+    if (ok) {
+        size_t i;
+        const json_t *name;
+        fputs("HASH (", t.out);
+        json_array_foreach(shadow->reads, i, name)
+        {
+            char *quoted = control_quote_identifier(c->control, json_string_value(name));
+            fprintf(t.out, "%s%s", i > 0 ? ", " : "", quoted != NULL ? quoted : "");
+            free(quoted);
+        }
+        fputs(")", t.out);
+    }
+    free(shadow->partition_by);
+    shadow->partition_by = text_end(&t);
+    return shadow->partition_by != NULL || fail(f, EXIT_REFUSED, "out of memory");
 }
 
 json_t *shadow_drop(struct cutover *c, struct failure *f)

@@ -39,8 +39,9 @@ struct shadow {
     char *aside;    /* quoted: where the present table goes */
     char *relation_name; /* the same two, unquoted, without the schema */
     char *aside_name;
-    /* The columns that are copied, quoted, with commas: without the guarded column and without
-     * other generated columns. Identity columns of the table that is not in use are BY DEFAULT until
+    /* The columns to be written when rows go from the table to the other one, quoted, with commas:
+     * without generated columns, and forward without the guarded one. The way back writes it: the
+     * table may be partitioned by it, and then no trigger can compute it. Identity columns of the table that is not in use are BY DEFAULT until
      * they are flipped, so that plain INSERT and UPDATE may set them. */
     char *columns;
     char *all_columns; /* the same with the generated ones, for comparing rows */
@@ -50,7 +51,14 @@ struct shadow {
     char *key;
     bool key_guarded;  /* `key` has the guarded column */
     unsigned key_index; /* oid; 0: none, which is refused */
+    json_t *reads;      /* names of the columns that the expression reads */
     json_t *key_names; /* the same columns, unquoted */
+    /* Of a partitioned table, the other one's PARTITION BY; NULL: not partitioned. No partition key
+     * can have a generated column: what is partitioned by the guarded column becomes HASH by the
+     * columns of the key that the expression reads, with as many partitions (`hashed`). Partitions
+     * are named as the tables are: PARTITION_pgsluice_new, PARTITION_pgsluice_old. */
+    char *partition_by;
+    bool hashed;
     /* Objects {"what": "materialized view m", "why": "it cannot ..."}: nothing may begin while there
      * is one. */
     json_t *refusals;

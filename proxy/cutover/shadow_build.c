@@ -84,12 +84,35 @@ static const char *const table_sql[] = {
     "ord FROM t, unnest(t.reloptions) WITH ORDINALITY u(o, ord) UNION ALL SELECT "
     "format('toast.%I = %L', split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)), 1000 + ord "
     "FROM t, unnest(t.toastoptions) WITH ORDINALITY u(o, ord)) "
-    "SELECT format('CREATE %sTABLE %s (%s)%s%s%s', CASE t.relpersistence WHEN 'u' THEN 'UNLOGGED ' "
+    "SELECT format('CREATE %sTABLE %s (%s)%s%s%s%s', CASE t.relpersistence WHEN 'u' THEN 'UNLOGGED ' "
     "ELSE '' END, {relation_text}, (SELECT string_agg(item, ', ' ORDER BY attnum, item) FROM col), "
+    "' PARTITION BY ' || {partition_by}, "
     "(SELECT format(' USING %I', m.amname) FROM pg_am m WHERE m.oid = t.relam), "
     "(SELECT format(' WITH (%s)', string_agg(o, ', ' ORDER BY ord)) FROM opt HAVING count(*) > 0), "
     "(SELECT format(' TABLESPACE %I', s.spcname) FROM pg_tablespace s "
     "WHERE s.oid = t.reltablespace)) FROM t",
+    NULL};
+
+/* The partitions that {to} lacks. */
+static const char *const parts_sql[] = {
+    "WITH ", shadow_part_ctes,
+    "opt AS (SELECT k.oid, format('%I = %L', split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)) "
+    "AS o, ord FROM kidpair k, unnest(k.reloptions) WITH ORDINALITY u(o, ord) UNION ALL "
+    "SELECT k.oid, format('toast.%I = %L', split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)), "
+    "1000 + ord FROM kidpair k JOIN pg_class c ON c.oid = k.reltoastrelid, "
+    "unnest(c.reloptions) WITH ORDINALITY u(o, ord)) "
+    "SELECT x.sql FROM kidpair k, LATERAL (VALUES (1, format('CREATE %sTABLE %I.%I PARTITION OF "
+    "%s %s%s%s%s', CASE k.relpersistence WHEN 'u' THEN 'UNLOGGED ' ELSE '' END, k.nspname, "
+    "k.fresh_name, {relation_text}, CASE WHEN {hashed} THEN format('FOR VALUES WITH (MODULUS %s, "
+    "REMAINDER %s)', k.siblings, k.rank) ELSE pg_get_expr(k.relpartbound, k.oid) END, "
+    "(SELECT format(' USING %I', m.amname) FROM pg_am m WHERE m.oid = k.relam), "
+    "(SELECT format(' WITH (%s)', string_agg(o, ', ' ORDER BY ord)) FROM opt WHERE opt.oid = k.oid "
+    "HAVING count(*) > 0), (SELECT format(' TABLESPACE %I', s.spcname) FROM pg_tablespace s "
+    "WHERE s.oid = CASE k.reltablespace WHEN 0 THEN (SELECT dattablespace FROM pg_database "
+    "WHERE datname = current_database()) ELSE k.reltablespace END))), "
+    "(2, format('ALTER TABLE %I.%I OWNER TO %I', k.nspname, k.fresh_name, "
+    "pg_get_userbyid(k.relowner)))) x(ord, sql) WHERE k.rel = {from} AND k.to_oid IS NULL "
+    "ORDER BY k.rank, x.ord",
     NULL};
 
 /* What CREATE TABLE cannot say. */
@@ -113,10 +136,13 @@ static const char *const options_sql[] = {
 
 /* Default privileges may have given the table to others, who are to have it from the flip on. */
 static const char *const owner_sql[] = {
+    "WITH ", shadow_part_ctes, "none AS (SELECT) "
     "SELECT format('DO %L', format('DECLARE r text; BEGIN FOR r IN SELECT DISTINCT CASE g.grantee "
     "WHEN 0 THEN ''PUBLIC'' ELSE quote_ident(pg_get_userbyid(g.grantee)) END FROM pg_class c, "
     "aclexplode(c.relacl) g WHERE c.oid = %L::regclass AND g.grantee <> c.relowner LOOP EXECUTE "
-    "''REVOKE ALL ON %s FROM '' || r; END LOOP; END', {relation_text}, {relation_text})) "
+    "''REVOKE ALL ON %s FROM '' || r; END LOOP; END', x.name, x.name)) "
+    "FROM (SELECT {relation_text} AS name UNION ALL SELECT format('%I.%I', nspname, fresh_name) "
+    "FROM kidpair) x "
     "UNION ALL SELECT format('ALTER TABLE %s OWNER TO %I', {relation_text}, "
     "pg_get_userbyid(relowner)) FROM pg_class WHERE oid = {from} "
     "AND relowner <> (SELECT oid FROM pg_roles WHERE rolname = current_user)",
@@ -192,6 +218,7 @@ json_t *shadow_create(struct cutover *c, const struct shadow *shadow, struct fai
         return NULL;
     }
     append_query(c, shadow, table_sql, &list, f);
+    append_query(c, shadow, parts_sql, &list, f);
     append_query(c, shadow, options_sql, &list, f);
     append_query(c, shadow, key_sql, &list, f);
     append_query(c, shadow, owner_sql, &list, f);
@@ -207,6 +234,7 @@ json_t *shadow_finish(struct cutover *c, const struct shadow *shadow, struct fai
         json_decref(list);
         return NULL;
     }
+    append_query(c, shadow, parts_sql, &list, f);
     append_query(c, shadow, index_sql, &list, f);
     append_query(c, shadow, rest_sql, &list, f);
     return list;

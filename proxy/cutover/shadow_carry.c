@@ -154,7 +154,9 @@ static const char carry_rights[] =
     "t.relowner)) AS want, coalesce(u.relacl, acldefault('r', u.relowner)) AS has FROM t, u "
     "UNION ALL SELECT attnum, format(' (%I)', attname), {name_text}, attacl, to_acl FROM att "
     "UNION ALL SELECT 0, '', 'SEQUENCE ' || name, coalesce(relacl, acldefault('s', relowner)), "
-    "coalesce(to_acl, acldefault('s', relowner)) FROM idseq) g, "
+    "coalesce(to_acl, acldefault('s', relowner)) FROM idseq "
+    "UNION ALL SELECT 0, '', name, coalesce(relacl, acldefault('r', relowner)), "
+    "coalesce(to_acl, acldefault('r', to_owner)) FROM kidpair WHERE to_oid IS NOT NULL) g, "
     "LATERAL (VALUES (0), (1)) w(ord), LATERAL (SELECT g.num, CASE w.ord WHEN 0 THEN "
     "(SELECT format('REVOKE ALL%s ON %s FROM %s', g.cols, g.what, string_agg(DISTINCT "
     "CASE i.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(i.grantee)) END, ', ')) "
@@ -218,7 +220,8 @@ static const char carry_words[] =
     "UNION ALL SELECT 10000, format('STATISTICS %I.%I', nspname, stxname), obj_description(oid, "
     "'pg_statistic_ext'), obj_description(to_oid, 'pg_statistic_ext') FROM stpair "
     "UNION ALL SELECT 10000, 'SEQUENCE ' || name, obj_description(oid, 'pg_class'), "
-    "obj_description(to_oid, 'pg_class') FROM idseq) o WHERE o.want IS DISTINCT FROM o.has "
+    "obj_description(to_oid, 'pg_class') FROM idseq "
+    "UNION ALL SELECT 10000, 'TABLE ' || name, comment, to_comment FROM kidpair) o WHERE o.want IS DISTINCT FROM o.has "
     "UNION ALL SELECT 51, s.objsubid, format('SECURITY LABEL FOR %I ON %s IS %L', s.provider, "
     "CASE s.objsubid WHEN 0 THEN 'TABLE ' || {name_text} ELSE format('COLUMN %s.%I', {name_text}, "
     "a.attname) END, s.label), NULL, NULL, NULL FROM pg_seclabel s LEFT JOIN att a "
@@ -230,6 +233,6 @@ static const char carry_words[] =
     "WHERE d.classid = 'pg_class'::regclass AND d.objid = p.oid AND d.deptype = 'x') "
     "ORDER BY 1, 2";
 
-const char *const shadow_carry_sql[] = {carry_ctes,   shadow_index_ctes, carry_away,
-                                        carry_names,  carry_table,       carry_rights,
-                                        carry_others, carry_words,       NULL};
+const char *const shadow_carry_sql[] = {
+    carry_ctes,  shadow_part_ctes, shadow_index_ctes, carry_away,  carry_names, carry_table,
+    carry_rights, carry_others,    shadow_part_steps, carry_words, NULL};

@@ -31,6 +31,12 @@ static const char shape_more[] =
     "UNION ALL SELECT DISTINCT jsonb_build_array('trigger', pg_get_triggerdef(g.oid), g.tgenabled, "
     "obj_description(g.oid, 'pg_trigger'))::text FROM pg_trigger g WHERE g.tgconstrrelid = {rel} "
     "AND NOT g.tgisinternal "
+    "UNION ALL SELECT jsonb_build_array('partition', c.oid::regclass, CASE WHEN NOT {hashed} "
+    "AND NOT {back} THEN pg_get_expr(c.relpartbound, c.oid) END, c.reloptions, c.reltablespace, "
+    "c.relowner, c.relpersistence, c.relreplident, obj_description(c.oid, 'pg_class'), "
+    "(SELECT string_agg(x::text, ',' ORDER BY x::text COLLATE \"C\") FROM unnest("
+    "coalesce(c.relacl, acldefault('r', c.relowner))) x))::text FROM pg_inherits i "
+    "JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = {rel} "
     "UNION ALL SELECT jsonb_build_array('row filter', r.prpubid, {row_filter})::text "
     "FROM pg_publication_rel r WHERE r.prrelid = {rel} ";
 
@@ -43,27 +49,35 @@ static void choose_tag(const char *text, char tag[24])
     } while (strstr(text, tag) != NULL);
 }
 
-/* SQL for the lines of the table of that oid, sorted, as text[]. Foreign keys are valid again only
- * after the flip. False when out of memory. */
-static bool put_lines(const struct cutover *c, const struct shadow *shadow, unsigned oid, FILE *out)
+/* Prepares the query for the sorted lines of a table by its oid, text[]. Foreign keys are valid again
+ * only after the flip. It is planned here and not under the lock: planning is most of its time. */
+static bool prepare_lines(struct cutover *c, const struct shadow *shadow, struct failure *f)
 {
-    struct cutover other = *c;
-    bool ok = true;
-    other.table.oid = oid;
-    fputs("ARRAY(SELECT CASE WHEN line LIKE '[\"constraint\"%' AND line::jsonb ->> 3 = 'f' THEN "
-          "replace((line::jsonb - 5)::text, ' NOT VALID', '') ELSE line END AS line FROM (",
-          out);
+    struct text t;
+    bool ok = text_begin(&t);
+    if (ok) {
+        fputs("PREPARE pgsluice_lines(oid) AS SELECT ARRAY(SELECT CASE WHEN line LIKE "
+              "'[\"constraint\"%' AND line::jsonb ->> 3 = 'f' THEN replace((line::jsonb - 5)::text, "
+              "' NOT VALID', '') ELSE line END AS line FROM (",
+              t.out);
+    }
     for (const char *const *piece = shape_sql; ok && *piece != NULL; piece++) {
-        /* Around what is more than a SELECT there are parentheses: order does not matter. */
-        char *sql = shadow_expand(&other, shadow, *piece);
+        char *sql = shadow_expand(c, shadow, *piece);
         ok = sql != NULL;
-        fputs(ok ? sql : "", out);
+        fputs(ok ? sql : "", t.out);
         free(sql);
     }
-    char *more = ok ? shadow_expand(&other, shadow, shape_more) : NULL;
-    fprintf(out, " %s) s(line) ORDER BY 1)", more != NULL ? more : "");
+    char *more = ok ? shadow_expand(c, shadow, shape_more) : NULL;
     ok = more != NULL;
+    if (t.out != NULL) {
+        fprintf(t.out, " %s) s(line) ORDER BY 1)", ok ? more : "");
+    }
     free(more);
+    char *sql = text_end(&t);
+    ok = ok && sql != NULL ? control_run(c->control, "DEALLOCATE ALL", STATEMENT_TIMEOUT_MS, f) &&
+                                 control_run(c->control, sql, STATEMENT_TIMEOUT_MS, f)
+                           : fail(f, EXIT_REFUSED, "out of memory");
+    free(sql);
     return ok;
 }
 
@@ -81,16 +95,17 @@ static void put_comparison(const char *code, const char *words, FILE *out)
 /* Keeps in the transaction, as a setting, how the table is now. */
 static bool remember_lines(struct cutover *c, const struct shadow *shadow, struct failure *f)
 {
-    struct text t;
-    if (!text_begin(&t)) {
-        return fail(f, EXIT_REFUSED, "out of memory");
-    }
-    fputs("SELECT set_config('pgsluice.before', (", t.out);
-    bool ok = put_lines(c, shadow, shadow->from, t.out);
-    fputs(")::text, true)", t.out);
-    char *sql = text_end(&t);
-    ok = ok && sql != NULL ? control_run(c->control, sql, STATEMENT_TIMEOUT_MS, f)
-                           : fail(f, EXIT_REFUSED, "out of memory");
+    char *sql = text_printf(
+        "DO $$ DECLARE lines_ text[]; BEGIN EXECUTE 'EXECUTE pgsluice_lines(%u)' INTO lines_; "
+        "PERFORM set_config('pgsluice.before', lines_::text, true); END $$",
+        shadow->from);
+    bool ok = sql != NULL ? control_run(c->control,
+                                        "SELECT set_config('plan_cache_mode', 'force_generic_plan', "
+                                        "true), set_config('jit', 'off', true)",
+                                        STATEMENT_TIMEOUT_MS, f) &&
+                                prepare_lines(c, shadow, f) &&
+                                control_run(c->control, sql, STATEMENT_TIMEOUT_MS, f)
+                          : fail(f, EXIT_REFUSED, "out of memory");
     free(sql);
     return ok;
 }
@@ -153,14 +168,13 @@ bool shadow_flip(struct cutover *c, const struct shadow *shadow, struct shadow_f
     bool ok = parts_begin(&p);
     if (ok) {
         fputs(c->relation, p.lock.out);
-        fputs("before_ := current_setting('pgsluice.before');\nafter_ := ", p.body.out);
-        ok = put_lines(c, shadow, shadow->from, p.body.out);
-        fputs(";\n", p.body.out);
+        fprintf(p.body.out,
+                "before_ := current_setting('pgsluice.before');\n"
+                "EXECUTE 'EXECUTE pgsluice_lines(%u)' INTO after_;\n",
+                shadow->from);
         put_comparison(FLIP_CHANGED, "the table has changed since it was examined", p.body.out);
         put_steps(r, &p);
-        fputs("after_ := ", p.body.out);
-        ok = put_lines(c, shadow, shadow->to, p.body.out) && ok;
-        fputs(";\n", p.body.out);
+        fprintf(p.body.out, "EXECUTE 'EXECUTE pgsluice_lines(%u)' INTO after_;\n", shadow->to);
         put_comparison(FLIP_DIFFERENT, "the table would not be as before", p.body.out);
     }
     PQclear(r);

@@ -30,8 +30,9 @@ static const char refuse_table[] =
     "SELECT t.name, CASE WHEN t.relpersistence = 't' THEN 'it is a temporary table' "
     "WHEN t.reloftype <> 0 THEN 'it is a typed table' "
     "WHEN t.relispartition THEN 'it is a partition' "
-    "WHEN t.relkind <> 'r' THEN 'it is not a plain table' "
-    "WHEN EXISTS (SELECT FROM pg_inherits WHERE {from} IN (inhrelid, inhparent)) "
+    "WHEN t.relkind NOT IN ('r', 'p') THEN 'it is not a table' "
+    "WHEN EXISTS (SELECT FROM pg_inherits WHERE inhrelid = {from} OR (inhparent = {from} "
+    "AND t.relkind = 'r')) "
     "THEN 'it has parents or children by inheritance' "
     "WHEN NOT pg_has_role(t.relowner, 'USAGE') THEN 'it belongs to ' || "
     "pg_get_userbyid(t.relowner) "
@@ -143,10 +144,13 @@ static const char refuse_rest[] =
     "OR (d.refclassid = 'pg_type'::regclass AND d.refobjid IN (SELECT oid FROM pg_type "
     "WHERE oid = t.reltype UNION ALL SELECT typarray FROM pg_type WHERE oid = t.reltype))) "
     "AND NOT (d.classid = 'pg_constraint'::regclass AND d.objid IN (SELECT oid FROM pg_constraint "
-    "WHERE {from} IN (conrelid, confrelid))) "
+    "WHERE {from} IN (conrelid, confrelid) UNION ALL SELECT k.oid FROM pg_constraint k "
+    "JOIN pg_inherits ON k.conrelid = inhrelid WHERE inhparent = {from})) "
     "AND NOT (d.classid = 'pg_class'::regclass AND (d.objid = {from} OR d.objid IN (SELECT "
     "indexrelid FROM pg_index WHERE indrelid = {from}) OR d.objid IN (SELECT oid FROM pg_class "
-    "WHERE relkind IN ('t', 'S')))) "
+    "WHERE relkind IN ('t', 'S')) OR d.objid IN (SELECT inhrelid FROM pg_inherits "
+    "JOIN pg_index ON indexrelid = inhparent WHERE indrelid = {from} UNION ALL SELECT inhrelid "
+    "FROM pg_inherits WHERE inhparent = {from}))) "
     "AND NOT (d.classid = 'pg_type'::regclass AND d.refclassid <> 'pg_type'::regclass "
     "AND d.objid IN (SELECT oid FROM pg_type WHERE typrelid = {from} UNION ALL SELECT typarray "
     "FROM pg_type WHERE typrelid = {from})) "
@@ -165,7 +169,10 @@ static const char refuse_rest[] =
 
 json_t *shadow_refusals(struct cutover *c, const struct shadow *shadow, struct failure *f)
 {
-    const char *const pieces[] = {refuse_begin,  shadow_index_ctes, ", ",          refuse_table,
-                                  refuse_parts,  refuse_others,     refuse_rest,   NULL};
+    const char *const pieces[] = {refuse_begin,         shadow_part_ctes, shadow_index_ctes,
+                                  ", ",                 refuse_table,     refuse_parts,
+                                  shadow_part_refusals, shadow_part_key_refusals,
+                                  refuse_others, refuse_rest,
+                                  NULL};
     return context_json(shadow_query(c, shadow, pieces, f), f);
 }
