@@ -194,7 +194,7 @@ static bool open_swap(struct swap *s, struct failure *f)
     struct cutover *c = s->c;
     const char *why = NULL;
     swap_row_fini(&s->row);
-    if (!context_read_table(c, f) || !swap_state_read(c, &s->row, f)) {
+    if (!swap_state_lead(c, f) || !context_read_table(c, f) || !swap_state_read(c, &s->row, f)) {
         return false;
     }
     if (s->row.phase != SWAP_NONE) {
@@ -283,6 +283,10 @@ static bool prepare(struct cutover *c, void *arg, struct flip_sql *out, struct f
     free(trigger);
     free(digest);
     ok = ok && read_shape(s, f);
+    if (ok && json_array_size(s->shape.refusals) > 0) {
+        ok = fail(f, EXIT_REFUSED, "something has come that cannot be carried over");
+        snprintf(f->sqlstate, sizeof f->sqlstate, FLIP_CHANGED);
+    }
     return ok && swap_flip_compose(c, &s->flip, &s->shape, &s->way, NULL, out, f);
 }
 
@@ -326,6 +330,7 @@ static bool fill_in_spite_of_outages(struct swap *s, struct failure *f)
 {
     while (!open_swap(s, f) || !fill(s, f)) {
         if (context_abort_requested(s->c) || !is_outage(s->c, f)) {
+            s->keep = strcmp(f->sqlstate, SWAP_TAKEN) == 0;
             return false;
         }
         if (!come_back(s->c, f)) {
@@ -399,7 +404,8 @@ enum exit_code swap_forward(struct cutover *c, json_t **report)
             code = context_finish(c, code, report,
                                   "%s; run pgsluice verify when the server is back", f.msg);
         } else {
-            s.keep = !context_abort_requested(c) && f.sqlstate[0] == '\0';
+            s.keep = strcmp(f.sqlstate, SWAP_TAKEN) == 0 ||
+                     (!context_abort_requested(c) && f.sqlstate[0] == '\0');
             code = give_up(&s, &f, report);
         }
     }
@@ -410,18 +416,35 @@ enum exit_code swap_forward(struct cutover *c, json_t **report)
     return code;
 }
 
+/* A second table that an earlier run has left is gone on with, or made anew: what is wrong with it
+ * stands in nobody's way. */
+static void forgive_own_table(struct shadow *shape)
+{
+    for (size_t i = json_array_size(shape->refusals); i-- > 0;) {
+        const char *what =
+            json_string_value(json_object_get(json_array_get(shape->refusals, i), "what"));
+        if (what != NULL && strcmp(what, shape->relation) == 0) {
+            (void)json_array_remove(shape->refusals, i);
+        }
+    }
+}
+
 bool swap_preflight(struct cutover *c, struct failure *f)
 {
     struct swap_row row;
     struct shadow shape;
-    if (!shadow_plan(c, SHADOW_FORWARD, &shape, f)) {
-        return false;
-    }
-    shadow_report(c, &shape);
-    shadow_fini(&shape);
     if (!swap_state_read(c, &row, f)) {
         return false;
     }
+    if (!shadow_plan(c, SHADOW_FORWARD, &shape, f)) {
+        swap_row_fini(&row);
+        return false;
+    }
+    if (row.phase != SWAP_NONE && row.to == shape.to) {
+        forgive_own_table(&shape);
+    }
+    shadow_report(c, &shape);
+    shadow_fini(&shape);
     if (row.phase != SWAP_NONE) {
         report_check(c, "swap", CHECK_WARN, "go on with it by cutover, or clean up by rollback",
                      "an earlier run has not ended: %s, %lld rows", swap_phase_text(row.phase),

@@ -210,6 +210,7 @@ static bool is_ours(struct cutover *c, struct failure *f)
     bool ours = r != NULL && PQntuples(r) == 1;
     if (r != NULL && !ours) {
         fail(f, EXIT_REFUSED, "another run has taken the swap over");
+        snprintf(f->sqlstate, sizeof f->sqlstate, SWAP_TAKEN);
     }
     PQclear(r);
     return ours;

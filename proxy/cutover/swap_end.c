@@ -130,7 +130,7 @@ static bool drop_rest(struct cutover *c, const struct swap_row *row, struct fail
 bool swap_clean(struct cutover *c, struct failure *f)
 {
     struct swap_row row;
-    if (!begin_cleaning(c, f) || !context_read_table(c, f) || !swap_state_read(c, &row, f)) {
+    if (!begin_cleaning(c, f) || !swap_state_lead(c, f) || !context_read_table(c, f) || !swap_state_read(c, &row, f)) {
         return false;
     }
     if (row.phase == SWAP_NONE) {
@@ -185,7 +185,7 @@ static bool approach(struct cutover *c, void *arg, bool holding, struct failure 
 /* The old table follows what was written since the flip. */
 static bool follow(struct cutover *c, struct swap_back *b, struct failure *f)
 {
-    if (!swap_state_take(c, f) || !read_way(c, b, f)) {
+    if (!swap_state_lead(c, f) || !swap_state_take(c, f) || !read_way(c, b, f)) {
         return false;
     }
     json_t *finish = shadow_finish(c, &b->shape, f);

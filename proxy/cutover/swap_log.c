@@ -57,15 +57,16 @@ static bool read_key(struct cutover *c, const struct shadow *shape, struct swap_
 bool swap_way_init(struct cutover *c, const struct shadow *shape, bool forward, unsigned from,
                    const char *to_name, struct swap_way *out, struct failure *f)
 {
-    /* On the way back the guarded column is written as well: nobody computes it there but a trigger
-     * that may not fire. */
+    /* On the way back the guarded column is written as well; a plan of the way forward, from which
+     * the way back is known before the flip, leaves it out. */
+    bool add = !forward && shape->direction == SHADOW_FORWARD;
     *out = (struct swap_way){
         .from = from,
         .forward = forward,
         .from_name = strdup(c->relation),
         .to_name = strdup(to_name),
-        .columns = forward ? strdup(shape->columns)
-                           : text_printf("%s, %s", shape->columns, c->column),
+        .columns = add ? text_printf("%s, %s", shape->columns, c->column)
+                       : strdup(shape->columns),
         .all_columns = strdup(shape->all_columns),
         .key = strdup(shape->key),
     };

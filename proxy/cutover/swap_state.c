@@ -3,6 +3,9 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+enum { LEAD_TURNS = 10, LEAD_PAUSE_MS = 200 };
 
 const char swap_state_create_sql[] =
     "CREATE TABLE IF NOT EXISTS pgsluice.swap ("
@@ -156,7 +159,7 @@ char *swap_state_enter_sql(const struct cutover *c, enum swap_phase phase,
                     ? NULL
                     : text_printf("UPDATE pgsluice.swap SET phase = '%s', validate = %s, "
                                   "changed_at = clock_timestamp() WHERE %s AND owner = '%s';\n"
-                                  "IF NOT FOUND THEN RAISE EXCEPTION USING ERRCODE = 'PSL04', "
+                                  "IF NOT FOUND THEN RAISE EXCEPTION USING ERRCODE = '" SWAP_TAKEN "', "
                                   "MESSAGE = 'another run has taken the swap over'; END IF;\n",
                                   phase_names[phase], value != NULL ? value : "validate", condition,
                                   c->run);
@@ -164,6 +167,25 @@ char *swap_state_enter_sql(const struct cutover *c, enum swap_phase phase,
     free(list);
     free(value);
     return sql;
+}
+
+bool swap_state_lead(struct cutover *c, struct failure *f)
+{
+    for (unsigned turn = 0; turn < LEAD_TURNS; turn++) {
+        PGresult *r = control_query(
+            c->control,
+            "SELECT pg_try_advisory_lock(hashtext('pgsluice.swap'), hashtext($1 || '.' || $2))", 2,
+            (const char *const[]){c->rule->schema, c->rule->table}, STATEMENT_TIMEOUT_MS, f);
+        bool leads = r != NULL && PQgetvalue(r, 0, 0)[0] == 't';
+        PQclear(r);
+        if (r == NULL || leads) {
+            return leads;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = LEAD_PAUSE_MS * 1000000L}, NULL);
+    }
+    fail(f, EXIT_REFUSED, "another cutover, rollback or finish of this table is under way");
+    snprintf(f->sqlstate, sizeof f->sqlstate, SWAP_TAKEN);
+    return false;
 }
 
 /* UPDATE of the row, with this SET list. */

@@ -30,6 +30,8 @@ struct swap_row {
     json_t *validate; /* statements to be run after the flip */
 };
 
+#define SWAP_TAKEN "PSL06" /* another run goes on with the swap */
+
 /* Creates the table where it is missing. */
 extern const char swap_state_create_sql[];
 
@@ -43,10 +45,13 @@ const char *swap_phase_text(enum swap_phase phase);
  * when out of memory. */
 char *swap_state_insert_sql(const struct cutover *c, const char *shadow, const char *digest,
                             bool made_schema);
-/* SQL, a PL/pgSQL statement that fails (FLIP_CHANGED) when the swap is somebody else's by now.
+/* SQL, a PL/pgSQL statement that fails (SWAP_TAKEN) when the swap is somebody else's by now.
  * `validate` may be NULL: it stays. */
 char *swap_state_enter_sql(const struct cutover *c, enum swap_phase phase,
                            const json_t *validate);
+/* Keeps other runs away for as long as c->control lasts; waits a little for the backend of a
+ * connection that was lost. SWAP_TAKEN when another run is at work. */
+MUST_CHECK bool swap_state_lead(struct cutover *c, struct failure *f);
 /* Takes the swap over for this run, from whoever had it. */
 MUST_CHECK bool swap_state_take(struct cutover *c, struct failure *f);
 /* Enters the phase in a transaction of its own. */

@@ -5,7 +5,7 @@
  *
  *   cutover_probe plan|cutover|rollback|finish|verify|catalog CONNINFO KEY=VALUE...
  *
- * Keys: database, schema, table, column, expression, mode, strategy, max_hold, abort_after (ms,
+ * Keys: database, schema, table, column, expression, mode, strategy, max_hold, pause, abort_after (ms,
  * from the start or from the beginning of abort_phase), text (yes: for people).
  */
 #include <stdio.h>
@@ -133,9 +133,12 @@ int main(int argc, char **argv)
                                .unqualified_guarded = true};
     struct config config = {
         .control = argv[2], .hold_ttl_ms = 2000, .rules = &rule, .rule_count = 1};
+    const char *strategy = option(argc, argv, "strategy", "auto");
     struct cutover_options options = {
-        .strategy = strcmp(option(argc, argv, "strategy", "auto"), "swap") == 0 ? CUTOVER_SWAP
-                                                                                : CUTOVER_AUTO,
+        .strategy = strcmp(strategy, "swap") == 0      ? CUTOVER_SWAP
+                    : strcmp(strategy, "inplace") == 0 ? CUTOVER_INPLACE
+                                                       : CUTOVER_AUTO,
+        .pause_ms = strtoull(option(argc, argv, "pause", "0"), NULL, 10),
         .max_hold_ms = strtoull(option(argc, argv, "max_hold", "10000"), NULL, 10)};
     struct probe probe = {.began_ms = now_ms(),
                           .abort_after_ms = strtod(option(argc, argv, "abort_after", "0"), NULL),

@@ -2,6 +2,8 @@
 
 import pytest
 
+from lib import common
+
 pytestmark = pytest.mark.majors(12, 99)
 
 
@@ -40,3 +42,68 @@ def test_there_and_back_and_there_again_and_finish(db):
     back = db.probe("rollback")
     assert back.code == 0, back
     assert not db.is_generated() and db.digest() == rows and db.describe() == before
+
+
+def test_auto_swaps_what_is_too_large_to_stop(db):
+    plan = db.probe("plan", max_hold=41)
+    assert plan.code == 0 and plan.report["strategy"] == "swap", plan
+    assert any("CREATE TABLE" in line for line in plan.report["sql"])
+    assert db.residue() == ""
+    assert db.probe("plan").report["strategy"] == "inplace"
+
+
+def test_an_abort_at_any_phase_leaves_nothing_behind(db):
+    before, rows = db.describe(), db.digest()
+    for phase in ("begin", "copy", "indexes", "compare", "gate", "arm", "hold"):
+        done = db.probe("cutover", strategy="swap", abort_after=1, abort_phase=phase)
+        assert done.code == 1 and "aborted" in done.summary, done
+        assert db.residue() == "" and db.describe() == before and db.digest() == rows, (phase, done)
+
+
+def test_a_row_that_gets_another_value_meanwhile_stops_the_swap(db):
+    """An UPDATE of the column itself, which the trigger for INSERT does not see."""
+    process = db.start_probe("cutover", strategy="swap", pause=300)
+    common.wait_until(lambda: db.psql("SELECT to_regclass('pgsluice.swap') IS NOT NULL") == "t", 10,
+                      "the beginning")
+    db.psql("UPDATE chunks SET partition_key = 4711 WHERE id = 1500")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "another value" in out or "not the expression" in out, out + err
+    assert db.residue() == "" and not db.is_generated()
+
+
+def test_two_runs_do_not_get_into_each_others_way(db):
+    first = db.start_probe("cutover", strategy="swap", pause=1500)
+    common.wait_until(lambda: db.psql("SELECT to_regclass('pgsluice.swap') IS NOT NULL") == "t", 10,
+                      "the beginning")
+    for command in ("cutover", "rollback"):
+        second = db.probe(command, strategy="swap")
+        assert second.code == 1 and "under way" in second.summary, second
+    out, err = first.communicate(timeout=60)
+    assert first.returncode == 0, out + err
+    assert db.is_generated()
+
+
+def test_a_table_altered_since_is_begun_anew(db):
+    process = db.start_probe("cutover", strategy="swap", pause=2000)
+    common.wait_until(lambda: db.psql("SELECT to_regclass('pgsluice.swap') IS NOT NULL") == "t", 10,
+                      "the beginning")
+    process.kill()
+    process.communicate()
+    db.as_owner("ALTER TABLE chunks ADD COLUMN more int DEFAULT 7")
+    done = db.probe("cutover", strategy="swap")
+    assert done.code == 0 and "altered since" in done.progress, (done.summary, [
+        check["evidence"] for check in done.report["checks"] if check["verdict"] == "BLOCK"])
+    assert db.psql("SELECT count(*) FROM chunks WHERE more = 7") == "2000"
+
+
+def test_writes_of_replication_are_captured(db):
+    """session_replication_role = replica: ordinary triggers do not fire."""
+    process = db.start_probe("cutover", strategy="swap", pause=500)
+    common.wait_until(lambda: db.psql("SELECT to_regclass('pgsluice.swap') IS NOT NULL") == "t", 10,
+                      "the beginning")
+    db.psql("SET session_replication_role = replica; DELETE FROM chunks WHERE id < 100; "
+            "UPDATE chunks SET content = 'replica' WHERE id = 100")
+    rows = db.digest()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, out + err
+    assert db.digest() == rows
