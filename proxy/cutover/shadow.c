@@ -92,8 +92,11 @@ char *shadow_expand(const struct cutover *c, const struct shadow *shadow, const 
         return NULL;
     }
     for (const char *p = pattern; *p != '\0';) {
-        const char *end = *p == '{' ? strchr(p, '}') : NULL;
-        size_t len = end != NULL ? (size_t)(end - p) + 1 : 1;
+        size_t plain = strcspn(p, "{");
+        fwrite(p, 1, plain, t.out);
+        p += plain;
+        const char *end = strchr(p, '}');
+        size_t len = end != NULL ? (size_t)(end - p) + 1 : strlen(p);
         if (is(p, "{from}")) {
             fprintf(t.out, "%u", shadow->from);
         } else if (is(p, "{to}")) {
@@ -121,15 +124,16 @@ char *shadow_expand(const struct cutover *c, const struct shadow *shadow, const 
             fputs(piece != NULL ? piece : "", t.out);
             free(piece);
         } else if (end == NULL || !put_word(c, shadow, p, len, t.out)) {
-            len = 1;
-            fputc(*p, t.out);
+            /* What a value looks like is not looked at again. */
+            char *word = text_printf("%.*s", (int)len, p);
+            char *value = word != NULL ? context_expand(c, word) : NULL;
+            fputs(value != NULL ? value : "", t.out);
+            free(word);
+            free(value);
         }
         p += len;
     }
-    char *ours = text_end(&t);
-    char *all = ours != NULL ? context_expand(c, ours) : NULL;
-    free(ours);
-    return all;
+    return text_end(&t);
 }
 
 PGresult *shadow_query(struct cutover *c, const struct shadow *shadow, const char *const *pieces,
@@ -190,8 +194,7 @@ static const char *const plan_sql[] = {
     "SELECT json_build_object("
     "'to', coalesce((SELECT oid::int8 FROM pg_class WHERE oid = to_regclass({relation_text})), 0), "
     "'columns', (SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM a "
-    "WHERE CASE WHEN attname = {key} THEN {back} ELSE coalesce(to_jsonb(a) ->> 'attgenerated', '') "
-    "= '' END), "
+    "WHERE coalesce(to_jsonb(a) ->> 'attgenerated', '') = '' AND attname <> {key}), "
     "'all_columns', (SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM a), "
     "'key', (SELECT string_agg(quote_ident(n), ', ' ORDER BY o) FROM k, "
     "unnest(k.names) WITH ORDINALITY u(n, o)), "

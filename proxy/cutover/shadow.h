@@ -39,9 +39,9 @@ struct shadow {
     char *aside;    /* quoted: where the present table goes */
     char *relation_name; /* the same two, unquoted, without the schema */
     char *aside_name;
-    /* The columns to be written when rows go from the table to the other one, quoted, with commas:
-     * without generated columns, and forward without the guarded one. The way back writes it: the
-     * table may be partitioned by it, and then no trigger can compute it. Identity columns of the table that is not in use are BY DEFAULT until
+    /* The columns that are copied, quoted, with commas: without the guarded column and without other
+     * generated columns. The way back has to write the guarded one as well: the table may be
+     * partitioned by it, and then no trigger can compute it. Identity columns of the table that is not in use are BY DEFAULT until
      * they are flipped, so that plain INSERT and UPDATE may set them. */
     char *columns;
     char *all_columns; /* the same with the generated ones, for comparing rows */

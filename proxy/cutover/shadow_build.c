@@ -140,7 +140,7 @@ static const char *const owner_sql[] = {
     "SELECT format('DO %L', format('DECLARE r text; BEGIN FOR r IN SELECT DISTINCT CASE g.grantee "
     "WHEN 0 THEN ''PUBLIC'' ELSE quote_ident(pg_get_userbyid(g.grantee)) END FROM pg_class c, "
     "aclexplode(c.relacl) g WHERE c.oid = %L::regclass AND g.grantee <> c.relowner LOOP EXECUTE "
-    "''REVOKE ALL ON %s FROM '' || r; END LOOP; END', x.name, x.name)) "
+    "%L || r; END LOOP; END', x.name, format('REVOKE ALL ON %s FROM ', x.name))) "
     "FROM (SELECT {relation_text} AS name UNION ALL SELECT format('%I.%I', nspname, fresh_name) "
     "FROM kidpair) x "
     "UNION ALL SELECT format('ALTER TABLE %s OWNER TO %I', {relation_text}, "

@@ -32,7 +32,7 @@ const char shadow_part_refusals[] =
     "UNION ALL SELECT 'partition ' || k.name, CASE WHEN k.relkind <> 'r' OR EXISTS (SELECT "
     "FROM pg_inherits WHERE inhparent = k.oid) THEN 'it is partitioned itself, or no plain table' "
     "WHEN NOT pg_has_role(k.relowner, 'USAGE') THEN 'it belongs to ' || pg_get_userbyid(k.relowner) "
-    "WHEN {to} <> 0 AND k.to_oid IS NULL AND ({back} OR {hashed}) "
+    "WHEN {to} <> 0 AND k.to_oid IS NULL AND pg_get_partkeydef({from}) <> pg_get_partkeydef({to}) "
     "THEN 'it has been added, and the other table has none like it' "
     "WHEN k.relrowsecurity OR k.relforcerowsecurity OR EXISTS (SELECT FROM pg_policy "
     "WHERE polrelid = k.oid) THEN 'it has policies of its own' "
@@ -79,6 +79,8 @@ const char shadow_part_refusals[] =
     "END FROM kidpair k ";
 
 const char shadow_part_key_refusals[] =
+    "UNION ALL SELECT 'partition ' || k.name, 'the table has none like it any more' FROM kid k "
+    "WHERE k.rel = {to} AND k.oid NOT IN (SELECT to_oid FROM kidpair WHERE to_oid IS NOT NULL) "
     "UNION ALL SELECT 'foreign key ' || quote_ident(c.conname), 'a partitioned table''s foreign key "
     "cannot be made NOT VALID before PostgreSQL 18' FROM pg_constraint c, t WHERE c.contype = 'f' "
     "AND c.conrelid = {from} AND t.relkind = 'p' "
