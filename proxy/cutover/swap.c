@@ -423,7 +423,7 @@ static void forgive_own_table(struct shadow *shape)
     for (size_t i = json_array_size(shape->refusals); i-- > 0;) {
         const char *what =
             json_string_value(json_object_get(json_array_get(shape->refusals, i), "what"));
-        if (what != NULL && strcmp(what, shape->relation) == 0) {
+        if (what != NULL && strcmp(what, shape->relation_name) == 0) {
             (void)json_array_remove(shape->refusals, i);
         }
     }
