@@ -34,7 +34,7 @@ MUST_CHECK bool cli_parse(int argc, char **argv, struct cli *cli, enum exit_code
 enum exit_code cli_check(const struct cli *cli);
 enum exit_code cli_plan(const struct cli *cli);
 enum exit_code cli_cutover(const struct cli *cli);
-enum exit_code cli_rollback(const struct cli *cli);
+enum exit_code cli_rollback(const struct cli *cli); /* and finish */
 enum exit_code cli_verify(const struct cli *cli);
 enum exit_code cli_status(const struct cli *cli);
 enum exit_code cli_audit(const struct cli *cli);

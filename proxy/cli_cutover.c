@@ -1,5 +1,5 @@
 /*
- * `pgsluice plan`, `verify`, `cutover`, `rollback` and `status`; see cli.h. Plan and verify only
+ * `pgsluice plan`, `verify`, `cutover`, `rollback`, `finish` and `status`; see cli.h. Plan and verify only
  * read and work without a proxy; the others ask the running one, because the gate is there.
  */
 #include "proxy/cli.h"
@@ -173,9 +173,10 @@ static enum exit_code ask_proxy(const struct cli *cli, const struct config *conf
 
 static json_t *request_for(const struct cli *cli, const struct config_rule *rule)
 {
-    return json_pack("{s:s, s:s, s:s, s:I, s:b}", "command", cli->command, "table", rule->name,
+    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:b}", "command", cli->command, "table", rule->name,
                      "strategy", strategy_names[cli->cutover.strategy], "max_hold_ms",
-                     (json_int_t)cli->cutover.max_hold_ms, "measure", (int)cli->cutover.measure);
+                     (json_int_t)cli->cutover.max_hold_ms, "pause_ms",
+                     (json_int_t)cli->cutover.pause_ms, "measure", (int)cli->cutover.measure);
 }
 
 /* True when a person at the terminal says yes. */
@@ -244,6 +245,16 @@ enum exit_code cli_rollback(const struct cli *cli)
     return code;
 }
 
+/* What the state rows say: also of a swap whose proxy has died. Without a control login, or while
+ * the server is away, nothing is known of them. */
+static void add_swaps(const struct config *config, json_t *report)
+{
+    struct failure f = {.code = EXIT_DONE};
+    json_t *swaps = config->control != NULL && config->rule_count > 0 ? cutover_swaps(config, &f)
+                                                                      : NULL;
+    (void)json_object_set_new(report, "swaps", swaps != NULL ? swaps : json_null());
+}
+
 static bool print_status(const struct cli *cli, const struct config *config, enum exit_code *code)
 {
     struct failure f;
@@ -255,6 +266,7 @@ static bool print_status(const struct cli *cli, const struct config *config, enu
         *code = cli_fail(cli, &f);
         return false;
     }
+    add_swaps(config, report);
     if (cli->watch && isatty(STDOUT_FILENO) == 1) {
         fputs("\x1b[H\x1b[2J", stdout);
     }

@@ -19,8 +19,9 @@ enum cli_option {
     OPTION_SINCE = 1 << 8,
     OPTION_LINES = 1 << 9,
     OPTION_FOLLOW = 1 << 10,
-    OPTION_HELP = 1 << 11,
-    OPTION_VERSION = 1 << 12,
+    OPTION_PAUSE = 1 << 11,
+    OPTION_HELP = 1 << 12,
+    OPTION_VERSION = 1 << 13,
 };
 
 /* getopt's values are small numbers: 256 and the bit's place. */
@@ -38,8 +39,9 @@ static const struct option long_options[] = {
     {"since", required_argument, NULL, VALUE_OF(8)},
     {"lines", required_argument, NULL, VALUE_OF(9)},
     {"follow", no_argument, NULL, VALUE_OF(10)},
-    {"help", no_argument, NULL, VALUE_OF(11)},
-    {"version", no_argument, NULL, VALUE_OF(12)},
+    {"pause", required_argument, NULL, VALUE_OF(11)},
+    {"help", no_argument, NULL, VALUE_OF(12)},
+    {"version", no_argument, NULL, VALUE_OF(13)},
     {NULL, 0, NULL, 0},
 };
 
@@ -63,16 +65,21 @@ static const struct command commands[] = {
      "The cutover's preflight: every check with its evidence, the strategy, the SQL, the\n"
      "locks and the estimated hold. Changes nothing.\n"},
     {"cutover",
-     "TABLE --config FILE [--strategy S] [--max-hold T] [--yes] [--report FILE.html] [--json]",
-     OPTION_CONFIG | OPTION_JSON | OPTION_STRATEGY | OPTION_MAX_HOLD | OPTION_YES | OPTION_REPORT,
+     "TABLE --config FILE [--strategy S] [--max-hold T] [--pause T] [--yes]\n"
+     "                       [--report FILE.html] [--json]",
+     OPTION_CONFIG | OPTION_JSON | OPTION_STRATEGY | OPTION_MAX_HOLD | OPTION_PAUSE | OPTION_YES |
+         OPTION_REPORT,
      1,
      "Asks the running proxy to take the table from the trigger to a generated column while\n"
      "the applications keep writing. Shows the plan and asks first, unless --yes. Ctrl-C\n"
-     "aborts; the table is then as it was.\n"},
+     "aborts; the table is then as it was. A swap that died is gone on with.\n"},
     {"rollback", "TABLE --config FILE [--max-hold T] [--yes] [--json]",
      OPTION_CONFIG | OPTION_JSON | OPTION_MAX_HOLD | OPTION_YES, 1,
      "Asks the running proxy to take the table back to the trigger. Never asks: --yes is taken\n"
      "so that a script may say it to both commands.\n"},
+    {"finish", "TABLE --config FILE [--json]", OPTION_CONFIG | OPTION_JSON, 1,
+     "Asks the running proxy to drop what a cutover by swap has kept for its way back. A\n"
+     "rollback after it turns the generated column into a plain one with its trigger.\n"},
     {"verify", "TABLE --config FILE [--json]", OPTION_CONFIG | OPTION_JSON, 1,
      "Compares every stored value with the expression's; prints the method in use, the\n"
      "distribution and the skew.\n"},
@@ -99,6 +106,7 @@ static const char *const option_help[] = {
     "      --since T        only records from then on: 2026-11-23, 2026-11-23T08:30 (UTC)\n",
     "  -n, --lines N        how many records (default 10)\n",
     "  -f, --follow         and those that come\n",
+    "      --pause T        swap: rest between two batches of rows, such as 20ms (default 0ms)\n",
 };
 
 static void print_usage(void)
@@ -168,6 +176,8 @@ static bool set_option(enum cli_option option, const char *value, struct cli *cl
         }
         cli->cutover.strategy = (enum cutover_strategy)word;
         return true;
+    case OPTION_PAUSE:
+        return value_duration(value, 0, 60 * 1000, &cli->cutover.pause_ms, why);
     case OPTION_MAX_HOLD:
         return value_duration(value, 1, 60 * 1000, &cli->cutover.max_hold_ms, why);
     case OPTION_YES:

@@ -34,7 +34,21 @@ struct job {
     _Atomic bool ended;
 };
 
-static const char *const kind_names[] = {[JOB_CUTOVER] = "cutover", [JOB_ROLLBACK] = "rollback"};
+static const char *const kind_names[] = {
+    [JOB_CUTOVER] = "cutover", [JOB_ROLLBACK] = "rollback", [JOB_FINISH] = "finish"};
+
+/* What the thread runs; see cutover.h. */
+typedef enum exit_code (*job_command)(const struct config *config, const struct config_rule *rule,
+                                      const struct cutover_options *options,
+                                      const struct cutover_host *host, json_t **report);
+static const job_command kind_commands[] = {[JOB_CUTOVER] = cutover_run,
+                                            [JOB_ROLLBACK] = cutover_rollback,
+                                            [JOB_FINISH] = cutover_finish};
+
+const char *job_name(enum job_kind kind)
+{
+    return kind_names[kind];
+}
 
 /* Takes `value`. */
 static void put_line(struct job *job, json_t *value)
@@ -117,9 +131,8 @@ static void job_run(void *arg)
         .step = on_step,
     };
     json_t *report = NULL;
-    enum exit_code code =
-        (job->kind == JOB_CUTOVER ? cutover_run : cutover_rollback)(
-            config, &config->rules[job->rule], &job->options, &host, &report);
+    enum exit_code code = kind_commands[job->kind](config, &config->rules[job->rule],
+                                                   &job->options, &host, &report);
     if (report == NULL) {
         report = json_pack("{s:s, s:i, s:s}", "command", kind_names[job->kind], "exit", (int)code,
                            "summary", "out of memory");

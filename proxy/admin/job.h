@@ -1,5 +1,5 @@
 /*
- * A cutover or rollback under way: one thread, one at a time in a process. Its progress and result
+ * A cutover, rollback or finish under way: one thread, one at a time in a process. Its progress and result
  * are lines of JSON that the admin server takes on the main loop.
  */
 #pragma once
@@ -12,7 +12,9 @@
 #include "proxy/failure.h"
 #include "proxy/service.h"
 
-enum job_kind { JOB_CUTOVER, JOB_ROLLBACK };
+enum job_kind { JOB_CUTOVER, JOB_ROLLBACK, JOB_FINISH };
+
+const char *job_name(enum job_kind kind); /* the command */
 
 struct job;
 

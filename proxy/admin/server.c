@@ -158,11 +158,11 @@ static void run_job(struct client *client, enum job_kind kind, const json_t *req
 {
     struct admin *admin = client->admin;
     const struct config *config = service_config(admin->service);
-    const char *command = kind == JOB_CUTOVER ? "cutover" : "rollback";
+    const char *command = job_name(kind);
     const char *table = json_string_value(json_object_get(request, "table"));
     struct failure f;
     if (admin->job != NULL) {
-        fail(&f, EXIT_REFUSED, "another cutover or rollback is under way");
+        fail(&f, EXIT_REFUSED, "another cutover, rollback or finish is under way");
         client_refuse(client, command, &f);
         return;
     }
@@ -173,10 +173,12 @@ static void run_job(struct client *client, enum job_kind kind, const json_t *req
     }
     const char *strategy = json_string_value(json_object_get(request, "strategy"));
     json_int_t max_hold = json_integer_value(json_object_get(request, "max_hold_ms"));
+    json_int_t pause = json_integer_value(json_object_get(request, "pause_ms"));
     struct cutover_options options = {
         .strategy = strategy != NULL && strcmp(strategy, "inplace") == 0 ? CUTOVER_INPLACE
                     : strategy != NULL && strcmp(strategy, "swap") == 0  ? CUTOVER_SWAP
                                                                          : CUTOVER_AUTO,
+        .pause_ms = pause > 0 ? (uint64_t)pause : 0,
         .max_hold_ms = max_hold > 0 ? (uint64_t)max_hold : DEFAULT_MAX_HOLD_MS,
         .measure = json_is_true(json_object_get(request, "measure")),
     };
@@ -199,7 +201,7 @@ static void run_drill(struct client *client, const char *command, const json_t *
     const struct config_rule *rule = config_find_rule(config, table != NULL ? table : "", &f);
     if (rule != NULL && admin->job != NULL) {
         rule = NULL;
-        fail(&f, EXIT_REFUSED, "a cutover or rollback is under way");
+        fail(&f, EXIT_REFUSED, "a cutover, rollback or finish is under way");
     }
     if (rule == NULL) {
         client_refuse(client, command, &f);
@@ -233,6 +235,8 @@ static void run_request(struct client *client, const char *text, size_t len)
         run_job(client, JOB_CUTOVER, request);
     } else if (strcmp(command, "rollback") == 0) {
         run_job(client, JOB_ROLLBACK, request);
+    } else if (strcmp(command, "finish") == 0) {
+        run_job(client, JOB_FINISH, request);
     } else if (strcmp(command, "hold") == 0 || strcmp(command, "release") == 0) {
         run_drill(client, command, request);
     } else if (strcmp(command, "abort") == 0) {

@@ -18,6 +18,7 @@
 
 void flip_sql_fini(struct flip_sql *sql)
 {
+    free(sql->first);
     free(sql->lock);
     free(sql->body);
     free(sql->plan);
@@ -52,6 +53,13 @@ static void add_text(struct draft *d, const char *sql)
     choose_tag(sql, tag);
     fprintf(d->body.out, "EXECUTE %s%s%s;\n", tag, sql, tag);
     fprintf(d->plan.out, "%s;\n", sql);
+}
+
+char *compose_do(const char *block)
+{
+    char tag[24];
+    choose_tag(block, tag);
+    return text_printf("DO %s%s%s", tag, block, tag);
 }
 
 /* Adds one statement, or several, from a template. */
@@ -112,7 +120,7 @@ static bool remember_shape(struct cutover *c, struct failure *f)
 /* A transaction that took its snapshot before the rewrite and comes to the table after it sees no
  * rows, without an error. Under our lock nobody has the table open: who is idle with a snapshot has
  * not come to it yet. Looked at first, so that the rewrite is not for nothing, and last. */
-static const char snapshots_sql[] =
+const char compose_snapshots_sql[] =
     "PERFORM pg_stat_clear_snapshot();\n"
     "SELECT string_agg(pid::text, ', ') INTO found_ FROM pg_stat_activity "
     "WHERE datid = (SELECT oid FROM pg_database WHERE datname = current_database()) "
@@ -139,7 +147,7 @@ static bool draft_begin(struct draft *d, struct cutover *c, bool rewrites, struc
           "was examined'; END IF;\n",
           d->body.out);
     if (rewrites) {
-        fputs(snapshots_sql, d->body.out);
+        fputs(compose_snapshots_sql, d->body.out);
     }
     return true;
 }
@@ -165,9 +173,7 @@ static bool draft_end(struct draft *d, const struct capture *capture, struct fli
     out->plan = text_end(&d->plan);
     bool ok = body != NULL && out->plan != NULL && !d->bad && text_begin(&lock);
     if (ok) {
-        char tag[24];
-        choose_tag(body, tag);
-        out->body = text_printf("DO %s%s%s", tag, body, tag);
+        out->body = compose_do(body);
         fputs(d->c->relation, lock.out);
         for (size_t i = 0; capture != NULL && i < capture_count(capture); i++) {
             if (capture_lock(capture, i) != NULL) {
@@ -230,7 +236,7 @@ bool compose_cutover(struct cutover *c, const struct capture *capture, struct fl
     if (!state_column_order(c, &columns, f)) {
         return false;
     }
-    char *state = state_flipped_sql(c, columns);
+    char *state = state_flipped_sql(c, columns, "inplace", c->table.oid);
     free(columns);
     if (state == NULL || !draft_begin(&d, c, true, f)) {
         free(state);
@@ -246,7 +252,7 @@ bool compose_cutover(struct cutover *c, const struct capture *capture, struct fl
     }
     add_replacement(&d, capture, true);
     add_comparison(&d);
-    fputs(snapshots_sql, d.body.out);
+    fputs(compose_snapshots_sql, d.body.out);
     if (c->trigger.drop_with) {
         char *drop = text_printf("DROP FUNCTION %s", c->trigger.function);
         add_text(&d, drop != NULL ? drop : "");
@@ -280,7 +286,7 @@ bool compose_rollback(struct cutover *c, const struct capture *capture, const ch
     if (!state_column_order(c, &columns, f)) {
         return false;
     }
-    char *state = state_rolled_back_sql(c, flip_run, columns);
+    char *state = state_rolled_back_sql(c, flip_run, columns, c->table.oid);
     free(columns);
     if (state == NULL || !draft_begin(&d, c, rewrites, f)) {
         free(state);
@@ -296,7 +302,7 @@ bool compose_rollback(struct cutover *c, const struct capture *capture, const ch
     add_list(&d, json_object_get(taken_away, "trigger"));
     add_comparison(&d);
     if (rewrites) {
-        fputs(snapshots_sql, d.body.out);
+        fputs(compose_snapshots_sql, d.body.out);
     }
     fputs(state, d.body.out);
     free(state);
@@ -306,10 +312,12 @@ bool compose_rollback(struct cutover *c, const struct capture *capture, const ch
 char *compose_message(const struct flip_sql *sql, unsigned lock_ms, uint64_t hold_ms)
 {
     /* The two clocks tell how long the lock was held: their results come with the outcome. */
-    return text_printf("SAVEPOINT pgsluice_flip; SET LOCAL lock_timeout = %u; "
+    bool has_first = sql->first != NULL && sql->first[0] != '\0';
+    return text_printf("SAVEPOINT pgsluice_flip; SET LOCAL lock_timeout = %u; %s%s"
                        "LOCK TABLE %s IN ACCESS EXCLUSIVE MODE; "
                        "SELECT extract(epoch FROM clock_timestamp()) * 1000; "
                        "SET LOCAL statement_timeout = %llu; %s; COMMIT; "
                        "SELECT extract(epoch FROM clock_timestamp()) * 1000",
-                       lock_ms, sql->lock, (unsigned long long)hold_ms, sql->body);
+                       lock_ms, has_first ? sql->first : "", has_first ? "; " : "", sql->lock,
+                       (unsigned long long)hold_ms, sql->body);
 }

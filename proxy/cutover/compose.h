@@ -15,6 +15,7 @@
 #define FLIP_PROOF "pgsluice_proof"
 
 struct flip_sql {
+    char *first; /* DDL that comes before the lock; NULL: none */
     char *lock; /* the relations, for LOCK TABLE */
     char *body; /* the DO statement */
     char *plan; /* the statements for people, one a line */
@@ -28,6 +29,12 @@ MUST_CHECK bool compose_cutover(struct cutover *c, const struct capture *capture
 MUST_CHECK bool compose_rollback(struct cutover *c, const struct capture *capture,
                                  const char *flip_run, const json_t *taken_away,
                                  struct flip_sql *out, struct failure *f);
+
+/* PL/pgSQL that raises FLIP_SNAPSHOTS where a transaction might see the table empty; uses the
+ * variable found_ text. */
+extern const char compose_snapshots_sql[];
+/* A DO statement of the block, with a quote that does not occur in it; NULL when out of memory. */
+char *compose_do(const char *block);
 
 /* Before PostgreSQL 13 there is no DROP EXPRESSION: the way back rewrites the table, too. */
 bool compose_rollback_rewrites(const struct cutover *c);

@@ -14,6 +14,7 @@
 #include "proxy/cutover/latency.h"
 #include "proxy/cutover/machine.h"
 #include "proxy/cutover/preflight.h"
+#include "proxy/cutover/swap.h"
 
 /* What the preflight found, and what must be the same when the flip is composed. */
 struct examined {
@@ -155,7 +156,7 @@ enum exit_code cutover_plan(const struct config *config, const struct config_rul
     if (!examine(&c, &code, report)) {
         return code;
     }
-    if (!compose_for_plan(&c, &f)) {
+    if (!(c.swaps ? swap_plan(&c, &f) : compose_for_plan(&c, &f))) {
         return context_finish(&c, f.code, report, "%s", f.msg);
     }
     int blocks = count_verdicts(&c, "BLOCK");
@@ -165,8 +166,8 @@ enum exit_code cutover_plan(const struct config *config, const struct config_rul
                               blocks, json_array_size(c.checks));
     }
     return context_finish(&c, EXIT_DONE, report,
-                          "the cutover can run: in place, with about %llu ms of exclusive lock",
-                          (unsigned long long)c.estimate_ms);
+                          "the cutover can run: %s, with about %llu ms of exclusive lock",
+                          c.swaps ? "by swap" : "in place", (unsigned long long)c.estimate_ms);
 }
 
 /* In GATE's transaction: nothing but a view or a grant can change any more. */
@@ -229,7 +230,7 @@ static enum exit_code flip(struct cutover *c, json_t **report)
     if (examined.trigger == NULL) {
         return context_finish(c, f.code, report, "%s; nothing changed", f.msg);
     }
-    struct flip how = {.generated = true, .prepare = prepare, .arg = &examined};
+    struct flip how = {.generated = true, .moves = true, .prepare = prepare, .arg = &examined};
     double began = monotonic_ms_exact();
     enum exit_code code = machine_run(c, &how, &f);
     free(examined.trigger);
@@ -277,5 +278,5 @@ enum exit_code cutover_run(const struct config *config, const struct config_rule
     if (c.options.measure) {
         cost_measure(&c);
     }
-    return flip(&c, report);
+    return c.swaps ? swap_forward(&c, report) : flip(&c, report);
 }

@@ -20,6 +20,7 @@ struct cutover_options {
     enum cutover_strategy strategy;
     uint64_t max_hold_ms; /* default 500 */
     bool measure;         /* what an INSERT costs before and after, for the report */
+    uint64_t pause_ms;    /* swap: between two batches of rows */
 };
 
 /* What the machine needs from the process around it; every member may be called from its thread. */
@@ -52,8 +53,15 @@ enum exit_code cutover_run(const struct config *config, const struct config_rule
 enum exit_code cutover_rollback(const struct config *config, const struct config_rule *rule,
                                 const struct cutover_options *options,
                                 const struct cutover_host *host, json_t **report);
+enum exit_code cutover_finish(const struct config *config, const struct config_rule *rule,
+                              const struct cutover_options *options,
+                              const struct cutover_host *host, json_t **report);
 enum exit_code cutover_verify(const struct config *config, const struct config_rule *rule,
                               json_t **report);
+
+/* The swaps that have begun and not ended, for `status`: [{"rule","table","phase","rows",
+ * "resumable","back"}], read from the servers' state rows; NULL with `f` when one cannot be asked. */
+json_t *cutover_swaps(const struct config *config, struct failure *f);
 
 /* Prints a report for people on stdout. */
 void cutover_print(const json_t *report);

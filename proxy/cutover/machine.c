@@ -163,10 +163,19 @@ static enum machine_state back_off(struct machine *m, const char *why)
     return MACHINE_BACKOFF;
 }
 
+/* For what can be tried again by another run. */
 static enum machine_state give_up(struct machine *m, const char *why)
 {
     fail(m->f, EXIT_REFUSED, "%s", context_abort_requested(m->c) ? "aborted" : why);
     return MACHINE_FAILED;
+}
+
+/* For what another run would find as well: the failure keeps its code. */
+static enum machine_state give_up_on(struct machine *m, const struct failure *f)
+{
+    enum machine_state next = give_up(m, f->msg);
+    memcpy(m->f->sqlstate, f->sqlstate, sizeof m->f->sqlstate);
+    return next;
 }
 
 static bool is_one_of(const char *sqlstate, const char *const *list)
@@ -239,7 +248,7 @@ static enum machine_state do_gate(struct machine *m)
     /* Somebody else may be creating the schema: a duplicate. */
     bool passes = may_pass(m, &f) || strcmp(f.sqlstate, "23505") == 0;
     leave_transaction(m);
-    return passes && !context_abort_requested(m->c) ? back_off(m, f.msg) : give_up(m, f.msg);
+    return passes && !context_abort_requested(m->c) ? back_off(m, f.msg) : give_up_on(m, &f);
 }
 
 /* Who has the table, for a person; "" when nobody, or when it cannot be seen. $3 in seconds. */
@@ -282,11 +291,16 @@ static void name_holders(struct machine *m, int older_than, char *out, size_t si
 static bool expect_move(struct machine *m, struct failure *f)
 {
     const struct cutover_host *host = m->c->host;
-    if (m->move_expected || host == NULL || host->expect_move == NULL) {
+    if (!m->flip->moves || m->move_expected || host == NULL || host->expect_move == NULL) {
         return true;
     }
     m->move_expected = true;
     return host->expect_move(host->arg, true, f);
+}
+
+static bool approach(struct machine *m, bool holding, struct failure *f)
+{
+    return m->flip->approach == NULL || m->flip->approach(m->c, m->flip->arg, holding, f);
 }
 
 static enum machine_state do_arm(struct machine *m)
@@ -307,6 +321,10 @@ static enum machine_state do_arm(struct machine *m)
     if (!expect_move(m, &f)) {
         return give_up(m, f.msg);
     }
+    if (!approach(m, false, &f)) {
+        return may_pass(m, &f) && !context_abort_requested(m->c) ? back_off(m, f.msg)
+                                                                 : give_up_on(m, &f);
+    }
     char holders[400];
     name_holders(m, 1, holders, sizeof holders);
     if (holders[0] != '\0' && m->attempt < PATIENT_ATTEMPTS) {
@@ -317,19 +335,26 @@ static enum machine_state do_arm(struct machine *m)
     return MACHINE_HOLD;
 }
 
+/* What is left of the hold is for the flip: a failure here costs an attempt. */
+static enum machine_state close_in(struct machine *m)
+{
+    struct failure f = {.code = EXIT_DONE};
+    return approach(m, true, &f) ? MACHINE_FLIP : back_off(m, f.msg);
+}
+
 static enum machine_state do_hold(struct machine *m)
 {
     struct gate *gate = gate_of(m);
     m->hold_began = monotonic_ms_exact();
     if (gate == NULL) {
-        return MACHINE_FLIP;
+        return close_in(m);
     }
     gate_hold(gate, hold_ttl_ms(m) * NS_PER_MS);
     double until = m->hold_began + DRAIN_MS;
     for (;;) {
         gate_count(gate, &m->counts);
         if (m->counts.inflight_writes == 0 && m->counts.snapshots == 0) {
-            return MACHINE_FLIP;
+            return close_in(m);
         }
         if (monotonic_ms_exact() >= until || context_abort_requested(m->c)) {
             break;
@@ -345,7 +370,7 @@ static enum machine_state do_hold(struct machine *m)
         return back_off(m, why);
     }
     /* Writes that are still open have the lock: the lock timeout decides. */
-    return MACHINE_FLIP;
+    return close_in(m);
 }
 
 /* What the results of the message tell. */
@@ -387,7 +412,7 @@ static enum machine_state judge_failure(struct machine *m, const struct failure 
         return give_up(m, "a row's value is not the expression's: it would have changed");
     }
     if (!may_pass(m, f)) {
-        return give_up(m, f->msg);
+        return give_up_on(m, f);
     }
     char holders[360];
     name_holders(m, 0, holders, sizeof holders);

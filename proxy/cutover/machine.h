@@ -20,8 +20,12 @@
 
 struct flip {
     bool generated; /* what the column is after it */
+    bool moves;     /* it moves the column to the table's end */
     /* Called in the transaction of GATE, with DDL kept away: examines once more and composes. */
     bool (*prepare)(struct cutover *c, void *arg, struct flip_sql *out, struct failure *f);
+    /* Called before each hold, and in it with `holding` when no write is in flight any more: leaves
+     * less to do for the flip. Not on c->control. May be NULL. */
+    bool (*approach)(struct cutover *c, void *arg, bool holding, struct failure *f);
     void *arg;
 };
 

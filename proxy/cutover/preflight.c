@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "proxy/cutover/preflight_parts.h"
+#include "proxy/cutover/swap.h"
 
 enum { PID_STATEMENTS = 10 };
 
@@ -66,17 +67,28 @@ static void check_mode(struct cutover *c)
         report_check(c, "mode", CHECK_PASS, NULL,
                      "no value that a client supplies reaches the server through this proxy");
     }
+    report_check(c, "strategy", CHECK_PASS, NULL,
+                 c->swaps ? "swap: a second table is filled beside this one, and takes its place "
+                            "under a short exclusive lock"
+                          : "in place: one transaction rewrites the table under an exclusive lock");
 }
 
-static void check_strategy(struct cutover *c)
+/* In place what is small and plain; an unfinished swap is gone on with. */
+static bool choose_strategy(struct cutover *c, struct failure *f)
 {
-    if (c->options.strategy == CUTOVER_SWAP) {
-        report_check(c, "strategy", CHECK_BLOCK, "use --strategy inplace",
-                     "strategy swap is not available yet");
-    } else {
-        report_check(c, "strategy", CHECK_PASS, NULL,
-                     "in place: one transaction rewrites the table under an exclusive lock");
+    struct swap_row row;
+    if (!swap_state_read(c, &row, f)) {
+        return false;
     }
+    bool begun = row.phase != SWAP_NONE;
+    swap_row_fini(&row);
+    bool plain = strcmp(preflight_fact(c, "kind"), "r") == 0 && !preflight_is(c, "of_type") &&
+                 json_is_null(json_object_get(c->table.facts, "children")) &&
+                 json_is_null(json_object_get(c->table.facts, "parents"));
+    bool fits = preflight_estimate_ms(c, true) <= c->options.max_hold_ms;
+    c->swaps = c->options.strategy == CUTOVER_SWAP ||
+               (c->options.strategy == CUTOVER_AUTO && (begun || !plain || !fits));
+    return true;
 }
 
 /* A pooler in between would hand each statement to whom it likes: the process that answers must be
@@ -187,10 +199,12 @@ static bool read_checks(struct cutover *c, bool expression_good, struct failure 
     struct capture capture;
     if (!preflight_table(c, f) || !preflight_replication(c, f) || !preflight_server(c, f) ||
         !preflight_sessions(c, f) || !preflight_clients(c, f) || !preflight_sql(c, f) ||
-        !capture_read(c, &capture, f)) {
+        (c->swaps && !swap_preflight(c, f)) || !capture_read(c, &capture, f)) {
         return false;
     }
-    preflight_report_capture(c, &capture);
+    if (!c->swaps) {
+        preflight_report_capture(c, &capture);
+    }
     bool ok = (!expression_good || preflight_values(c, f)) && preflight_ticket(c, &capture, f);
     capture_fini(&capture);
     return ok;
@@ -222,11 +236,13 @@ bool preflight_cutover(struct cutover *c, struct failure *f)
         return true;
     }
     report_check(c, "primary", CHECK_PASS, NULL, "the server takes writes");
+    if (!choose_strategy(c, f)) {
+        return false;
+    }
     check_mode(c);
-    check_strategy(c);
     preflight_rights(c);
     check_table_schema(c);
-    preflight_size(c, true);
+    preflight_size(c, !c->swaps);
     if (!try_checks(c, &good, f) ||
         !control_run(c->control, "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
                      STATEMENT_TIMEOUT_MS, f)) {

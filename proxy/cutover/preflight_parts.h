@@ -23,6 +23,10 @@ struct names {
 MUST_CHECK bool preflight_names(struct cutover *c, const char *template, struct names *out,
                                 struct failure *f);
 
+/* How long the exclusive lock will be held, in milliseconds, when the table is rewritten under it or
+ * not. */
+uint64_t preflight_estimate_ms(const struct cutover *c, bool rewrites);
+
 /* Each runs the checks of its file, in the READ ONLY transaction. */
 MUST_CHECK bool preflight_table(struct cutover *c, struct failure *f);
 MUST_CHECK bool preflight_replication(struct cutover *c, struct failure *f);

@@ -37,14 +37,19 @@ static void report_estimate(struct cutover *c, bool rewrites)
                          "wal_bytes", (json_int_t)copy));
 }
 
-void preflight_size(struct cutover *c, bool rewrites)
+uint64_t preflight_estimate_ms(const struct cutover *c, bool rewrites)
 {
     double ms = FLIP_FIXED_MS;
     if (rewrites) {
         ms += (double)c->table.table_bytes / (REWRITE_MB_PER_S * 1e3) +
               (double)c->table.index_bytes / (INDEX_MB_PER_S * 1e3);
     }
-    c->estimate_ms = (uint64_t)ms;
+    return (uint64_t)ms;
+}
+
+void preflight_size(struct cutover *c, bool rewrites)
+{
+    c->estimate_ms = preflight_estimate_ms(c, rewrites);
     unsigned long long hold = c->options.max_hold_ms;
     report_estimate(c, rewrites);
     if (c->estimate_ms > hold) {

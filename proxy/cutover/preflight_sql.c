@@ -23,7 +23,7 @@ static const char functions_sql[] =
     "w.tab, w.col) AS writes FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace, "
     "(SELECT regexp_replace(relname, '(\\W)', '\\\\\\1', 'g') AS tab, "
     "regexp_replace({key}, '(\\W)', '\\\\\\1', 'g') AS col FROM pg_class WHERE oid = {rel}) w "
-    "WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') "
+    "WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') "
     "AND position(lower({key}) IN lower(p.prosrc)) > 0 AND p.oid NOT IN "
     "(SELECT tgfoid FROM pg_trigger WHERE oid = {trigger})) q";
 

@@ -20,8 +20,7 @@ static void check_partitioned_by_column(struct cutover *c)
 {
     char *columns = source_columns(c);
     report_check(c, "table", CHECK_BLOCK,
-                 "in place cannot change a table's partitioning; this shape needs strategy swap, "
-                 "which is not available yet",
+                 "in place cannot change a table's partitioning; this shape needs --strategy swap",
                  "the table is partitioned by the column (%s): PostgreSQL refuses a generated "
                  "column in a partition key (42P17), and a BEFORE trigger fires after the row has "
                  "been routed, so that it can only check the key and never compute it. What is "
@@ -35,23 +34,23 @@ static void check_kind(struct cutover *c)
 {
     const char *kind = preflight_fact(c, "kind");
     bool typed = preflight_is(c, "of_type");
-    if (preflight_is(c, "partitioned_by_column")) {
+    if (preflight_is(c, "partitioned_by_column") && !c->swaps) {
         check_partitioned_by_column(c);
-    } else if (strcmp(kind, "r") != 0 || typed) {
+    } else if ((strcmp(kind, "r") != 0 || typed) && !c->swaps) {
         report_check(c, "table", CHECK_BLOCK,
-                     "in place works on plain tables; this shape needs strategy swap, which is "
-                     "not available yet",
+                     "in place works on plain tables; this shape needs --strategy swap",
                      "it is %s%s",
                      typed ? "a typed table" : "partitioned: ", preflight_fact(c, "partitioning"));
     } else {
         long long rows = json_integer_value(json_object_get(c->table.facts, "rows"));
         double mb = (double)(c->table.table_bytes + c->table.index_bytes) / 1e6;
+        const char *plain = c->swaps ? "" : "plain ";
         if (rows < 0) {
-            report_check(c, "table", CHECK_PASS, NULL, "a plain table, never analyzed, %.1f MB",
+            report_check(c, "table", CHECK_PASS, NULL, "a %stable, never analyzed, %.1f MB", plain,
                          mb);
         } else {
-            report_check(c, "table", CHECK_PASS, NULL, "a plain table of about %lld rows, %.1f MB",
-                         rows, mb);
+            report_check(c, "table", CHECK_PASS, NULL, "a %stable of about %lld rows, %.1f MB",
+                         plain, rows, mb);
         }
     }
 }
@@ -64,8 +63,7 @@ static void check_inheritance(struct cutover *c)
         report_check(c, "inheritance", CHECK_BLOCK, "try again", "out of memory");
     } else if (*children != '\0' || *parents != '\0') {
         report_check(c, "inheritance", CHECK_BLOCK,
-                     "in place works on plain tables; this shape needs strategy swap, which is "
-                     "not available yet",
+                     "in place works on plain tables; this shape needs --strategy swap",
                      "it has %s%s%s%s", *children != '\0' ? "children: " : "", children,
                      *parents != '\0' ? " parents: " : "", parents);
     } else {
@@ -108,6 +106,10 @@ static void check_column(struct cutover *c)
 static bool check_column_order(struct cutover *c, struct failure *f)
 {
     struct names behind;
+    if (c->swaps) {
+        report_check(c, "column-order", CHECK_PASS, NULL, "the column keeps its place");
+        return true;
+    }
     if (!preflight_names(c,
                          "SELECT coalesce(json_agg(attname ORDER BY attnum), '[]') "
                          "FROM pg_attribute WHERE attrelid = {rel} AND attnum > {num} "
@@ -161,8 +163,8 @@ static bool check_indexes(struct cutover *c, struct failure *f)
     }
     if (invalid.count > 0) {
         report_check(c, "indexes", CHECK_BLOCK, "DROP INDEX, or REINDEX INDEX CONCURRENTLY",
-                     "the table's rewrite builds every index again, also these, which are invalid "
-                     "and could make it fail: %s",
+                     "every index is built again, also these, which are invalid and could make it "
+                     "fail: %s",
                      invalid.text);
     } else {
         report_check(c, "indexes", CHECK_PASS, NULL, "%lld, all valid",
@@ -239,8 +241,9 @@ static bool check_planner(struct cutover *c, struct failure *f)
         return false;
     }
     report_check(c, "planner", CHECK_PASS, NULL,
-                 "statistics of the column are gone with it and gathered right after the flip by "
-                 "ANALYZE; until then plans that use it rest on defaults%s%s",
+                 c->swaps ? "the second table is analyzed before it takes the first one's place%s%s"
+                          : "statistics of the column are gone with it and gathered right after the "
+                            "flip by ANALYZE; until then plans that use it rest on defaults%s%s",
                  partial.count > 0 ? "; indexes on it: " : "", partial.text);
     free(partial.text);
     return true;
@@ -249,7 +252,9 @@ static bool check_planner(struct cutover *c, struct failure *f)
 bool preflight_table(struct cutover *c, struct failure *f)
 {
     check_kind(c);
-    check_inheritance(c);
+    if (!c->swaps) { /* of a swap, "shadow" says what the second table can have */
+        check_inheritance(c);
+    }
     check_row_type(c);
     check_column(c);
     return check_column_order(c, f) && check_sequences(c, f) && check_indexes(c, f) &&

@@ -23,7 +23,7 @@ static const char triggers_sql[] =
     "'call', substring(pg_get_triggerdef(t.oid) FROM 'EXECUTE (?:FUNCTION|PROCEDURE) (.*)$')) "
     "ORDER BY t.tgname), '[]') FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid "
     "JOIN pg_language l ON l.oid = p.prolang JOIN pg_namespace n ON n.oid = p.pronamespace "
-    "WHERE t.tgrelid = {rel} AND NOT t.tgisinternal";
+    "WHERE t.tgrelid = {rel} AND NOT t.tgisinternal AND t.tgname NOT LIKE 'pgsluice\\_%'";
 
 /* Why the function must stay when its trigger goes, or NULL. $1 function, $2 trigger. */
 static const char function_stays_sql[] =

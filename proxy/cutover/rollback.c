@@ -13,6 +13,7 @@
 #include "proxy/cutover/machine.h"
 #include "proxy/cutover/preflight.h"
 #include "proxy/cutover/state.h"
+#include "proxy/cutover/swap.h"
 
 /* Takes the function's recreation out of `run` when the function is there, as it was. A function of
  * the same name that is another one stands in the way. */
@@ -57,6 +58,34 @@ static bool read_capture(struct cutover *c, struct capture *out, struct failure 
     return !compose_rollback_rewrites(c) || capture_read(c, out, f);
 }
 
+/* A swap that was not flipped is taken away, one that was is flipped back while the old table is
+ * there. False when the command ends here. */
+static bool end_swap(struct cutover *c, struct state_run *run, enum exit_code *code,
+                     json_t **report)
+{
+    struct failure f = {.code = EXIT_REFUSED, .msg = "out of memory"};
+    struct swap_row row;
+    if (!swap_state_read(c, &row, &f)) {
+        *code = context_finish(c, f.code, report, "%s", f.msg);
+        return false;
+    }
+    enum swap_phase phase = row.phase;
+    swap_row_fini(&row);
+    if (phase == SWAP_NONE) {
+        return true;
+    }
+    if (phase == SWAP_BAKE && run->found && c->table.generated) {
+        *code = swap_back(c, run, report);
+        return false;
+    }
+    context_step(c, "swap-clean", "%s", swap_phase_text(phase));
+    *code = swap_clean(c, &f) ? context_finish(c, EXIT_DONE, report,
+                                               "a swap that had not come to its flip was cleaned "
+                                               "up; the table is as it was")
+                              : context_finish(c, f.code, report, "%s; run rollback again", f.msg);
+    return false;
+}
+
 /* False when the command ends here, with its report. */
 static bool examine(struct cutover *c, struct state_run *run, enum exit_code *code, json_t **report)
 {
@@ -64,6 +93,9 @@ static bool examine(struct cutover *c, struct state_run *run, enum exit_code *co
     struct capture capture = {.rows = NULL};
     if (!context_connect(c, &f) || !context_read_table(c, &f) || !state_read(c, run, &f)) {
         *code = context_finish(c, f.code, report, "%s", f.msg);
+        return false;
+    }
+    if (!end_swap(c, run, code, report)) {
         return false;
     }
     if (!run->found || strcmp(run->phase, "flipped") != 0 || !c->table.generated) {
@@ -135,7 +167,7 @@ enum exit_code cutover_rollback(const struct config *config, const struct config
         context_step(&c, "refused", "a check stands against it");
         return context_finish(&c, EXIT_REFUSED, report, "refused; nothing changed");
     }
-    struct flip how = {.generated = false, .prepare = prepare, .arg = &run};
+    struct flip how = {.generated = false, .moves = true, .prepare = prepare, .arg = &run};
     code = machine_run(&c, &how, &f);
     state_run_fini(&run);
     if (code == EXIT_UNKNOWN) {

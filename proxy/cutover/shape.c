@@ -9,7 +9,9 @@ const char *const shape_sql[] = {
     "SELECT jsonb_build_array('table', to_jsonb(c) - '{oid,reltype,relfilenode,relpages,reltuples,"
     "relallvisible,relallfrozen,relnatts,relhasindex,relhasrules,relhastriggers,relhassubclass,"
     "relfrozenxid,relminmxid,relacl,reltoastrelid,relrewrite}'::text[], "
-    "(SELECT string_agg(x::text, ',' ORDER BY x::text COLLATE \"C\") FROM unnest(c.relacl) x), "
+    "(SELECT string_agg(x::text, ',' ORDER BY x::text COLLATE \"C\") FROM unnest("
+    "coalesce(c.relacl, acldefault('r', c.relowner))) x), (SELECT o.reloptions FROM pg_class o "
+    "WHERE o.oid = c.reltoastrelid), "
     "obj_description(c.oid, 'pg_class'))::text FROM pg_class c WHERE c.oid = {rel} ",
 
     /* 15.20 and its sister releases keep a mark of their own in attoptions. */
@@ -33,14 +35,14 @@ const char *const shape_sql[] = {
     "UNION ALL SELECT jsonb_build_array('constraint', k.conrelid::regclass, k.conname, k.contype, "
     "pg_get_constraintdef(k.oid), k.convalidated, k.conislocal, k.coninhcount, k.connoinherit, "
     "to_jsonb(k) ->> 'conenforced', obj_description(k.oid, 'pg_constraint'), "
-    "(SELECT string_agg(t.tgenabled, ',' ORDER BY t.tgtype, t.tgrelid) FROM pg_trigger t "
+    "(SELECT string_agg(t.tgenabled, ',' ORDER BY t.tgtype, t.tgenabled) FROM pg_trigger t "
     "WHERE t.tgconstraint = k.oid))::text FROM pg_constraint k "
     "WHERE k.conrelid = {rel} OR k.confrelid = {rel} ",
 
     "UNION ALL SELECT jsonb_build_array('trigger', pg_get_triggerdef(t.oid), t.tgenabled, "
     "md5(p.prosrc), obj_description(t.oid, 'pg_trigger'))::text FROM pg_trigger t "
     "JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid = {rel} AND NOT t.tgisinternal "
-    "AND t.tgname <> {trigger_name} ",
+    "AND t.tgname <> {trigger_name} AND t.tgname NOT LIKE 'pgsluice\\_%' ",
 
     "UNION ALL SELECT jsonb_build_array('policy', p.polname, p.polrelid::regclass, p.polcmd, "
     "p.polpermissive, (SELECT string_agg(o::text, ',' ORDER BY o) FROM unnest(p.polroles) o), "
@@ -62,7 +64,10 @@ const char *const shape_sql[] = {
     "s.objsubid "
     "WHERE s.classoid = 'pg_class'::regclass AND s.objoid = {rel} ",
 
-    "UNION ALL SELECT jsonb_build_array('publication', p.pubname, to_jsonb(r) ->> 'prattrs')::text "
+    "UNION ALL SELECT jsonb_build_array('publication', p.pubname, (SELECT string_agg(a.attname, ',' "
+    "ORDER BY a.attname) FROM regexp_split_to_table(trim(translate(to_jsonb(r) ->> 'prattrs', "
+    "'[],', '   ')), '\\s+') n(num) JOIN pg_attribute a ON a.attrelid = r.prrelid "
+    "AND a.attnum::text = n.num))::text "
     "FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid "
     "WHERE r.prrelid = {rel} ",
 
@@ -71,6 +76,8 @@ const char *const shape_sql[] = {
     "WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = {rel} "
     "AND d.classid <> 'pg_trigger'::regclass "
     "AND NOT (d.classid = 'pg_class'::regclass AND d.objid = {rel}) "
+    "AND NOT (d.classid = 'pg_class'::regclass AND d.objid IN (SELECT reltoastrelid FROM pg_class "
+    "WHERE oid = {rel})) "
     "AND NOT (d.classid = 'pg_attrdef'::regclass AND d.objid IN (SELECT e.oid FROM pg_attrdef e "
     "JOIN pg_attribute a ON a.attrelid = e.adrelid AND a.attnum = e.adnum "
     "WHERE e.adrelid = {rel} AND a.attname = {key})) ",

@@ -52,7 +52,7 @@ bool state_read(struct cutover *c, struct state_run *out, struct failure *f)
     }
     const char *values[3];
     PGresult *r = control_query(c->control,
-                                "SELECT run_id, phase, taken_away FROM pgsluice.run "
+                                "SELECT run_id, phase, taken_away, strategy FROM pgsluice.run "
                                 "WHERE table_schema = $1 AND table_name = $2 AND column_name = $3 "
                                 "ORDER BY epoch DESC LIMIT 1",
                                 3, rule_values(c, values), STATEMENT_TIMEOUT_MS, f);
@@ -64,8 +64,9 @@ bool state_read(struct cutover *c, struct state_run *out, struct failure *f)
         out->found = true;
         out->run = strdup(PQgetvalue(r, 0, 0));
         out->phase = strdup(PQgetvalue(r, 0, 1));
+        out->strategy = strdup(PQgetvalue(r, 0, 3));
         out->trigger = json_loads(PQgetvalue(r, 0, 2), 0, NULL);
-        ok = (out->run != NULL && out->phase != NULL && out->trigger != NULL) ||
+        ok = (out->run != NULL && out->phase != NULL && out->strategy != NULL && out->trigger != NULL) ||
              fail(f, EXIT_REFUSED, "the row of run %s in pgsluice.run cannot be read",
                   PQgetvalue(r, 0, 0));
     }
@@ -76,6 +77,7 @@ bool state_read(struct cutover *c, struct state_run *out, struct failure *f)
 void state_run_fini(struct state_run *run)
 {
     free(run->run);
+    free(run->strategy);
     free(run->phase);
     json_decref(run->trigger);
     *run = (struct state_run){.found = false};
@@ -122,7 +124,8 @@ bool state_column_order(struct cutover *c, char **out, struct failure *f)
     "unnest(%s) WITH ORDINALITY o(name, ord) JOIN pg_attribute a ON a.attrelid = %u "              \
     "AND a.attname = o.name::name AND NOT a.attisdropped"
 
-char *state_flipped_sql(struct cutover *c, const char *columns)
+char *state_flipped_sql(struct cutover *c, const char *columns, const char *strategy,
+                        unsigned relation)
 {
     char *schema = control_quote_literal(c->control, c->rule->schema);
     char *table = control_quote_literal(c->control, c->rule->table);
@@ -135,11 +138,11 @@ char *state_flipped_sql(struct cutover *c, const char *columns)
             "relation, strategy, phase, expression, order_names, order_numbers, taken_away, "
             "flip_xid, flip_pid, software) SELECT '%s', 1 + coalesce((SELECT max(epoch) FROM "
             "pgsluice.run WHERE table_schema = %s AND table_name = %s AND column_name = %s), 0), "
-            "%s, %s, %s, %u, 'inplace', 'flipped', %s, " ORDER_NAMES ", " ORDER_NUMBERS
+            "%s, %s, %s, %u, '%s', 'flipped', %s, " ORDER_NAMES ", " ORDER_NUMBERS
             ", %s::jsonb, txid_current(), pg_backend_pid(), 'pgsluice " PGSLUICE_VERSION "' "
             "FROM " ORDER_FROM ";\n",
-            c->run, schema, table, c->column_text, schema, table, c->column_text, c->table.oid,
-            expression, trigger, columns, c->table.oid);
+            c->run, schema, table, c->column_text, schema, table, c->column_text, relation,
+            strategy, expression, trigger, columns, relation);
     }
     free(schema);
     free(table);
@@ -148,18 +151,20 @@ char *state_flipped_sql(struct cutover *c, const char *columns)
     return sql;
 }
 
-char *state_rolled_back_sql(struct cutover *c, const char *flip_run, const char *columns)
+char *state_rolled_back_sql(struct cutover *c, const char *flip_run, const char *columns,
+                            unsigned relation)
 {
     char *run = control_quote_literal(c->control, flip_run);
     char *sql = NULL;
     if (run != NULL) {
         sql = text_printf("UPDATE pgsluice.run SET phase = 'rolled_back', rollback_run_id = '%s', "
                           "rollback_xid = txid_current(), rolled_back_at = clock_timestamp(), "
+                          "relation = %u, "
                           "(order_names, order_numbers) = (SELECT " ORDER_NAMES ", " ORDER_NUMBERS
                           " FROM " ORDER_FROM ") WHERE run_id = %s AND phase = 'flipped';\n"
                           "IF NOT FOUND THEN RAISE EXCEPTION USING ERRCODE = 'PSL04', "
                           "MESSAGE = 'the state row has changed since it was read'; END IF;\n",
-                          c->run, columns, c->table.oid, run);
+                          c->run, relation, columns, relation, run);
     }
     free(run);
     return sql;

@@ -13,6 +13,7 @@ extern const char state_create_sql[];
 struct state_run {
     bool found;
     char *run;       /* the caller frees */
+    char *strategy;  /* "inplace" or "swap"; the caller frees */
     char *phase;     /* "flipped" or "rolled_back"; the caller frees */
     json_t *trigger; /* what the flip took away, to be put back; the caller ends it */
 };
@@ -20,9 +21,12 @@ MUST_CHECK bool state_read(struct cutover *c, struct state_run *out, struct fail
 void state_run_fini(struct state_run *run);
 
 /* SQL, as one PL/pgSQL statement, that records the flip or its rollback. `columns` is an SQL array
- * of the column names in the applications' order. The caller frees it; NULL when out of memory. */
-char *state_flipped_sql(struct cutover *c, const char *columns);
-char *state_rolled_back_sql(struct cutover *c, const char *flip_run, const char *columns);
+ * of the column names in the applications' order, `relation` the table that has the name after it.
+ * The caller frees it; NULL when out of memory. */
+char *state_flipped_sql(struct cutover *c, const char *columns, const char *strategy,
+                        unsigned relation);
+char *state_rolled_back_sql(struct cutover *c, const char *flip_run, const char *columns,
+                            unsigned relation);
 
 /* Whether the row says that this run has happened. */
 MUST_CHECK bool state_has_happened(struct cutover *c, struct control *control, bool *out,

@@ -107,7 +107,8 @@ class Database:
 
     def describe(self, *relations):
         """What psql says of the relations: independent of the cutover's own comparison. The key's
-        place among the columns, its default, and the trigger that computes it are left out."""
+        place among the columns, its default, the trigger that computes it and those of a swap are
+        left out."""
         commands = []
         for relation in ("chunks", *relations):
             commands += ["-c", f"\\d+ {relation}", "-c",
@@ -129,7 +130,7 @@ class Database:
                               capture_output=True, text=True, check=True).stdout
         lines = []
         for line in text.splitlines():
-            if "compute_partition_key" in line or line == "Triggers:" or \
+            if "compute_partition_key" in line or "pgsluice" in line or "Triggers" in line or \
                     re.fullmatch(r"\(\d+ rows?\)", line):
                 continue
             if line.startswith("partition_key|integer"):

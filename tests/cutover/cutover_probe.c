@@ -3,9 +3,9 @@
  * machine on real servers. Prints the report as JSON, progress on stderr, and exits with the
  * command's code.
  *
- *   cutover_probe plan|cutover|rollback|verify|catalog CONNINFO KEY=VALUE...
+ *   cutover_probe plan|cutover|rollback|finish|verify|catalog CONNINFO KEY=VALUE...
  *
- * Keys: database, schema, table, column, expression, mode, strategy, max_hold, abort_after (ms,
+ * Keys: database, schema, table, column, expression, mode, strategy, max_hold, pause, abort_after (ms,
  * from the start or from the beginning of abort_phase), proxied (the server process that a proxy's
  * session has), audit (a log), text (yes: for people).
  */
@@ -146,9 +146,12 @@ int main(int argc, char **argv)
                             .hold_ttl_ms = 2000,
                             .rules = &rule,
                             .rule_count = 1};
+    const char *strategy = option(argc, argv, "strategy", "auto");
     struct cutover_options options = {
-        .strategy = strcmp(option(argc, argv, "strategy", "auto"), "swap") == 0 ? CUTOVER_SWAP
-                                                                                : CUTOVER_AUTO,
+        .strategy = strcmp(strategy, "swap") == 0      ? CUTOVER_SWAP
+                    : strcmp(strategy, "inplace") == 0 ? CUTOVER_INPLACE
+                                                       : CUTOVER_AUTO,
+        .pause_ms = strtoull(option(argc, argv, "pause", "0"), NULL, 10),
         .max_hold_ms = strtoull(option(argc, argv, "max_hold", "10000"), NULL, 10)};
     struct probe probe = {.began_ms = now_ms(),
                           .abort_after_ms = strtod(option(argc, argv, "abort_after", "0"), NULL),
@@ -171,6 +174,8 @@ int main(int argc, char **argv)
         code = cutover_run(&config, &rule, &options, &host, &report);
     } else if (strcmp(argv[1], "rollback") == 0) {
         code = cutover_rollback(&config, &rule, &options, &host, &report);
+    } else if (strcmp(argv[1], "finish") == 0) {
+        code = cutover_finish(&config, &rule, &options, &host, &report);
     } else if (strcmp(argv[1], "verify") == 0) {
         code = cutover_verify(&config, &rule, &report);
     } else if (strcmp(argv[1], "catalog") == 0) {

@@ -15,8 +15,7 @@ CASES = {
     # name: (SQL as the owner, blocking checks, options, first major)
     "observe": ("", ["mode"], {"mode": "observe"}, 12),
     "compute": ("", ["mode"], {"mode": "compute"}, 12),
-    "swap": ("", ["strategy"], {"strategy": "swap"}, 12),
-    "too large": ("", ["size"], {"max_hold": 41}, 12),
+    "too large": ("", ["size"], {"max_hold": 41, "strategy": "inplace"}, 12),
     "wrong body": (
         "CREATE OR REPLACE FUNCTION compute_partition_key() RETURNS trigger LANGUAGE plpgsql AS "
         "'BEGIN NEW.partition_key := abs(mod(hashtext(NEW.collection_id::text), 100)); "
@@ -77,7 +76,7 @@ CASES = {
         "CREATE PUBLICATION p FOR TABLE chunks (id, collection_id, partition_key)",
         ["dependents", "publications"], {}, 15),
     "publication": ("CREATE PUBLICATION p FOR TABLE chunks", ["publications"], {}, 12),
-    "child": ("CREATE TABLE child () INHERITS (chunks)", ["inheritance"], {}, 12),
+    "child": ("CREATE TABLE child () INHERITS (chunks)", ["inheritance"], {"strategy": "inplace"}, 12),
     "row type": ("CREATE TABLE holder (c chunks)", ["row-type"], {}, 12),
     "function that inserts": (
         "CREATE FUNCTION w() RETURNS void LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.chunks "
@@ -413,7 +412,7 @@ def test_a_table_without_a_trigger(db):
 @pytest.mark.majors(12, 99)
 def test_partitioned_by_the_column(db, pg):
     schema.create_chunks(pg, "partitioned", db.name)
-    refused = db.probe("cutover")
+    refused = db.probe("cutover", strategy="inplace")
     assert refused.code == 1 and "table" in refused.blocking(), refused
     assert "42P17" in refused.check("table")["evidence"]
     assert "PARTITION BY HASH (collection_id)" in refused.check("table")["evidence"]
