@@ -172,7 +172,8 @@ const char *copy_find(const char *at, const char *end, const struct copy_set *se
 
 static bool is_capturing(const struct copy_filter *f)
 {
-    return f->on_row != NULL || f->options.key.is_there || (f->is_header && f->options.header == COPY_HEADER_MATCHED);
+    return f->on_row != NULL || f->options.key.is_there ||
+           (f->is_header && f->options.header == COPY_HEADER_MATCHED);
 }
 
 void copy_capture_begin(struct copy_filter *f, const char *at)

@@ -1,7 +1,7 @@
 /*
- * COPY streams of one session's client that a rule takes columns out of, or adds a computed one to. The statement that begins one
- * was edited, so that the server has no place for the columns; here every CopyData goes through the
- * stream's filter (rules/copy_filter.h), and leaves as another one.
+ * COPY streams of one session's client that a rule takes columns out of, or adds a computed one to. The
+ * statement that begins one was edited, so that the server has no place for the columns; here every
+ * CopyData goes through the stream's filter (rules/copy_filter.h), and leaves as another one.
  *
  * Should the session lose track (a portal that it does not know), the stream goes unfiltered, and the
  * server refuses it for its extra column: no value gets through. Of a computed column that is not so:

@@ -247,6 +247,26 @@ def test_audit_and_counters(compute):
         assert words in result.stdout
 
 
+# An error in a word of the client's text, behind what was put there for the key and in front of it.
+MISTAKES = [
+    OMITTED + "VALUES ('a', nocol, 'x')", OMITTED + "VALUES ('a', 1, 'x'), ('é', nocol, 'y')",
+    INSERT + "VALUES ('a', 4711, nocol, 'x')", INSERT + "VALUES ('äöü', 4711, 1, 'x') RETURNING nocol",
+    "INSERT INTO chunks (partition_key, collection_id, chunk_index, content) VALUES (5, 'a', nocol, 'x')",
+    "UPDATE chunks SET collection_id = 'é', content = nocol", "UPDATE chunks SET partition_key = 5 WHERE nocol",
+    OMITTED + "VALUES " + ", ".join(f"('c{n}', {n}, '{'é' * 300}')" for n in range(9)) + " RETURNING nocol",
+    INSERT + "VALUES " + ", ".join(f"('c{n}', 4711, {n}, '{'é' * 300}')" for n in range(9)) + " RETURNING nocol",
+]
+
+
+@pytest.mark.parametrize("number", range(len(MISTAKES)))
+def test_an_error_points_into_the_clients_text(compute, number):
+    with wire.connect(compute, database=DATABASE) as proxied:
+        # the second time the edit is of a shape that is known, with longer literals
+        for text in MISTAKES[number], MISTAKES[number].replace("4711", "98765").replace("'a'", "'another'"):
+            [error] = [m for m in proxied.query(text) if m.kind == "E"]
+            assert int(error.fields()["P"]) == text.index("nocol") + 1
+
+
 # other shapes and expressions
 
 def test_check_tells_the_effect_and_strip_is_refused(compute, server):
