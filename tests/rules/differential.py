@@ -41,7 +41,7 @@ ALTER TABLE chunks SET (autovacuum_enabled = off);
 CREATE UNIQUE INDEX ON chunks (document_id);
 """
 WITH_PARTITIONS = "CREATE UNIQUE INDEX ON chunks (document_id, collection_id);" + "".join(
-    f"ALTER TABLE chunks_{n} SET (autovacuum_enabled = off);" for n in range(4))
+    f"ALTER TABLE IF EXISTS chunks_{n} SET (autovacuum_enabled = off);" for n in range(4))
 
 FILL = """
 TRUNCATE chunks, other, src, "Chunks", app2.chunks RESTART IDENTITY;
