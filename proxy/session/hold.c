@@ -111,19 +111,21 @@ static void time_begin(struct session *s)
     if (s->rules == NULL || s->timed_ns != 0 || s->syncs_sent != s->syncs_done || s->batch_open) {
         return;
     }
+    uint64_t recording = 0;
     EACH_BIT(rule, all_rules(s))
     {
-        if (gate_is_recording(gate_of(s, rule))) {
-            s->timed_ns = gate_now();
-            s->timed_writes = 0;
-            return;
-        }
+        recording |= (uint64_t)gate_is_recording(gate_of(s, rule)) << rule;
+    }
+    if (recording != 0) {
+        s->timed_ns = gate_now();
+        s->timed_gates = recording;
+        s->timed_writes = 0;
     }
 }
 
 static void time_end(struct session *s)
 {
-    EACH_BIT(rule, all_rules(s))
+    EACH_BIT(rule, s->timed_gates)
     {
         if (gate_is_recording(gate_of(s, rule))) {
             gate_note_latency(gate_of(s, rule), s->worker->index, s->timed_ns,

@@ -114,7 +114,8 @@ struct session {
     uint64_t active_ms;    /* the loop's time when what is being waited for began: a statement, or,
                               with everything answered, the client's next word */
     uint64_t timed_ns;     /* when a statement began whose latency is noted; 0: none */
-    uint64_t timed_writes; /* the gates of the tables that it writes */
+    uint64_t timed_gates;  /* where it is noted: a newer snapshot may be in force at its end */
+    uint64_t timed_writes; /* of these, those of the tables that it writes */
     uint64_t since_ns;     /* when it began, or when its hold did */
     uint64_t rules_epoch;
     const struct catalog_database *rules; /* of the worker's snapshot */

@@ -78,7 +78,7 @@ def load(proxy, db):
     stopping.set()
     for thread in threads:
         thread.join()
-    assert errors == []
+    assert errors == [], proxy.log()[-3000:]
 
 
 def test_the_page_and_its_figures(proxy, db, load):
