@@ -464,6 +464,19 @@ def test_abort_and_finish_leave_nothing(rich):
         line for line in map("- {}".format, before) if "compute_partition_key_trigger" in line)
 
 
+def test_a_plan_tells_what_would_be_done_and_does_nothing(rich):
+    before = catalog(rich)
+    outline = swap(rich, "plan")["outline"]
+    text = "\n".join(outline)
+    assert catalog(rich) == before
+    for words in ('CREATE TABLE "public"."chunks_pgsluice_new"', "GENERATED ALWAYS AS (mod(hashtext(",
+                  "CREATE UNIQUE INDEX", "ANALYZE", "DROP TRIGGER on_key", "CREATE TRIGGER on_key",
+                  "RENAME TO chunks_pgsluice_old", "CREATE OR REPLACE VIEW other.grouped",
+                  "VALIDATE CONSTRAINT to_chunks"):
+        assert words in text, words
+    assert outline[-1].startswith("ALTER TABLE")
+
+
 def test_numbers_go_on_where_they_were(rich):
     db = rich
     def insert():
