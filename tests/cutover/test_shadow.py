@@ -481,8 +481,8 @@ def test_numbers_go_on_where_they_were(rich):
     db = rich
     def insert():
         return [int(x) for x in db.psql(
-            "INSERT INTO chunks (collection_id, chunk_index, content) VALUES ('a', 99, 'x') "
-            "RETURNING id, number, line, ticket").split("|")]
+            "INSERT INTO chunks (collection_id, document_id, chunk_index, content) "
+            "VALUES ('a', 'd', 99, 'x') RETURNING id, number, line, ticket").split("|")]
 
     before = insert()
     for command in ("there", "back", "there"):
