@@ -95,6 +95,8 @@ static const char refuse_parts[] =
     "THEN 'the control role may not reference the table that it points to' END FROM fk k "
     "UNION ALL SELECT format('trigger %I on %s', g.tgname, nm.name), CASE WHEN NOT nm.owned "
     "THEN format('%s belongs to another role', nm.name) "
+    "WHEN NOT has_function_privilege(g.tgfoid, 'EXECUTE') "
+    "THEN 'the control role may not execute its function' "
     "WHEN g.tgtype & 2 = 2 AND g.tgqual IS NOT NULL AND EXISTS (SELECT FROM pg_depend d "
     "JOIN pg_attribute a ON a.attrelid = {from} AND a.attname = {key} "
     "WHERE d.classid = 'pg_trigger'::regclass AND d.objid = g.oid "
