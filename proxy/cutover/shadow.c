@@ -60,18 +60,22 @@ static bool put_word(const struct cutover *c, const struct shadow *shadow, const
                      size_t len, FILE *out)
 {
     bool forward = shadow->direction == SHADOW_FORWARD;
-    const char *const words[] = {"{name_text}",     "{relation_text}", "{aside_text}",
-                                 "{relation_name}", "{aside_name}",    "{base_name}",
-                                 "{expr_text}",     "{to_suffix}",     "{aside_suffix}",
-                                 "{partition_by}"};
-    const char *const values[] = {c->relation,           shadow->relation,   shadow->aside,
-                                  shadow->relation_name, shadow->aside_name, c->rule->table,
-                                  c->rule->expression,   forward ? SUFFIX_NEW : SUFFIX_OLD,
-                                  forward ? SUFFIX_OLD : SUFFIX_NEW, shadow->partition_by};
+    const char *const words[] = {
+        "{name_text}", "{relation_text}", "{aside_text}", "{relation_name}", "{aside_name}",
+        "{base_name}", "{expr_text}",     "{to_suffix}",  "{aside_suffix}",  "{partition_by}"};
+    const char *const values[] = {c->relation,
+                                  shadow->relation,
+                                  shadow->aside,
+                                  shadow->relation_name,
+                                  shadow->aside_name,
+                                  c->rule->table,
+                                  c->rule->expression,
+                                  forward ? SUFFIX_NEW : SUFFIX_OLD,
+                                  forward ? SUFFIX_OLD : SUFFIX_NEW,
+                                  shadow->partition_by};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         if (strlen(words[i]) == len && memcmp(words[i], word, len) == 0) {
-            char *literal =
-                values[i] != NULL ? control_quote_literal(c->control, values[i]) : NULL;
+            char *literal = values[i] != NULL ? control_quote_literal(c->control, values[i]) : NULL;
             fputs(literal != NULL ? literal : "NULL", out);
             free(literal);
             return true;
@@ -389,8 +393,7 @@ json_t *shadow_drop(struct cutover *c, struct failure *f)
     return list;
 }
 
-bool shadow_run(struct cutover *c, const json_t *statements, unsigned timeout_ms,
-                struct failure *f)
+bool shadow_run(struct cutover *c, const json_t *statements, unsigned timeout_ms, struct failure *f)
 {
     size_t i;
     const json_t *sql;

@@ -33,34 +33,35 @@ enum shadow_direction {
 
 struct shadow {
     enum shadow_direction direction;
-    unsigned from;  /* oid of the table that applications use now */
-    unsigned to;    /* oid of the table that is to take its place; 0: not created yet */
-    char *relation; /* quoted: the table that is to take its place */
-    char *aside;    /* quoted: where the present table goes */
+    unsigned from;       /* oid of the table that applications use now */
+    unsigned to;         /* oid of the table that is to take its place; 0: not created yet */
+    char *relation;      /* quoted: the table that is to take its place */
+    char *aside;         /* quoted: where the present table goes */
     char *relation_name; /* the same two, unquoted, without the schema */
     char *aside_name;
-    /* The columns that are copied, quoted, with commas: without the guarded column and without other
-     * generated columns. The way back has to write the guarded one as well: the table may be
-     * partitioned by it, and then no trigger can compute it. Identity columns of the table that is not in use are BY DEFAULT until
-     * they are flipped, so that plain INSERT and UPDATE may set them. */
+    /* The columns that are copied, quoted, with commas: without the guarded column and without
+     * other generated columns. The way back has to write the guarded one as well: the table may be
+     * partitioned by it, and then no trigger can compute it. Identity columns of the table that is
+     * not in use are BY DEFAULT until they are flipped, so that plain INSERT and UPDATE may set
+     * them. */
     char *columns;
     char *all_columns; /* the same with the generated ones, for comparing rows */
     /* The columns of the index that tells rows apart, quoted, with commas: the primary key, else a
      * unique index over NOT NULL columns, neither partial nor over expressions nor deferrable. One
      * that does without the guarded column is preferred. Both tables have it from the start. */
     char *key;
-    bool key_guarded;  /* `key` has the guarded column */
+    bool key_guarded;   /* `key` has the guarded column */
     unsigned key_index; /* oid; 0: none, which is refused */
     json_t *reads;      /* names of the columns that the expression reads */
-    json_t *key_names; /* the same columns, unquoted */
+    json_t *key_names;  /* the same columns, unquoted */
     /* Of a partitioned table, the other one's PARTITION BY; NULL: not partitioned. No partition key
      * can have a generated column: what is partitioned by the guarded column becomes HASH by the
      * columns of the key that the expression reads, with as many partitions (`hashed`). Partitions
      * are named as the tables are: PARTITION_pgsluice_new, PARTITION_pgsluice_old. */
     char *partition_by;
     bool hashed;
-    /* Objects {"what": "materialized view m", "why": "it cannot ..."}: nothing may begin while there
-     * is one. */
+    /* Objects {"what": "materialized view m", "why": "it cannot ..."}: nothing may begin while
+     * there is one. */
     json_t *refusals;
     /* Triggers that stay on the table that had them: the one that computes the column. As the right
      * side of <> in SQL. */
@@ -119,14 +120,18 @@ struct shadow_flip {
     char *declare;
     char *body;
     char *plan; /* the statements for people, one a line */
-    /* Statements for after the commit, to be kept with the state row: they validate the foreign keys
-     * of both directions that were valid before. Each takes SHARE UPDATE EXCLUSIVE and ROW SHARE,
-     * and reads a table; to be run again as often as one likes. */
+    /* Statements for after the commit, to be kept with the state row: they validate the foreign
+     * keys of both directions that were valid before. Each takes SHARE UPDATE EXCLUSIVE and ROW
+     * SHARE, and reads a table; to be run again as often as one likes. */
     json_t *after;
 };
 MUST_CHECK bool shadow_flip(struct cutover *c, const struct shadow *shadow, struct shadow_flip *out,
                             struct failure *f);
 void shadow_flip_fini(struct shadow_flip *flip);
+
+/* For people, in a plan: what create, finish and flip would do, and after it. Before the other
+ * table exists, without the renames of what it will have and without the grants and comments. */
+json_t *shadow_outline(struct cutover *c, const struct shadow *shadow, struct failure *f);
 
 /* Drops TABLE_pgsluice_new and TABLE_pgsluice_old, whichever exist: an abort before the flip, or
  * finish after it. One statement each; the brief ACCESS EXCLUSIVE lock is on what nobody uses. */

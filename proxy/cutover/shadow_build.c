@@ -19,7 +19,8 @@ const char shadow_index_ctes[] =
     "  (SELECT string_agg(format('%s %s', a.attnum, to_jsonb(a) ->> 'attstattarget'), ',' ORDER BY "
     "  a.attnum) FROM pg_attribute a WHERE a.attrelid = i.indexrelid "
     "  AND (to_jsonb(a) ->> 'attstattarget')::int >= 0) AS targets, "
-    "  format('CREATE %sINDEX %I ON %s%I.%I USING ', CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' "
+    "  format('CREATE %sINDEX %I ON %s%I.%I USING ', CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE "
+    "'' "
     "  END, x.relname, CASE x.relkind WHEN 'I' THEN 'ONLY ' ELSE '' END, m.nspname, t.relname) "
     "  AS prefix FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid "
     "  JOIN pg_namespace n ON n.oid = x.relnamespace JOIN pg_class t ON t.oid = i.indrelid "
@@ -84,7 +85,8 @@ static const char *const table_sql[] = {
     "ord FROM t, unnest(t.reloptions) WITH ORDINALITY u(o, ord) UNION ALL SELECT "
     "format('toast.%I = %L', split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)), 1000 + ord "
     "FROM t, unnest(t.toastoptions) WITH ORDINALITY u(o, ord)) "
-    "SELECT format('CREATE %sTABLE %s (%s)%s%s%s%s', CASE t.relpersistence WHEN 'u' THEN 'UNLOGGED ' "
+    "SELECT format('CREATE %sTABLE %s (%s)%s%s%s%s', CASE t.relpersistence WHEN 'u' THEN 'UNLOGGED "
+    "' "
     "ELSE '' END, {relation_text}, (SELECT string_agg(item, ', ' ORDER BY attnum, item) FROM col), "
     "' PARTITION BY ' || {partition_by}, "
     "(SELECT format(' USING %I', m.amname) FROM pg_am m WHERE m.oid = t.relam), "
@@ -136,7 +138,8 @@ static const char *const options_sql[] = {
 
 /* Default privileges may have given the table to others, who are to have it from the flip on. */
 static const char *const owner_sql[] = {
-    "WITH ", shadow_part_ctes, "none AS (SELECT) "
+    "WITH ", shadow_part_ctes,
+    "none AS (SELECT) "
     "SELECT format('DO %L', format('DECLARE r text; BEGIN FOR r IN SELECT DISTINCT CASE g.grantee "
     "WHEN 0 THEN ''PUBLIC'' ELSE quote_ident(pg_get_userbyid(g.grantee)) END FROM pg_class c, "
     "aclexplode(c.relacl) g WHERE c.oid = %L::regclass AND g.grantee <> c.relowner LOOP EXECUTE "
@@ -153,7 +156,8 @@ static const char *const owner_sql[] = {
  * that the index is made first and becomes the constraint; exclusion constraints cannot be made
  * so, and partitioned tables do not allow it. */
 static const char missing_index_sql[] =
-    "SELECT CASE WHEN array_length(s, 1) = 1 THEN s[1] ELSE format('DO %L', format('BEGIN %s; END', "
+    "SELECT CASE WHEN array_length(s, 1) = 1 THEN s[1] ELSE format('DO %L', format('BEGIN %s; "
+    "END', "
     "array_to_string(s, '; '))) END FROM (SELECT p.oid, array_remove(ARRAY["
     "(SELECT format('SET LOCAL default_tablespace = %I', spcname) FROM pg_tablespace "
     "WHERE oid = p.reltablespace), "

@@ -38,7 +38,8 @@ static const char carry_ctes[] =
     "  d.refobjid AS rel, a.attname, a.attidentity FROM pg_depend d JOIN pg_class s "
     "  ON s.oid = d.objid AND s.relkind = 'S' JOIN nm ON nm.oid = s.oid JOIN pg_attribute a "
     "  ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid WHERE d.classid = "
-    "  'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN ({from}, {to}) "
+    "  'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN ({from}, "
+    "{to}) "
     "  AND d.deptype IN ('a', 'i')), "
     "idseq AS (SELECT f.*, g.oid AS to_oid, g.name AS to_name, g.nspname AS to_nspname, "
     "  g.relacl AS to_acl FROM seq f JOIN seq g ON g.rel = {to} AND g.deptype = 'i' "
@@ -54,11 +55,13 @@ static const char carry_ctes[] =
 /* Columns: step, order, statement, relation to lock, what is to be run before the lock, what is to
  * be run after the flip. */
 static const char carry_away[] =
-    "SELECT 10, k.oid::int8, format('ALTER TABLE %s DROP CONSTRAINT %I', k.referencing, k.conname), "
+    "SELECT 10, k.oid::int8, format('ALTER TABLE %s DROP CONSTRAINT %I', k.referencing, "
+    "k.conname), "
     "k.other, NULL, NULL FROM fk k "
     "UNION ALL SELECT 11, g.oid::int8, format('DROP TRIGGER %I ON %s', g.tgname, g.name), "
     "CASE WHEN g.tgrelid <> {from} THEN g.name END, NULL, NULL FROM trg g "
-    "UNION ALL SELECT 12, w.oid::int8, format('DROP RULE %I ON %s', w.rulename, {name_text}), NULL, "
+    "UNION ALL SELECT 12, w.oid::int8, format('DROP RULE %I ON %s', w.rulename, {name_text}), "
+    "NULL, "
     "NULL, NULL FROM own_rule w "
     "UNION ALL SELECT 13, p.oid::int8, format('DROP POLICY %I ON %s', p.polname, p.name), "
     "CASE WHEN p.polrelid <> {from} THEN p.name END, NULL, NULL FROM pol p "
@@ -71,35 +74,41 @@ static const char carry_away[] =
     "DEFAULT', {name_text}, a.attname), NULL, NULL, NULL FROM att a WHERE a.attidentity = 'a' ";
 
 static const char carry_names[] =
-    "UNION ALL SELECT 20, 0, format('ALTER TABLE %s RENAME TO %I', {name_text}, {aside_name}), NULL, "
+    "UNION ALL SELECT 20, 0, format('ALTER TABLE %s RENAME TO %I', {name_text}, {aside_name}), "
+    "NULL, "
     "NULL, NULL "
     "UNION ALL SELECT 21, 0, format('ALTER TABLE %s RENAME TO %I', {relation_text}, {base_name}), "
     "{relation_text}, NULL, NULL "
-    "UNION ALL SELECT 22, p.oid::int8, format('ALTER INDEX %I.%I RENAME TO pgsluice_o%s', p.nspname, "
+    "UNION ALL SELECT 22, p.oid::int8, format('ALTER INDEX %I.%I RENAME TO pgsluice_o%s', "
+    "p.nspname, "
     "p.relname, p.oid), NULL, NULL, NULL FROM pair p "
     "UNION ALL SELECT 23, p.oid::int8, format('ALTER INDEX %I.%I RENAME TO %I', p.nspname, "
     "p.to_name, p.relname), NULL, NULL, NULL FROM pair p WHERE p.to_oid IS NOT NULL "
     "UNION ALL SELECT 24, i.oid::int8, CASE WHEN i.con IS NULL THEN format('DROP INDEX %I.%I', "
-    "i.nspname, i.relname) ELSE format('ALTER TABLE %s DROP CONSTRAINT %I', {name_text}, i.relname) "
+    "i.nspname, i.relname) ELSE format('ALTER TABLE %s DROP CONSTRAINT %I', {name_text}, "
+    "i.relname) "
     "END, NULL, NULL, NULL FROM ix i WHERE i.rel = {to} AND i.oid NOT IN (SELECT to_oid FROM pair "
     "WHERE to_oid IS NOT NULL) "
     "UNION ALL SELECT 25, p.oid::int8, format('ALTER STATISTICS %I.%I RENAME TO pgsluice_o%s', "
     "p.nspname, p.stxname, p.oid), NULL, NULL, NULL FROM stpair p "
     "UNION ALL SELECT 26, p.oid::int8, format('ALTER STATISTICS %I.%I RENAME TO %I', p.nspname, "
     "p.to_name, p.stxname), NULL, NULL, NULL FROM stpair p WHERE p.to_oid IS NOT NULL "
-    "UNION ALL SELECT 27, s.oid::int8, format('DROP STATISTICS %I.%I', s.nspname, s.stxname), NULL, "
+    "UNION ALL SELECT 27, s.oid::int8, format('DROP STATISTICS %I.%I', s.nspname, s.stxname), "
+    "NULL, "
     "NULL, NULL FROM st s WHERE s.rel = {to} AND s.oid NOT IN (SELECT to_oid FROM stpair "
     "WHERE to_oid IS NOT NULL) "
     /* Who asks the sequence by its name waits for the rename, and then finds the new one. */
     "UNION ALL SELECT 28, s.oid::int8, format('ALTER SEQUENCE %s RENAME TO pgsluice_o%s; "
-    "SELECT setval(%L::regclass, o.last_value, o.is_called) FROM %I.pgsluice_o%s o', s.name, s.oid, "
+    "SELECT setval(%L::regclass, o.last_value, o.is_called) FROM %I.pgsluice_o%s o', s.name, "
+    "s.oid, "
     "s.to_name, s.nspname, s.oid), NULL, NULL, NULL FROM idseq s "
     "UNION ALL SELECT 29, s.oid::int8, format('ALTER SEQUENCE %s RENAME TO %I', s.to_name, "
     "s.relname), NULL, NULL, NULL FROM idseq s ";
 
 static const char carry_table[] =
     "UNION ALL SELECT 30, a.attnum, format('ALTER TABLE %s ALTER COLUMN %I SET GENERATED %s', "
-    "{name_text}, a.attname, CASE a.attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END), NULL, "
+    "{name_text}, a.attname, CASE a.attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END), "
+    "NULL, "
     "NULL, NULL FROM att a WHERE a.attidentity = 'a' "
     "UNION ALL SELECT 31, s.oid::int8, format('ALTER SEQUENCE %s OWNED BY %s.%I', s.name, "
     "{name_text}, s.attname), NULL, NULL, NULL FROM seq s WHERE s.rel = {from} AND s.deptype = 'a' "
@@ -121,7 +130,8 @@ static const char carry_table[] =
     "e.extname), '; ') FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid "
     "WHERE d.classid = 'pg_trigger'::regclass AND d.objid = g.oid AND d.deptype = 'x'), "
     "(SELECT format('COMMENT ON TRIGGER %I ON %s IS %L', g.tgname, g.name, d) "
-    "FROM obj_description(g.oid, 'pg_trigger') d WHERE d IS NOT NULL)), NULL, NULL, NULL FROM trg g "
+    "FROM obj_description(g.oid, 'pg_trigger') d WHERE d IS NOT NULL)), NULL, NULL, NULL FROM trg "
+    "g "
     "UNION ALL SELECT 36, w.oid::int8, concat_ws('; ', rtrim(pg_get_ruledef(w.oid), ';'), "
     "CASE w.ev_enabled WHEN 'D' THEN format('ALTER TABLE %s DISABLE RULE %I', {name_text}, "
     "w.rulename) WHEN 'R' THEN format('ALTER TABLE %s ENABLE REPLICA RULE %I', {name_text}, "
@@ -136,7 +146,8 @@ static const char carry_rights[] =
     "CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END, "
     "CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' "
     "WHEN 'd' THEN 'DELETE' ELSE 'ALL' END, "
-    "(SELECT string_agg(CASE o WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(o)) END, ', ') "
+    "(SELECT string_agg(CASE o WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(o)) END, ', "
+    "') "
     "FROM unnest(p.polroles) o), "
     "' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')', "
     "' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')'), "
@@ -195,16 +206,19 @@ static const char carry_others[] =
     "ELSE 'USING INDEX ' || (SELECT quote_ident(relname) FROM ix WHERE rel = {from} "
     "AND indisreplident) END), NULL, NULL, NULL FROM t, u WHERE t.relreplident = 'i' "
     "OR t.relreplident <> u.relreplident "
-    "UNION ALL SELECT 49, 1, format('ALTER TABLE %s SET WITHOUT CLUSTER', {name_text}), NULL, NULL, "
+    "UNION ALL SELECT 49, 1, format('ALTER TABLE %s SET WITHOUT CLUSTER', {name_text}), NULL, "
+    "NULL, "
     "NULL WHERE EXISTS (SELECT FROM ix WHERE rel = {to} AND indisclustered) "
     "UNION ALL SELECT 49, 2, format('ALTER TABLE %s CLUSTER ON %I', {name_text}, relname), NULL, "
     "NULL, NULL FROM ix WHERE rel = {from} AND indisclustered ";
 
 /* Comments and labels, of what exists on both tables. */
 static const char carry_words[] =
-    "UNION ALL SELECT 50, o.num, format('COMMENT ON %s IS %s', o.what, coalesce(quote_literal(o.want), "
+    "UNION ALL SELECT 50, o.num, format('COMMENT ON %s IS %s', o.what, "
+    "coalesce(quote_literal(o.want), "
     "'NULL')), NULL, NULL, NULL FROM ("
-    "SELECT 0 AS num, 'TABLE ' || {name_text} AS what, obj_description({from}, 'pg_class') AS want, "
+    "SELECT 0 AS num, 'TABLE ' || {name_text} AS what, obj_description({from}, 'pg_class') AS "
+    "want, "
     "obj_description({to}, 'pg_class') AS has "
     "UNION ALL SELECT attnum, format('COLUMN %s.%I', {name_text}, attname), "
     "col_description({from}, attnum), col_description({to}, to_num) FROM att "
@@ -221,12 +235,14 @@ static const char carry_words[] =
     "'pg_statistic_ext'), obj_description(to_oid, 'pg_statistic_ext') FROM stpair "
     "UNION ALL SELECT 10000, 'SEQUENCE ' || name, obj_description(oid, 'pg_class'), "
     "obj_description(to_oid, 'pg_class') FROM idseq "
-    "UNION ALL SELECT 10000, 'TABLE ' || name, comment, to_comment FROM kidpair) o WHERE o.want IS DISTINCT FROM o.has "
+    "UNION ALL SELECT 10000, 'TABLE ' || name, comment, to_comment FROM kidpair) o WHERE o.want IS "
+    "DISTINCT FROM o.has "
     "UNION ALL SELECT 51, s.objsubid, format('SECURITY LABEL FOR %I ON %s IS %L', s.provider, "
     "CASE s.objsubid WHEN 0 THEN 'TABLE ' || {name_text} ELSE format('COLUMN %s.%I', {name_text}, "
     "a.attname) END, s.label), NULL, NULL, NULL FROM pg_seclabel s LEFT JOIN att a "
     "ON a.attnum = s.objsubid WHERE s.classoid = 'pg_class'::regclass AND s.objoid = {from} "
-    "UNION ALL SELECT 52, 0, (SELECT string_agg(format('ALTER INDEX %I.%I DEPENDS ON EXTENSION %I', "
+    "UNION ALL SELECT 52, 0, (SELECT string_agg(format('ALTER INDEX %I.%I DEPENDS ON EXTENSION "
+    "%I', "
     "p.nspname, p.relname, e.extname), '; ') FROM pg_depend d JOIN pg_extension e "
     "ON e.oid = d.refobjid WHERE d.classid = 'pg_class'::regclass AND d.objid = p.oid "
     "AND d.deptype = 'x'), NULL, NULL, NULL FROM pair p WHERE EXISTS (SELECT FROM pg_depend d "
@@ -234,5 +250,5 @@ static const char carry_words[] =
     "ORDER BY 1, 2";
 
 const char *const shadow_carry_sql[] = {
-    carry_ctes,  shadow_part_ctes, shadow_index_ctes, carry_away,  carry_names, carry_table,
-    carry_rights, carry_others,    shadow_part_steps, carry_words, NULL};
+    carry_ctes,   shadow_part_ctes, shadow_index_ctes, carry_away,  carry_names, carry_table,
+    carry_rights, carry_others,     shadow_part_steps, carry_words, NULL};

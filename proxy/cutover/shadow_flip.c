@@ -49,17 +49,19 @@ static void choose_tag(const char *text, char tag[24])
     } while (strstr(text, tag) != NULL);
 }
 
-/* Prepares the query for the sorted lines of a table by its oid, text[]. Foreign keys are valid again
- * only after the flip. It is planned here and not under the lock: planning is most of its time. */
+/* Prepares the query for the sorted lines of a table by its oid, text[]. Foreign keys are valid
+ * again only after the flip. It is planned here and not under the lock: planning is most of its
+ * time. */
 static bool prepare_lines(struct cutover *c, const struct shadow *shadow, struct failure *f)
 {
     struct text t;
     bool ok = text_begin(&t);
     if (ok) {
-        fputs("PREPARE pgsluice_lines(oid) AS SELECT ARRAY(SELECT CASE WHEN line LIKE "
-              "'[\"constraint\"%' AND line::jsonb ->> 3 = 'f' THEN replace((line::jsonb - 5)::text, "
-              "' NOT VALID', '') ELSE line END AS line FROM (",
-              t.out);
+        fputs(
+            "PREPARE pgsluice_lines(oid) AS SELECT ARRAY(SELECT CASE WHEN line LIKE "
+            "'[\"constraint\"%' AND line::jsonb ->> 3 = 'f' THEN replace((line::jsonb - 5)::text, "
+            "' NOT VALID', '') ELSE line END AS line FROM (",
+            t.out);
     }
     for (const char *const *piece = shape_sql; ok && *piece != NULL; piece++) {
         char *sql = shadow_expand(c, shadow, *piece);
@@ -99,13 +101,14 @@ static bool remember_lines(struct cutover *c, const struct shadow *shadow, struc
         "DO $$ DECLARE lines_ text[]; BEGIN EXECUTE 'EXECUTE pgsluice_lines(%u)' INTO lines_; "
         "PERFORM set_config('pgsluice.before', lines_::text, true); END $$",
         shadow->from);
-    bool ok = sql != NULL ? control_run(c->control,
-                                        "SELECT set_config('plan_cache_mode', 'force_generic_plan', "
-                                        "true), set_config('jit', 'off', true)",
-                                        STATEMENT_TIMEOUT_MS, f) &&
-                                prepare_lines(c, shadow, f) &&
-                                control_run(c->control, sql, STATEMENT_TIMEOUT_MS, f)
-                          : fail(f, EXIT_REFUSED, "out of memory");
+    bool ok = sql != NULL
+                  ? control_run(c->control,
+                                "SELECT set_config('plan_cache_mode', 'force_generic_plan', "
+                                "true), set_config('jit', 'off', true)",
+                                STATEMENT_TIMEOUT_MS, f) &&
+                        prepare_lines(c, shadow, f) &&
+                        control_run(c->control, sql, STATEMENT_TIMEOUT_MS, f)
+                  : fail(f, EXIT_REFUSED, "out of memory");
     free(sql);
     return ok;
 }
@@ -122,7 +125,7 @@ static bool parts_begin(struct parts *p)
            text_begin(&p->plan) && p->after != NULL;
 }
 
-/* The value, or NULL when the one before was the same or there is none. */
+/* The value, or NULL. */
 static const char *value_at(const PGresult *r, int row, int column)
 {
     return PQgetisnull(r, row, column) ? NULL : PQgetvalue(r, row, column);
@@ -145,7 +148,7 @@ static void put_steps(const PGresult *r, struct parts *p)
             fprintf(p->lock.out, ", %s", lock);
         }
         if (first != NULL) {
-            fprintf(p->first.out, "%s; ", first);
+            fprintf(p->first.out, "%s%s", ftell(p->first.out) > 0 ? "; " : "", first);
         }
         if (after != NULL) {
             json_array_append_new(p->after, report_string(after));
@@ -190,6 +193,32 @@ bool shadow_flip(struct cutover *c, const struct shadow *shadow, struct shadow_f
         return fail(f, EXIT_REFUSED, "out of memory");
     }
     return true;
+}
+
+json_t *shadow_outline(struct cutover *c, const struct shadow *shadow, struct failure *f)
+{
+    json_t *create = shadow->direction == SHADOW_FORWARD && shadow->to == 0
+                         ? shadow_create(c, shadow, f)
+                         : json_array();
+    json_t *finish = create != NULL ? shadow_finish(c, shadow, f) : NULL;
+    PGresult *r = finish != NULL ? shadow_query(c, shadow, shadow_carry_sql, f) : NULL;
+    bool ok = r != NULL && json_array_extend(create, finish) == 0;
+    const int in_time[] = {COLUMN_FIRST, COLUMN_SQL, COLUMN_AFTER};
+    for (size_t k = 0; ok && k < sizeof in_time / sizeof *in_time; k++) {
+        for (int i = 0; i < PQntuples(r); i++) {
+            const char *sql = value_at(r, i, in_time[k]);
+            if (sql != NULL && *sql != '\0') {
+                json_array_append_new(create, report_string(sql));
+            }
+        }
+    }
+    PQclear(r);
+    json_decref(finish);
+    if (!ok) {
+        json_decref(create);
+        create = NULL;
+    }
+    return create;
 }
 
 void shadow_flip_fini(struct shadow_flip *flip)

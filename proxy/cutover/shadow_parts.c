@@ -13,25 +13,39 @@
 
 const char shadow_part_ctes[] =
     "kid AS (SELECT c.*, i.inhparent AS rel, n.nspname, format('%I.%I', n.nspname, c.relname) AS "
-    "  name, row_number() OVER (PARTITION BY i.inhparent ORDER BY length(c.relname), c.relname) - 1 "
+    "  name, row_number() OVER (PARTITION BY i.inhparent ORDER BY length(c.relname), c.relname) - "
+    "1 "
     "  AS rank, count(*) OVER (PARTITION BY i.inhparent) AS siblings, obj_description(c.oid, "
     "  'pg_class') AS comment FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid "
     "  JOIN pg_namespace n ON n.oid = c.relnamespace WHERE i.inhparent IN ({from}, {to})), "
-    "kidname AS (SELECT kid.*, " BESIDE("relname", "{to_suffix}") " AS fresh_name, "
-    "  " BESIDE("relname", "{aside_suffix}") " AS aside FROM kid WHERE rel = {from}), "
-    "kidpair AS (SELECT f.*, t.oid AS to_oid, t.relacl AS to_acl, t.relowner AS to_owner, "
-    "  t.comment AS to_comment, t.relreplident AS to_replident FROM kidname f LEFT JOIN kid t "
-    "  ON t.rel = {to} AND t.nspname = f.nspname AND t.relname = f.fresh_name), "
-    /* Indexes of partitions that belong to an index of the table. */
-    "kidix AS (SELECT x.oid, x.relname, n.nspname, k.oid AS kid, h.inhparent AS parent, "
-    "  i.indisreplident, i.indisclustered, x.reltablespace, x.reloptions FROM kid k "
-    "  JOIN pg_index i ON i.indrelid = k.oid JOIN pg_class x ON x.oid = i.indexrelid "
-    "  JOIN pg_namespace n ON n.oid = x.relnamespace JOIN pg_inherits h ON h.inhrelid = x.oid), ";
+    "kidname AS (SELECT kid.*, " BESIDE(
+        "relname",
+        "{to_suffix}") " AS fresh_name, "
+                       "  " BESIDE(
+                           "relname",
+                           "{aside_suffix}") " AS aside FROM kid WHERE rel = {from}), "
+                                             "kidpair AS (SELECT f.*, t.oid AS to_oid, t.relacl AS "
+                                             "to_acl, t.relowner AS to_owner, "
+                                             "  t.comment AS to_comment, t.relreplident AS "
+                                             "to_replident FROM kidname f LEFT JOIN kid t "
+                                             "  ON t.rel = {to} AND t.nspname = f.nspname AND "
+                                             "t.relname = f.fresh_name), "
+                                             /* Indexes of partitions that belong to an index of the
+                                                table. */
+                                             "kidix AS (SELECT x.oid, x.relname, n.nspname, k.oid "
+                                             "AS kid, h.inhparent AS parent, "
+                                             "  i.indisreplident, i.indisclustered, "
+                                             "x.reltablespace, x.reloptions FROM kid k "
+                                             "  JOIN pg_index i ON i.indrelid = k.oid JOIN "
+                                             "pg_class x ON x.oid = i.indexrelid "
+                                             "  JOIN pg_namespace n ON n.oid = x.relnamespace JOIN "
+                                             "pg_inherits h ON h.inhrelid = x.oid), ";
 
 const char shadow_part_refusals[] =
     "UNION ALL SELECT 'partition ' || k.name, CASE WHEN k.relkind <> 'r' OR EXISTS (SELECT "
     "FROM pg_inherits WHERE inhparent = k.oid) THEN 'it is partitioned itself, or no plain table' "
-    "WHEN NOT pg_has_role(k.relowner, 'USAGE') THEN 'it belongs to ' || pg_get_userbyid(k.relowner) "
+    "WHEN NOT pg_has_role(k.relowner, 'USAGE') THEN 'it belongs to ' || "
+    "pg_get_userbyid(k.relowner) "
     "WHEN {to} <> 0 AND k.to_oid IS NULL AND pg_get_partkeydef({from}) <> pg_get_partkeydef({to}) "
     "THEN 'it has been added, and the other table has none like it' "
     "WHEN k.relrowsecurity OR k.relforcerowsecurity OR EXISTS (SELECT FROM pg_policy "
@@ -46,7 +60,8 @@ const char shadow_part_refusals[] =
     "OR (i.reltablespace <> x.reltablespace AND i.reltablespace <> k.reltablespace))) "
     "THEN 'one of its indexes has options of its own, or is the CLUSTER mark' "
     "WHEN EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = k.oid AND ((c.contype IN "
-    "('c', 'n') AND c.coninhcount = 0) OR (c.contype IN ('p', 'u', 'x', 'f') AND c.conparentid = 0))) "
+    "('c', 'n') AND c.coninhcount = 0) OR (c.contype IN ('p', 'u', 'x', 'f') AND c.conparentid = "
+    "0))) "
     "THEN 'it has a constraint of its own' "
     "WHEN EXISTS (SELECT FROM pg_constraint c WHERE c.confrelid = k.oid AND c.conparentid = 0) "
     "THEN 'a foreign key points to it' "
@@ -81,7 +96,8 @@ const char shadow_part_refusals[] =
 const char shadow_part_key_refusals[] =
     "UNION ALL SELECT 'partition ' || k.name, 'the table has none like it any more' FROM kid k "
     "WHERE k.rel = {to} AND k.oid NOT IN (SELECT to_oid FROM kidpair WHERE to_oid IS NOT NULL) "
-    "UNION ALL SELECT 'foreign key ' || quote_ident(c.conname), 'a partitioned table''s foreign key "
+    "UNION ALL SELECT 'foreign key ' || quote_ident(c.conname), 'a partitioned table''s foreign "
+    "key "
     "cannot be made NOT VALID before PostgreSQL 18' FROM pg_constraint c, t WHERE c.contype = 'f' "
     "AND c.conrelid = {from} AND t.relkind = 'p' "
     "AND current_setting('server_version_num')::int < 180000 "
@@ -95,7 +111,8 @@ const char shadow_part_key_refusals[] =
     "column that it could be partitioned by instead' WHERE {hashed} AND {reads}::jsonb = '[]' ";
 
 const char shadow_part_steps[] =
-    "UNION ALL SELECT 20, 1 + k.rank, format('ALTER TABLE %s RENAME TO %I', k.name, k.aside), NULL, "
+    "UNION ALL SELECT 20, 1 + k.rank, format('ALTER TABLE %s RENAME TO %I', k.name, k.aside), "
+    "NULL, "
     "NULL, NULL FROM kidpair k "
     "UNION ALL SELECT 21, 1 + k.rank, format('ALTER TABLE %I.%I RENAME TO %I', k.nspname, "
     "k.fresh_name, k.relname), NULL, NULL, NULL FROM kidpair k WHERE k.to_oid IS NOT NULL "

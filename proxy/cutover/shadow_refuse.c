@@ -56,7 +56,8 @@ static const char refuse_table[] =
     "UNION ALL SELECT 'identity of rows', 'the table has no primary key and no unique index over "
     "NOT NULL columns' WHERE {key_index} = 0 "
     "UNION ALL SELECT quote_ident({relation_name}), 'it does not exist' WHERE {to} = 0 AND {back} "
-    "UNION ALL SELECT quote_ident({relation_name}), 'its columns are not those of the table, which has been "
+    "UNION ALL SELECT quote_ident({relation_name}), 'its columns are not those of the table, which "
+    "has been "
     "altered since' WHERE {to} <> 0 AND (SELECT array_agg(format('%s %s %s %s', attname, atttypid, "
     "atttypmod, attcollation) ORDER BY attnum) FROM pg_attribute WHERE attrelid = {from} "
     "AND attnum > 0 AND NOT attisdropped) IS DISTINCT FROM (SELECT array_agg(format('%s %s %s %s', "
@@ -94,6 +95,8 @@ static const char refuse_parts[] =
     "THEN 'the control role may not reference the table that it points to' END FROM fk k "
     "UNION ALL SELECT format('trigger %I on %s', g.tgname, nm.name), CASE WHEN NOT nm.owned "
     "THEN format('%s belongs to another role', nm.name) "
+    "WHEN NOT has_function_privilege(g.tgfoid, 'EXECUTE') "
+    "THEN 'the control role may not execute its function' "
     "WHEN g.tgtype & 2 = 2 AND g.tgqual IS NOT NULL AND EXISTS (SELECT FROM pg_depend d "
     "JOIN pg_attribute a ON a.attrelid = {from} AND a.attname = {key} "
     "WHERE d.classid = 'pg_trigger'::regclass AND d.objid = g.oid "
@@ -169,10 +172,9 @@ static const char refuse_rest[] =
 
 json_t *shadow_refusals(struct cutover *c, const struct shadow *shadow, struct failure *f)
 {
-    const char *const pieces[] = {refuse_begin,         shadow_part_ctes, shadow_index_ctes,
-                                  ", ",                 refuse_table,     refuse_parts,
-                                  shadow_part_refusals, shadow_part_key_refusals,
-                                  refuse_others, refuse_rest,
-                                  NULL};
+    const char *const pieces[] = {
+        refuse_begin, shadow_part_ctes,     shadow_index_ctes,        ", ",          refuse_table,
+        refuse_parts, shadow_part_refusals, shadow_part_key_refusals, refuse_others, refuse_rest,
+        NULL};
     return context_json(shadow_query(c, shadow, pieces, f), f);
 }

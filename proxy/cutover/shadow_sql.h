@@ -31,9 +31,9 @@ json_t *shadow_refusals(struct cutover *c, const struct shadow *shadow, struct f
 /* CTEs: `ix`, the indexes of both tables, and `pair`, those of {from} with the like of {to}, where
  * there is one; `st` and `stpair`, the statistics objects in the same way. For after "WITH ". */
 extern const char shadow_index_ctes[];
-/* CTEs of partitions: `kid` of both tables, `kidpair` those of {from} with `to_oid` and `to_name` of
- * their likes, `fresh_name` (what one of {to} is called until the flip) and `aside` (what the one of
- * {from} is called after it). Before the others, with a comma at its end. */
+/* CTEs of partitions: `kid` of both tables, `kidpair` those of {from} with `to_oid` and `to_name`
+ * of their likes, `fresh_name` (what one of {to} is called until the flip) and `aside` (what the
+ * one of {from} is called after it). Before the others, with a comma at its end. */
 extern const char shadow_part_ctes[];
 /* Refusals for partitions: SELECT of what and why over these. */
 extern const char shadow_part_refusals[];
@@ -41,7 +41,7 @@ extern const char shadow_part_key_refusals[];
 /* Steps of the flip for partitions, in the form of shadow_carry_sql. */
 extern const char shadow_part_steps[];
 
-/* The steps of the flip, in their order. Columns: step, order within it, statement, another relation
- * that is to be locked with the table or NULL, a statement that is to be run before the lock or
- * NULL, one for after the flip or NULL. A statement may be NULL as well. */
+/* The steps of the flip, in their order. Columns: step, order within it, statement, another
+ * relation that is to be locked with the table or NULL, a statement that is to be run before the
+ * lock or NULL, one for after the flip or NULL. A statement may be NULL as well. */
 extern const char *const shadow_carry_sql[];

@@ -64,7 +64,8 @@ const char *const shape_sql[] = {
     "s.objsubid "
     "WHERE s.classoid = 'pg_class'::regclass AND s.objoid = {rel} ",
 
-    "UNION ALL SELECT jsonb_build_array('publication', p.pubname, (SELECT string_agg(a.attname, ',' "
+    "UNION ALL SELECT jsonb_build_array('publication', p.pubname, (SELECT string_agg(a.attname, "
+    "',' "
     "ORDER BY a.attname) FROM regexp_split_to_table(trim(translate(to_jsonb(r) ->> 'prattrs', "
     "'[],', '   ')), '\\s+') n(num) JOIN pg_attribute a ON a.attrelid = r.prrelid "
     "AND a.attnum::text = n.num))::text "

@@ -3,7 +3,8 @@
  * with one INSERT, so that nothing may write meanwhile. Prints a JSON report, and exits 0 when what
  * was asked is done, 1 with "error" or "refusals" when it is not.
  *
- *   shadow_probe plan|there|back|drop|create CONNINFO DATABASE SCHEMA TABLE COLUMN EXPRESSION TRIGGER
+ *   shadow_probe plan|there|back|drop|create CONNINFO DATABASE SCHEMA TABLE COLUMN EXPRESSION
+ * TRIGGER
  *
  * "create" stops after shadow_finish(). "there" creates what is not there. TRIGGER computes the
  * column; "" for none.
@@ -67,12 +68,13 @@ static bool exchange(struct cutover *c, struct shadow *s, struct failure *f)
     ok = ok && shadow_flip(c, s, &flip, f);
     char *sql = NULL;
     if (ok) {
-        sql = text_printf("SET LOCAL lock_timeout = %d; %s LOCK TABLE %s IN ACCESS EXCLUSIVE MODE; "
-                          "DO $probe$ DECLARE began_ timestamptz := clock_timestamp(); %s BEGIN\n%s"
-                          "PERFORM set_config('pgsluice.took', "
-                          "(1000 * extract(epoch FROM clock_timestamp() - began_))::text, false);\n"
-                          "END $probe$",
-                          LOCK_MS, flip.first, flip.lock, flip.declare, flip.body);
+        sql =
+            text_printf("SET LOCAL lock_timeout = %d; %s; LOCK TABLE %s IN ACCESS EXCLUSIVE MODE; "
+                        "DO $probe$ DECLARE began_ timestamptz := clock_timestamp(); %s BEGIN\n%s"
+                        "PERFORM set_config('pgsluice.took', "
+                        "(1000 * extract(epoch FROM clock_timestamp() - began_))::text, false);\n"
+                        "END $probe$",
+                        LOCK_MS, flip.first, flip.lock, flip.declare, flip.body);
         ok = sql != NULL && control_batch(c->control, sql, TIMEOUT_MS, NULL, NULL, f);
     }
     ok = in_transaction(c, ok, f);
@@ -105,6 +107,10 @@ static bool command(struct cutover *c, const char *name, struct failure *f)
     json_object_set_new(report, "key", json_string(s.key != NULL ? s.key : ""));
     json_object_set_new(report, "columns", json_string(s.columns != NULL ? s.columns : ""));
     bool ok = json_array_size(s.refusals) == 0 || fail(f, EXIT_REFUSED, "refused");
+    if (ok && strcmp(name, "plan") == 0) {
+        json_t *outline = shadow_outline(c, &s, f);
+        ok = outline != NULL && json_object_set_new(report, "outline", outline) == 0;
+    }
     if (ok && strcmp(name, "plan") != 0) {
         ok = back ? run_list(c, shadow_finish(c, &s, f), "finish", f) : make(c, &s, f);
         if (ok && strcmp(name, "create") != 0) {
