@@ -61,29 +61,14 @@ static const char functions_sql[] =
     "'trigger'::regtype AND n.nspname NOT IN ('pg_catalog', 'information_schema') "
     "AND position(lower({key}) IN lower(p.prosrc)) > 0) q";
 
-static char *join(const json_t *array)
-{
-    struct text t;
-    size_t i;
-    const json_t *name;
-    if (!text_begin(&t)) {
-        return NULL;
-    }
-    json_array_foreach(array, i, name)
-    {
-        fprintf(t.out, "%s%s", i > 0 ? ", " : "", json_string_value(name));
-    }
-    return text_end(&t);
-}
-
 static bool check_function(struct cutover *c, struct failure *f)
 {
     json_t *found = context_json(context_query(c, functions_sql, STATEMENT_TIMEOUT_MS, f), f);
     if (found == NULL) {
         return false;
     }
-    char *unused = join(json_object_get(found, "unused"));
-    char *used = join(json_object_get(found, "used"));
+    char *unused = text_join(json_object_get(found, "unused"));
+    char *used = text_join(json_object_get(found, "used"));
     json_decref(found);
     bool known = unused != NULL && used != NULL;
     if (known && *unused != '\0') {

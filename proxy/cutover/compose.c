@@ -38,27 +38,18 @@ struct draft {
     bool bad;
 };
 
-/* A dollar quote that does not occur in `text`. */
-static void choose_tag(const char *text, char tag[24])
-{
-    unsigned n = 0;
-    do {
-        snprintf(tag, 24, "$pgsluice%u$", n++);
-    } while (strstr(text, tag) != NULL);
-}
-
 static void add_text(struct draft *d, const char *sql)
 {
-    char tag[24];
-    choose_tag(sql, tag);
+    char tag[TEXT_TAG_SIZE];
+    text_choose_tag(sql, tag);
     fprintf(d->body.out, "EXECUTE %s%s%s;\n", tag, sql, tag);
     fprintf(d->plan.out, "%s;\n", sql);
 }
 
 char *compose_do(const char *block)
 {
-    char tag[24];
-    choose_tag(block, tag);
+    char tag[TEXT_TAG_SIZE];
+    text_choose_tag(block, tag);
     return text_printf("DO %s%s%s", tag, block, tag);
 }
 

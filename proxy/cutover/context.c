@@ -54,6 +54,30 @@ char *text_printf(const char *fmt, ...)
     return n < 0 ? NULL : text;
 }
 
+char *text_join(const json_t *array)
+{
+    struct text t;
+    size_t i;
+    const json_t *name;
+    if (!text_begin(&t)) {
+        return NULL;
+    }
+    json_array_foreach(array, i, name)
+    {
+        fprintf(t.out, "%s%s", i > 0 ? ", " : "",
+                json_is_string(name) ? json_string_value(name) : "?");
+    }
+    return text_end(&t);
+}
+
+void text_choose_tag(const char *text, char tag[TEXT_TAG_SIZE])
+{
+    unsigned n = 0;
+    do {
+        snprintf(tag, TEXT_TAG_SIZE, "$pgsluice%u$", n++);
+    } while (strstr(text, tag) != NULL);
+}
+
 static void make_run_id(char out[33])
 {
     unsigned char bytes[8];

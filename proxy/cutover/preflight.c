@@ -24,22 +24,6 @@ bool preflight_is(const struct cutover *c, const char *key)
     return json_is_true(json_object_get(c->table.facts, key));
 }
 
-char *preflight_join(const json_t *array)
-{
-    struct text t;
-    size_t i;
-    const json_t *name;
-    if (!text_begin(&t)) {
-        return NULL;
-    }
-    json_array_foreach(array, i, name)
-    {
-        fprintf(t.out, "%s%s", i > 0 ? ", " : "",
-                json_is_string(name) ? json_string_value(name) : "?");
-    }
-    return text_end(&t);
-}
-
 bool preflight_names(struct cutover *c, const char *template, struct names *out, struct failure *f)
 {
     *out = (struct names){.count = 0};
@@ -48,7 +32,7 @@ bool preflight_names(struct cutover *c, const char *template, struct names *out,
         return false;
     }
     out->count = json_array_size(array);
-    out->text = preflight_join(array);
+    out->text = text_join(array);
     json_decref(array);
     return out->text != NULL || fail(f, EXIT_REFUSED, "out of memory");
 }

@@ -62,7 +62,7 @@ bool preflight_sessions(struct cutover *c, struct failure *f)
         return false;
     }
     if (json_array_size(open) > 0) {
-        char *names = preflight_join(open);
+        char *names = text_join(open);
         report_check(c, "long-transactions", CHECK_WARN,
                      "end them if they use the table: the flip is tried again until they are gone",
                      "transactions open for more than %d s: %s", LONG_TRANSACTION_S,
@@ -185,7 +185,7 @@ static char *list_strangers(const struct cutover *c, const json_t *backends, siz
             (void)json_array_append_new(names, json_string(who));
         }
     }
-    char *text = preflight_join(names);
+    char *text = text_join(names);
     json_decref(kinds);
     json_decref(names);
     return text;

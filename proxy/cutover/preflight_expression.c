@@ -57,7 +57,7 @@ static void check_type(struct cutover *c, const json_t *found)
 /* The server has checked that all is declared IMMUTABLE; what a function does it cannot know. */
 static void check_functions(struct cutover *c, const json_t *found)
 {
-    char *functions = preflight_join(json_object_get(found, "functions"));
+    char *functions = text_join(json_object_get(found, "functions"));
     if (functions != NULL && *functions != '\0') {
         report_check(c, "expression-functions", CHECK_WARN,
                      "read them: replacing such a function later does not recompute stored values",
@@ -73,7 +73,7 @@ static void check_functions(struct cutover *c, const json_t *found)
 /* hashtext() of a text with a nondeterministic collation hashes ICU's sort key. */
 static void check_collation(struct cutover *c, const json_t *found)
 {
-    char *columns = preflight_join(json_object_get(found, "nondeterministic"));
+    char *columns = text_join(json_object_get(found, "nondeterministic"));
     if (columns != NULL && *columns != '\0') {
         report_check(c, "expression-collation", CHECK_WARN,
                      "REINDEX and verify after every upgrade of ICU",

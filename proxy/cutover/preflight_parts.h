@@ -11,9 +11,6 @@
 const char *preflight_fact(const struct cutover *c, const char *key);
 bool preflight_is(const struct cutover *c, const char *key);
 
-/* The strings of a JSON array with commas between them; "" for null. The caller frees. */
-char *preflight_join(const json_t *array);
-
 /* Names that a query gives as one JSON array of strings. */
 struct names {
     size_t count;

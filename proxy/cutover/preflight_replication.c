@@ -144,7 +144,7 @@ static bool check_standbys(struct cutover *c, struct failure *f)
         return false;
     }
     const json_t *names = json_object_get(found, "names");
-    char *text = preflight_join(names);
+    char *text = text_join(names);
     if (text == NULL) {
         json_decref(found);
         return fail(f, EXIT_REFUSED, "out of memory");

@@ -33,8 +33,8 @@ static bool check_functions(struct cutover *c, struct failure *f)
     if (found == NULL) {
         return false;
     }
-    char *writers = preflight_join(json_object_get(found, "writers"));
-    char *others = preflight_join(json_object_get(found, "others"));
+    char *writers = text_join(json_object_get(found, "writers"));
+    char *others = text_join(json_object_get(found, "others"));
     json_decref(found);
     if (writers == NULL || others == NULL) {
         free(writers);
@@ -112,7 +112,7 @@ static bool check_statements(struct cutover *c, struct failure *f)
         sql != NULL ? context_json(context_try(c, sql, STATEMENT_TIMEOUT_MS, &why), &why) : NULL;
     free(sql);
     free(view);
-    char *text = found != NULL ? preflight_join(found) : NULL;
+    char *text = found != NULL ? text_join(found) : NULL;
     if (text == NULL) {
         report_check(c, "statements", CHECK_WARN, "add it to shared_preload_libraries, or drop it",
                      "pg_stat_statements cannot be read: %s", why.msg);

@@ -13,7 +13,7 @@ enum { ATTRIBUTES_MAX = 1600 };
 static char *source_columns(const struct cutover *c)
 {
     const json_t *sources = json_object_get(c->table.facts, "sources");
-    return json_array_size(sources) > 0 ? preflight_join(sources) : strdup("another column");
+    return json_array_size(sources) > 0 ? text_join(sources) : strdup("another column");
 }
 
 static void check_partitioned_by_column(struct cutover *c)
@@ -57,8 +57,8 @@ static void check_kind(struct cutover *c)
 
 static void check_inheritance(struct cutover *c)
 {
-    char *children = preflight_join(json_object_get(c->table.facts, "children"));
-    char *parents = preflight_join(json_object_get(c->table.facts, "parents"));
+    char *children = text_join(json_object_get(c->table.facts, "children"));
+    char *parents = text_join(json_object_get(c->table.facts, "parents"));
     if (children == NULL || parents == NULL) {
         report_check(c, "inheritance", CHECK_BLOCK, "try again", "out of memory");
     } else if (*children != '\0' || *parents != '\0') {
@@ -75,7 +75,7 @@ static void check_inheritance(struct cutover *c)
 
 static void check_row_type(struct cutover *c)
 {
-    char *users = preflight_join(json_object_get(c->table.facts, "row_type_users"));
+    char *users = text_join(json_object_get(c->table.facts, "row_type_users"));
     if (users != NULL && *users != '\0') {
         report_check(c, "row-type", CHECK_BLOCK, "drop these columns, or give them another type",
                      "columns are of the table's row type, so that it cannot be rewritten: %s",

@@ -63,7 +63,7 @@ static char *list_captured(const struct capture *capture, bool silently)
             (void)json_array_append_new(names, report_string(capture_what(capture, i)));
         }
     }
-    char *text = preflight_join(names);
+    char *text = text_join(names);
     json_decref(names);
     return text;
 }

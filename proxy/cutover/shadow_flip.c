@@ -40,15 +40,6 @@ static const char shape_more[] =
     "UNION ALL SELECT jsonb_build_array('row filter', r.prpubid, {row_filter})::text "
     "FROM pg_publication_rel r WHERE r.prrelid = {rel} ";
 
-/* A dollar quote that does not occur in `text`. */
-static void choose_tag(const char *text, char tag[24])
-{
-    unsigned n = 0;
-    do {
-        snprintf(tag, 24, "$pgsluice%u$", n++);
-    } while (strstr(text, tag) != NULL);
-}
-
 /* Prepares the query for the sorted lines of a table by its oid, text[]. Foreign keys are valid
  * again only after the flip. It is planned here and not under the lock: planning is most of its
  * time. */
@@ -139,8 +130,8 @@ static void put_steps(const PGresult *r, struct parts *p)
         const char *first = value_at(r, i, COLUMN_FIRST);
         const char *after = value_at(r, i, COLUMN_AFTER);
         if (sql != NULL && *sql != '\0') {
-            char tag[24];
-            choose_tag(sql, tag);
+            char tag[TEXT_TAG_SIZE];
+            text_choose_tag(sql, tag);
             fprintf(p->body.out, "EXECUTE %s%s%s;\n", tag, sql, tag);
             fprintf(p->plan.out, "%s;\n", sql);
         }
