@@ -204,9 +204,10 @@ static bool open_swap(struct swap *s, struct failure *f)
         if (why == NULL) {
             context_step(c, "swap-resume", "%s, %lld rows", swap_phase_text(s->row.phase),
                          (long long)s->row.copied);
-            context_progress(c, "resume", -1, "going on where an earlier run has ended: %s, %lld "
-                             "rows are there", swap_phase_text(s->row.phase),
-                             (long long)s->row.copied);
+            context_progress(c, "resume", -1,
+                             "going on where an earlier run has ended: %s, %lld "
+                             "rows are there",
+                             swap_phase_text(s->row.phase), (long long)s->row.copied);
             return swap_state_take(c, f);
         }
         context_progress(c, "resume", -1, "an earlier run cannot be gone on with: %s", why);
@@ -299,8 +300,8 @@ static bool approach(struct cutover *c, void *arg, bool holding, struct failure 
 /* What passes when the server is back. */
 static bool is_outage(const struct cutover *c, const struct failure *f)
 {
-    static const char *const passing[] = {"08006", "08001", "57P01", "57P02", "57P03", "53300",
-                                          "40P01", "55P03", NULL};
+    static const char *const passing[] = {"08006", "08001", "57P01", "57P02", "57P03",
+                                          "53300", "40P01", "55P03", NULL};
     for (const char *const *p = passing; *p != NULL; p++) {
         if (strcmp(f->sqlstate, *p) == 0) {
             return true;
@@ -373,12 +374,12 @@ static enum exit_code conclude(struct swap *s, json_t **report)
                               "read again under the lock, and the catalog was compared before and "
                               "after in the flip's transaction"));
     report_set(c, "kept", report_string(s->shape.aside));
-    return context_finish(
-        c, EXIT_DONE, report,
-        "%s is now GENERATED ALWAYS AS (%s) STORED; %lld rows compared, exclusive lock %.1f ms; the "
-        "old table is kept as %s until pgsluice finish",
-        c->rule->column, c->rule->expression, (long long)s->compared, json_number_value(lock),
-        s->shape.aside);
+    return context_finish(c, EXIT_DONE, report,
+                          "%s is now GENERATED ALWAYS AS (%s) STORED; %lld rows compared, "
+                          "exclusive lock %.1f ms; the "
+                          "old table is kept as %s until pgsluice finish",
+                          c->rule->column, c->rule->expression, (long long)s->compared,
+                          json_number_value(lock), s->shape.aside);
 }
 
 enum exit_code swap_forward(struct cutover *c, json_t **report)
@@ -394,8 +395,7 @@ enum exit_code swap_forward(struct cutover *c, json_t **report)
     if (!fill_in_spite_of_outages(&s, &f)) {
         code = give_up(&s, &f, report);
     } else {
-        struct flip how = {
-            .generated = true, .prepare = prepare, .approach = approach, .arg = &s};
+        struct flip how = {.generated = true, .prepare = prepare, .approach = approach, .arg = &s};
         f.sqlstate[0] = '\0';
         code = machine_run(c, &how, &f);
         if (code == EXIT_DONE) {
