@@ -38,7 +38,7 @@ class Churn(Psycopg2Worker):
     def open(self, stack):
         super().open(stack)
         self.turns = itertools.count()
-        self.first = 1_000_000 * (1 + next(Churn.number))
+        self.first = 1_000_000_000 + 1_000_000 * next(Churn.number)
         self.rows_now = {}
 
     def step(self):
