@@ -454,26 +454,33 @@ bool swap_preflight(struct cutover *c, struct failure *f)
     return true;
 }
 
-/* What the plan shows of a swap: the statements in their order, the last ones from the shape. */
-bool swap_plan(struct cutover *c, struct failure *f)
+/* The statements in their order; of what is refused there are none. */
+static bool add_statements(struct swap *s, json_t *lines, struct failure *f)
 {
-    struct swap s = {.c = c};
-    json_t *lines = json_array();
-    json_t *create = NULL;
-    bool ok = read_shape(&s, f);
-    if (ok && json_array_size(s.shape.refusals) == 0) {
-        create = shadow_create(c, &s.shape, f);
-        ok = create != NULL && json_array_extend(lines, create) == 0;
+    struct cutover *c = s->c;
+    if (!swap_way_init(c, &s->shape, true, c->table.oid, s->shape.relation, &s->way, f)) {
+        return false;
     }
-    char *log = ok ? swap_log_create_sql(c, &s.way) : NULL;
-    char *arm = ok ? swap_log_arm_sql(&s.way, c->relation) : NULL;
+    char *log = swap_log_create_sql(c, &s->way);
+    char *arm = swap_log_arm_sql(&s->way, c->relation);
+    json_t *outline = shadow_outline(c, &s->shape, f);
     if (log != NULL && arm != NULL) {
         (void)json_array_append_new(lines, report_string(log));
         (void)json_array_append_new(lines, report_string(arm));
     }
+    bool ok = outline != NULL && json_array_extend(lines, outline) == 0;
     free(log);
     free(arm);
-    json_decref(create);
+    json_decref(outline);
+    return ok;
+}
+
+bool swap_plan(struct cutover *c, struct failure *f)
+{
+    struct swap s = {.c = c};
+    json_t *lines = json_array();
+    bool ok = shadow_plan(c, SHADOW_FORWARD, &s.shape, f) &&
+              (json_array_size(s.shape.refusals) > 0 || add_statements(&s, lines, f));
     report_set(c, "sql", lines);
     report_set(c, "locks",
                json_pack("[s, s, s]",
