@@ -132,7 +132,7 @@ static bool try_begin(struct swap *s, unsigned lock_ms, struct failure *f)
                              "%s; %s",
                              lock_ms, state_create_sql, swap_state_create_sql);
     char *log = swap_log_create_sql(c, &s->way);
-    char *arm = swap_log_arm_sql(&s->way, c->relation);
+    char *arm = swap_log_arm_sql(c, &s->way, c->relation);
     char *digest = NULL;
     char *insert = NULL;
     json_t *create = NULL;
@@ -462,7 +462,7 @@ static bool add_statements(struct swap *s, json_t *lines, struct failure *f)
         return false;
     }
     char *log = swap_log_create_sql(c, &s->way);
-    char *arm = swap_log_arm_sql(&s->way, c->relation);
+    char *arm = swap_log_arm_sql(c, &s->way, c->relation);
     json_t *outline = shadow_outline(c, &s->shape, f);
     if (log != NULL && arm != NULL) {
         (void)json_array_append_new(lines, report_string(log));

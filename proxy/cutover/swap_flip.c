@@ -46,7 +46,7 @@ static char *turn_capture(struct cutover *c, const struct shadow *shape, struct 
         return NULL;
     }
     char *create = swap_log_create_sql(c, &back);
-    char *arm = swap_log_arm_sql(&back, c->relation);
+    char *arm = swap_log_arm_sql(c, &back, c->relation);
     swap_way_fini(&back);
     bool ok = create != NULL && arm != NULL
                   ? control_run(c->control, create, STATEMENT_TIMEOUT_MS, f)

@@ -218,17 +218,19 @@ char *swap_log_create_sql(const struct cutover *c, const struct swap_way *way)
     return text_end(&t);
 }
 
-/* Also for what replication or a restore writes with session_replication_role = replica. */
-char *swap_log_arm_sql(const struct swap_way *way, const char *table)
+/* Also for what replication or a restore writes with session_replication_role = replica; before
+ * PostgreSQL 13 the triggers of partitions can only be as they were made. */
+char *swap_log_arm_sql(const struct cutover *c, const struct swap_way *way, const char *table)
 {
     return text_printf(
         "CREATE TRIGGER pgsluice_capture AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW "
         "EXECUTE PROCEDURE pgsluice.capture_%u(); "
         "CREATE TRIGGER pgsluice_truncate AFTER TRUNCATE ON %s FOR EACH STATEMENT "
         "EXECUTE PROCEDURE pgsluice.capture_%u(); "
-        "ALTER TABLE %s ENABLE ALWAYS TRIGGER pgsluice_capture, "
+        "ALTER TABLE %s %s ENABLE ALWAYS TRIGGER pgsluice_capture, "
         "ENABLE ALWAYS TRIGGER pgsluice_truncate",
-        table, way->from, table, way->from, table);
+        table, way->from, table, way->from, control_version(c->control) < 130000 ? "ONLY" : "",
+        table);
 }
 
 char *swap_log_disarm_sql(const char *table)

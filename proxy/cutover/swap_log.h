@@ -38,7 +38,7 @@ void swap_way_fini(struct swap_way *way);
  * removal (ACCESS EXCLUSIVE); the removal of the rest. The caller frees; NULL when out of memory.
  */
 char *swap_log_create_sql(const struct cutover *c, const struct swap_way *way);
-char *swap_log_arm_sql(const struct swap_way *way, const char *table);
+char *swap_log_arm_sql(const struct cutover *c, const struct swap_way *way, const char *table);
 char *swap_log_disarm_sql(const char *table);
 char *swap_log_drop_sql(unsigned from);
 /* Makes the triggers do nothing, without any lock on their table. */
