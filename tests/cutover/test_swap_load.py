@@ -276,6 +276,17 @@ def test_a_long_snapshot_delays_the_flip(table, front):
     reader.close()
 
 
+def test_a_server_that_crashes_meanwhile_is_waited_for(table, front):
+    command = start(front, *SWAP, "--pause", "100ms")
+    wait_for_copy(table)
+    table.restart("immediate")
+    table.psql("DELETE FROM chunks WHERE id <= 10")
+    text, _ = command.communicate(timeout=60)
+    assert command.returncode == 0 and "trying to go on" in text, text
+    assert is_generated(table)
+    assert table.psql("SELECT count(*) FROM chunks") == str(BASE_ROWS - 10)
+
+
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif("PGSLUICE_SWAP_ROWS" not in os.environ, reason="PGSLUICE_SWAP_ROWS is not set")
 def test_a_large_table(table, front):
