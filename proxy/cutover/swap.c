@@ -133,7 +133,7 @@ static bool try_begin(struct swap *s, unsigned lock_ms, struct failure *f)
                              "%s; %s",
                              lock_ms, state_create_sql, swap_state_create_sql);
     char *log = swap_log_create_sql(c, &s->way);
-    char *arm = swap_log_arm_sql(&s->way, c->relation);
+    char *arm = swap_log_arm_sql(c, &s->way, c->relation);
     char *digest = NULL;
     char *insert = NULL;
     json_t *create = NULL;
@@ -205,9 +205,10 @@ static bool open_swap(struct swap *s, struct failure *f)
         if (why == NULL) {
             context_step(c, "swap-resume", "%s, %lld rows", swap_phase_text(s->row.phase),
                          (long long)s->row.copied);
-            context_progress(c, "resume", -1, "going on where an earlier run has ended: %s, %lld "
-                             "rows are there", swap_phase_text(s->row.phase),
-                             (long long)s->row.copied);
+            context_progress(c, "resume", -1,
+                             "going on where an earlier run has ended: %s, %lld "
+                             "rows are there",
+                             swap_phase_text(s->row.phase), (long long)s->row.copied);
             return swap_state_take(c, f);
         }
         context_progress(c, "resume", -1, "an earlier run cannot be gone on with: %s", why);
@@ -300,8 +301,8 @@ static bool approach(struct cutover *c, void *arg, bool holding, struct failure 
 /* What passes when the server is back. */
 static bool is_outage(const struct cutover *c, const struct failure *f)
 {
-    static const char *const passing[] = {"08006", "08001", "57P01", "57P02", "57P03", "53300",
-                                          "40P01", "55P03", NULL};
+    static const char *const passing[] = {"08006", "08001", "57P01", "57P02", "57P03",
+                                          "53300", "40P01", "55P03", NULL};
     for (const char *const *p = passing; *p != NULL; p++) {
         if (strcmp(f->sqlstate, *p) == 0) {
             return true;
@@ -376,12 +377,12 @@ static enum exit_code conclude(struct swap *s, double began, json_t **report)
                               "read again under the lock, and the catalog was compared before and "
                               "after in the flip's transaction"));
     report_set(c, "kept", report_string(s->shape.aside));
-    return context_finish(
-        c, EXIT_DONE, report,
-        "%s is now GENERATED ALWAYS AS (%s) STORED; %lld rows compared, exclusive lock %.1f ms; the "
-        "old table is kept as %s until pgsluice finish",
-        c->rule->column, c->rule->expression, (long long)s->compared, json_number_value(lock),
-        s->shape.aside);
+    return context_finish(c, EXIT_DONE, report,
+                          "%s is now GENERATED ALWAYS AS (%s) STORED; %lld rows compared, "
+                          "exclusive lock %.1f ms; the "
+                          "old table is kept as %s until pgsluice finish",
+                          c->rule->column, c->rule->expression, (long long)s->compared,
+                          json_number_value(lock), s->shape.aside);
 }
 
 enum exit_code swap_forward(struct cutover *c, json_t **report)
@@ -397,8 +398,7 @@ enum exit_code swap_forward(struct cutover *c, json_t **report)
     if (!fill_in_spite_of_outages(&s, &f)) {
         code = give_up(&s, &f, report);
     } else {
-        struct flip how = {
-            .generated = true, .prepare = prepare, .approach = approach, .arg = &s};
+        struct flip how = {.generated = true, .prepare = prepare, .approach = approach, .arg = &s};
         double began = monotonic_ms_exact();
         f.sqlstate[0] = '\0';
         code = machine_run(c, &how, &f);
@@ -458,26 +458,33 @@ bool swap_preflight(struct cutover *c, struct failure *f)
     return true;
 }
 
-/* What the plan shows of a swap: the statements in their order, the last ones from the shape. */
-bool swap_plan(struct cutover *c, struct failure *f)
+/* The statements in their order; of what is refused there are none. */
+static bool add_statements(struct swap *s, json_t *lines, struct failure *f)
 {
-    struct swap s = {.c = c};
-    json_t *lines = json_array();
-    json_t *create = NULL;
-    bool ok = read_shape(&s, f);
-    if (ok && json_array_size(s.shape.refusals) == 0) {
-        create = shadow_create(c, &s.shape, f);
-        ok = create != NULL && json_array_extend(lines, create) == 0;
+    struct cutover *c = s->c;
+    if (!swap_way_init(c, &s->shape, true, c->table.oid, s->shape.relation, &s->way, f)) {
+        return false;
     }
-    char *log = ok ? swap_log_create_sql(c, &s.way) : NULL;
-    char *arm = ok ? swap_log_arm_sql(&s.way, c->relation) : NULL;
+    char *log = swap_log_create_sql(c, &s->way);
+    char *arm = swap_log_arm_sql(c, &s->way, c->relation);
+    json_t *outline = shadow_outline(c, &s->shape, f);
     if (log != NULL && arm != NULL) {
         (void)json_array_append_new(lines, report_string(log));
         (void)json_array_append_new(lines, report_string(arm));
     }
+    bool ok = outline != NULL && json_array_extend(lines, outline) == 0;
     free(log);
     free(arm);
-    json_decref(create);
+    json_decref(outline);
+    return ok;
+}
+
+bool swap_plan(struct cutover *c, struct failure *f)
+{
+    struct swap s = {.c = c};
+    json_t *lines = json_array();
+    bool ok = shadow_plan(c, SHADOW_FORWARD, &s.shape, f) &&
+              (json_array_size(s.shape.refusals) > 0 || add_statements(&s, lines, f));
     report_set(c, "sql", lines);
     report_set(c, "locks",
                json_pack("[s, s, s]",

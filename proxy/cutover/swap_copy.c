@@ -83,8 +83,9 @@ static void put_range(FILE *out, const struct swap_way *way, bool first, bool la
     }
 }
 
-/* One batch: rows behind the cursor, and the cursor with them. $1 cursor, $2 the last key of all, $3
- * run, $4 schema, $5 table, $6 rows. Answers the new cursor and the number of rows, or nothing when there is none. */
+/* One batch: rows behind the cursor, and the cursor with them. $1 cursor, $2 the last key of all,
+ * $3 run, $4 schema, $5 table, $6 rows. Answers the new cursor and the number of rows, or nothing
+ * when there is none. */
 static char *batch_sql(const struct swap_way *way, bool first)
 {
     struct text t;
@@ -175,11 +176,10 @@ static bool copy_batch(struct cutover *c, const char *sql, uint64_t size, struct
     if (!control_run(c->control, "BEGIN ISOLATION LEVEL READ COMMITTED", STATEMENT_TIMEOUT_MS, f)) {
         return false;
     }
-    PGresult *r = control_query(
-        c->control, sql, 6,
-        (const char *const[]){row->cursor, row->upto, c->run, c->rule->schema, c->rule->table,
-                              limit},
-        BATCH_LIMIT_MS, f);
+    PGresult *r = control_query(c->control, sql, 6,
+                                (const char *const[]){row->cursor, row->upto, c->run,
+                                                      c->rule->schema, c->rule->table, limit},
+                                BATCH_LIMIT_MS, f);
     if (r == NULL) {
         return false;
     }
@@ -237,11 +237,11 @@ static bool find_end(struct cutover *c, const struct swap_way *way, struct swap_
     fputs(" LIMIT 1) WHERE owner = $1 AND table_schema = $2 AND table_name = $3 RETURNING upto",
           t.out);
     char *sql = text_end(&t);
-    PGresult *r = sql == NULL ? NULL
-                              : control_query(c->control, sql, 3,
-                                              (const char *const[]){c->run, c->rule->schema,
-                                                                    c->rule->table},
-                                              BATCH_LIMIT_MS, f);
+    PGresult *r =
+        sql == NULL ? NULL
+                    : control_query(c->control, sql, 3,
+                                    (const char *const[]){c->run, c->rule->schema, c->rule->table},
+                                    BATCH_LIMIT_MS, f);
     free(sql);
     if (r != NULL && PQntuples(r) > 0 && !PQgetisnull(r, 0, 0)) {
         row->upto = strdup(PQgetvalue(r, 0, 0));
@@ -284,8 +284,7 @@ bool swap_copy(struct cutover *c, const struct swap_way *way, struct swap_row *r
         ok = ok && (!context_abort_requested(c) || fail(f, EXIT_REFUSED, "aborted"));
     }
     double ms = monotonic_ms_exact() - pace.began;
-    report_set(c, "copy",
-               json_pack("{s:I, s:f}", "rows", (json_int_t)row->copied, "ms", ms));
+    report_set(c, "copy", json_pack("{s:I, s:f}", "rows", (json_int_t)row->copied, "ms", ms));
     return ok && is_ours(c, f);
 }
 
@@ -304,9 +303,9 @@ static char *bound_sql(const struct swap_way *way, bool first)
     return text_end(&t);
 }
 
-/* How many rows a range of keys has, how many differ between the tables, and the first key of those.
- * $1 the key behind which it begins, $2 its last one. The last range has no end: the other table may
- * have rows behind the last one of this. */
+/* How many rows a range of keys has, how many differ between the tables, and the first key of
+ * those. $1 the key behind which it begins, $2 its last one. The last range has no end: the other
+ * table may have rows behind the last one of this. */
 static char *compare_sql(const struct swap_way *way, bool first, bool last)
 {
     struct text t;
@@ -325,8 +324,7 @@ static char *compare_sql(const struct swap_way *way, bool first, bool last)
     }
     fputs(" FROM a FULL JOIN b ON ", t.out);
     for (size_t i = 0; i < way->key_count; i++) {
-        fprintf(t.out, "%sa.%s = b.%s", i > 0 ? " AND " : "", way->key_names[i],
-                way->key_names[i]);
+        fprintf(t.out, "%sa.%s = b.%s", i > 0 ? " AND " : "", way->key_names[i], way->key_names[i]);
     }
     fprintf(t.out,
             " WHERE a IS NULL OR b IS NULL OR record_image_ne(a, b)), lasting AS (SELECT d.* FROM "
@@ -410,12 +408,13 @@ bool swap_compare(struct cutover *c, const struct swap_way *way, int64_t *rows, 
     return ok;
 }
 
-/* Who has a snapshot from before $1, a transaction id, as "virtual transaction" and for people. With
- * $2 only those of that array: newer ones may have as old an xmin, because of a writer that has been
- * open for long, and see everything all the same. */
+/* Who has a snapshot from before $1, a transaction id, as "virtual transaction" and for people.
+ * With $2 only those of that array: newer ones may have as old an xmin, because of a writer that
+ * has been open for long, and see everything all the same. */
 static const char old_snapshots_sql[] =
     "SELECT array_agg(v), string_agg(who, ', ') FROM (SELECT l.virtualtransaction AS v, "
-    "format('pid %s (%s%s, %s)', a.pid, usename, ' ' || nullif(application_name, ''), state) AS who "
+    "format('pid %s (%s%s, %s)', a.pid, usename, ' ' || nullif(application_name, ''), state) AS "
+    "who "
     "FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid AND l.locktype = 'virtualxid' "
     "AND l.virtualxid = l.virtualtransaction AND l.granted "
     "WHERE datname = current_database() AND a.pid <> pg_backend_pid() "
@@ -433,8 +432,8 @@ bool swap_await_snapshots(struct cutover *c, const struct swap_way *way, struct 
     double reported = 0;
     for (;;) {
         r = !ok ? NULL
-                : control_query(c->control, old_snapshots_sql, 2,
-                                (const char *const[]){mark, who}, STATEMENT_TIMEOUT_MS, f);
+                : control_query(c->control, old_snapshots_sql, 2, (const char *const[]){mark, who},
+                                STATEMENT_TIMEOUT_MS, f);
         ok = r != NULL;
         free(who);
         who = ok && !PQgetisnull(r, 0, 0) ? strdup(PQgetvalue(r, 0, 0)) : NULL;

@@ -3,8 +3,8 @@
  * about as long as a writer may notice; and compares the two tables afterwards.
  *
  * A batch inserts rows as its snapshot has them. What changes after that snapshot is in the log,
- * because the log was there before the first batch; and what the log has put into the shadow already
- * the batch leaves alone.
+ * because the log was there before the first batch; and what the log has put into the shadow
+ * already the batch leaves alone.
  */
 #pragma once
 

@@ -50,10 +50,10 @@ static bool silence(struct cutover *c, const struct swap_row *row, struct failur
     char *from = swap_log_silence_sql(row->from);
     char *to = swap_log_silence_sql(row->to);
     char *phase = swap_state_enter_sql(c, SWAP_DROP, NULL);
-    char *sql = from != NULL && to != NULL && phase != NULL
-                    ? text_printf("BEGIN; DO $phase$ BEGIN %s END $phase$; %s; %s; COMMIT", phase,
-                                  from, to)
-                    : NULL;
+    char *sql =
+        from != NULL && to != NULL && phase != NULL
+            ? text_printf("BEGIN; DO $phase$ BEGIN %s END $phase$; %s; %s; COMMIT", phase, from, to)
+            : NULL;
     bool ok = sql != NULL ? control_run(c->control, sql, STATEMENT_TIMEOUT_MS, f)
                           : fail(f, EXIT_REFUSED, "out of memory");
     free(from);
@@ -130,7 +130,8 @@ static bool drop_rest(struct cutover *c, const struct swap_row *row, struct fail
 bool swap_clean(struct cutover *c, struct failure *f)
 {
     struct swap_row row;
-    if (!begin_cleaning(c, f) || !swap_state_lead(c, f) || !context_read_table(c, f) || !swap_state_read(c, &row, f)) {
+    if (!begin_cleaning(c, f) || !swap_state_lead(c, f) || !context_read_table(c, f) ||
+        !swap_state_read(c, &row, f)) {
         return false;
     }
     if (row.phase == SWAP_NONE) {
@@ -222,8 +223,7 @@ enum exit_code swap_back(struct cutover *c, struct state_run *run, json_t **repo
     report_set(c, "strategy", json_string("swap"));
     bool ok = follow(c, &b, &f);
     if (ok) {
-        struct flip how = {
-            .generated = false, .prepare = prepare, .approach = approach, .arg = &b};
+        struct flip how = {.generated = false, .prepare = prepare, .approach = approach, .arg = &b};
         code = machine_run(c, &how, &f);
     }
     if (code == EXIT_DONE) {

@@ -37,8 +37,8 @@ static char *state_sql(struct cutover *c, const struct shadow *shape, const char
     return sql;
 }
 
-/* The log for the way back, in GATE's transaction: it exists exactly when the flip has happened. The
- * names are those after the flip. */
+/* The log for the way back, in GATE's transaction: it exists exactly when the flip has happened.
+ * The names are those after the flip. */
 static char *turn_capture(struct cutover *c, const struct shadow *shape, struct failure *f)
 {
     struct swap_way back;
@@ -46,7 +46,7 @@ static char *turn_capture(struct cutover *c, const struct shadow *shape, struct 
         return NULL;
     }
     char *create = swap_log_create_sql(c, &back);
-    char *arm = swap_log_arm_sql(&back, c->relation);
+    char *arm = swap_log_arm_sql(c, &back, c->relation);
     swap_way_fini(&back);
     bool ok = create != NULL && arm != NULL
                   ? control_run(c->control, create, STATEMENT_TIMEOUT_MS, f)
@@ -64,14 +64,13 @@ static char *block_of(struct cutover *c, const struct shadow_flip *exchange,
 {
     char *drain = swap_log_drain_sql(way);
     char *disarm = swap_log_disarm_sql(c->relation);
-    char *block =
-        drain == NULL || disarm == NULL
-            ? NULL
-            : text_printf("DECLARE found_ text; BEGIN\n%s%s%s;\n"
-                          "DECLARE %s BEGIN\n%s\nEND;\n%s%s%s%sEND",
-                          compose_snapshots_sql, drain, disarm, exchange->declare, exchange->body,
-                          arm != NULL ? arm : "", arm != NULL ? ";\n" : "", compose_snapshots_sql,
-                          state);
+    char *block = drain == NULL || disarm == NULL
+                      ? NULL
+                      : text_printf("DECLARE found_ text; BEGIN\n%s%s%s;\n"
+                                    "DECLARE %s BEGIN\n%s\nEND;\n%s%s%s%sEND",
+                                    compose_snapshots_sql, drain, disarm, exchange->declare,
+                                    exchange->body, arm != NULL ? arm : "",
+                                    arm != NULL ? ";\n" : "", compose_snapshots_sql, state);
     free(drain);
     free(disarm);
     return block;

@@ -13,7 +13,8 @@ enum {
     CATCH_UP_TURNS = 1000, /* a log that never gets short */
 };
 
-/* The key's columns in its own order, with the types that the log gives them. $1 table, $2 names. */
+/* The key's columns in its own order, with the types that the log gives them. $1 table, $2 names.
+ */
 static const char key_sql[] =
     "SELECT quote_ident(a.attname), format_type(a.atttypid, a.atttypmod) || "
     "coalesce((SELECT format(' COLLATE %I.%I', n.nspname, o.collname) FROM pg_collation o "
@@ -29,10 +30,10 @@ static bool read_key(struct cutover *c, const struct shadow *shape, struct swap_
     char oid[16];
     char *names = json_dumps(shape->key_names, 0);
     snprintf(oid, sizeof oid, "%u", way->from);
-    PGresult *r = names == NULL ? NULL
-                                : control_query(c->control, key_sql, 2,
-                                                (const char *const[]){oid, names},
-                                                STATEMENT_TIMEOUT_MS, f);
+    PGresult *r = names == NULL
+                      ? NULL
+                      : control_query(c->control, key_sql, 2, (const char *const[]){oid, names},
+                                      STATEMENT_TIMEOUT_MS, f);
     free(names);
     if (r == NULL) {
         return false;
@@ -65,8 +66,7 @@ bool swap_way_init(struct cutover *c, const struct shadow *shape, bool forward, 
         .forward = forward,
         .from_name = strdup(c->relation),
         .to_name = strdup(to_name),
-        .columns = add ? text_printf("%s, %s", shape->columns, c->column)
-                       : strdup(shape->columns),
+        .columns = add ? text_printf("%s, %s", shape->columns, c->column) : strdup(shape->columns),
         .all_columns = strdup(shape->all_columns),
         .key = strdup(shape->key),
     };
@@ -149,12 +149,14 @@ static void put_value_check(FILE *out, const struct cutover *c, const struct swa
 {
     char *value = context_expand(c, "{value}");
     char *differ = value != NULL ? context_differ(c, c->column, value) : NULL;
-    fprintf(out, "SELECT ROW(%s)::text INTO pgsluice_wrong FROM %s WHERE (%s) IN (SELECT ", way->key,
-            way->from_name, way->key);
+    fprintf(out, "SELECT ROW(%s)::text INTO pgsluice_wrong FROM %s WHERE (%s) IN (SELECT ",
+            way->key, way->from_name, way->key);
     put_log_key(out, way, false);
     fprintf(out,
-            " FROM unnest(pgsluice_rows)) AND %s LIMIT 1;\nIF FOUND THEN RAISE EXCEPTION USING ERRCODE = "
-            "'" SWAP_VALUE "', MESSAGE = 'the row with the key ' || pgsluice_wrong || ' was given a value "
+            " FROM unnest(pgsluice_rows)) AND %s LIMIT 1;\nIF FOUND THEN RAISE EXCEPTION USING "
+            "ERRCODE = "
+            "'" SWAP_VALUE
+            "', MESSAGE = 'the row with the key ' || pgsluice_wrong || ' was given a value "
             "that is not the expression''s'; END IF;\n",
             differ != NULL ? differ : "");
     free(value);
@@ -163,33 +165,36 @@ static void put_value_check(FILE *out, const struct cutover *c, const struct swa
 
 static void put_replay(FILE *out, const struct cutover *c, const struct swap_way *way)
 {
-    /* Some keys of two tables of which the planner knows little, one of them growing all the time: a
-     * plan that reads either of them as a whole is never right. */
+    /* Some keys of two tables of which the planner knows little, one of them growing all the time:
+     * a plan that reads either of them as a whole is never right. */
     static const char by_index[] =
         "SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off "
         "SET plan_cache_mode = force_custom_plan";
     unsigned n = way->from;
-    fprintf(out,
-            "CREATE FUNCTION pgsluice.replay_%u(most bigint) RETURNS bigint LANGUAGE plpgsql "
-            "%s AS $replay$\n#variable_conflict use_column\n"
-            "DECLARE pgsluice_rows pgsluice.log_%u[]; pgsluice_wrong text;\nBEGIN\n"
-            "WITH gone AS (DELETE FROM pgsluice.log_%u WHERE seq IN (SELECT seq FROM "
-            "pgsluice.log_%u ORDER BY seq LIMIT most) RETURNING *) "
-            "SELECT array_agg(ROW(gone.*)::pgsluice.log_%u) INTO pgsluice_rows FROM gone;\n"
-            "IF pgsluice_rows IS NULL THEN RETURN 0; END IF;\n"
-            "IF EXISTS (SELECT FROM unnest(pgsluice_rows) WHERE op = 'T') THEN TRUNCATE %s; END IF;\n",
-            n, by_index, n, n, n, n, way->to_name);
+    fprintf(
+        out,
+        "CREATE FUNCTION pgsluice.replay_%u(most bigint) RETURNS bigint LANGUAGE plpgsql "
+        "%s AS $replay$\n#variable_conflict use_column\n"
+        "DECLARE pgsluice_rows pgsluice.log_%u[]; pgsluice_wrong text;\nBEGIN\n"
+        "WITH gone AS (DELETE FROM pgsluice.log_%u WHERE seq IN (SELECT seq FROM "
+        "pgsluice.log_%u ORDER BY seq LIMIT most) RETURNING *) "
+        "SELECT array_agg(ROW(gone.*)::pgsluice.log_%u) INTO pgsluice_rows FROM gone;\n"
+        "IF pgsluice_rows IS NULL THEN RETURN 0; END IF;\n"
+        "IF EXISTS (SELECT FROM unnest(pgsluice_rows) WHERE op = 'T') THEN TRUNCATE %s; END IF;\n",
+        n, by_index, n, n, n, n, way->to_name);
     if (way->forward) {
         put_value_check(out, c, way);
     }
     fprintf(out, "DELETE FROM %s WHERE (%s) IN (SELECT ", way->to_name, way->key);
     put_log_key(out, way, false);
     fprintf(out,
-            " FROM unnest(pgsluice_rows));\nINSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s "
+            " FROM unnest(pgsluice_rows));\nINSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s "
+            "FROM %s "
             "WHERE (%s) IN (SELECT ",
             way->to_name, way->columns, way->columns, way->from_name, way->key);
     put_log_key(out, way, false);
-    fputs(" FROM unnest(pgsluice_rows));\nRETURN array_length(pgsluice_rows, 1);\nEND $replay$", out);
+    fputs(" FROM unnest(pgsluice_rows));\nRETURN array_length(pgsluice_rows, 1);\nEND $replay$",
+          out);
 }
 
 char *swap_log_create_sql(const struct cutover *c, const struct swap_way *way)
@@ -200,8 +205,9 @@ char *swap_log_create_sql(const struct cutover *c, const struct swap_way *way)
     }
     /* The log is short and busy: without its own settings autovacuum would come too late. Cutting
      * off its end would take an exclusive lock on it, and writers would wait. */
-    fprintf(t.out, "CREATE TABLE pgsluice.log_%u (seq bigint GENERATED ALWAYS AS IDENTITY "
-                   "PRIMARY KEY, op \"char\" NOT NULL, ",
+    fprintf(t.out,
+            "CREATE TABLE pgsluice.log_%u (seq bigint GENERATED ALWAYS AS IDENTITY "
+            "PRIMARY KEY, op \"char\" NOT NULL, ",
             way->from);
     put_log_key(t.out, way, true);
     fputs(") WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, "
@@ -212,17 +218,19 @@ char *swap_log_create_sql(const struct cutover *c, const struct swap_way *way)
     return text_end(&t);
 }
 
-/* Also for what replication or a restore writes with session_replication_role = replica. */
-char *swap_log_arm_sql(const struct swap_way *way, const char *table)
+/* Also for what replication or a restore writes with session_replication_role = replica; before
+ * PostgreSQL 13 the triggers of partitions can only be as they were made. */
+char *swap_log_arm_sql(const struct cutover *c, const struct swap_way *way, const char *table)
 {
     return text_printf(
         "CREATE TRIGGER pgsluice_capture AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW "
         "EXECUTE PROCEDURE pgsluice.capture_%u(); "
         "CREATE TRIGGER pgsluice_truncate AFTER TRUNCATE ON %s FOR EACH STATEMENT "
         "EXECUTE PROCEDURE pgsluice.capture_%u(); "
-        "ALTER TABLE %s ENABLE ALWAYS TRIGGER pgsluice_capture, "
+        "ALTER TABLE %s %s ENABLE ALWAYS TRIGGER pgsluice_capture, "
         "ENABLE ALWAYS TRIGGER pgsluice_truncate",
-        table, way->from, table, way->from, table);
+        table, way->from, table, way->from, control_version(c->control) < 130000 ? "ONLY" : "",
+        table);
 }
 
 char *swap_log_disarm_sql(const char *table)

@@ -1,7 +1,7 @@
 /*
  * The log of a swap: which keys have changed in the table that applications use, so that they can
- * be read again for the table beside it. It is written by triggers, in the writer's own transaction,
- * and only ever appended to: no isolation level can make it fail or wait.
+ * be read again for the table beside it. It is written by triggers, in the writer's own
+ * transaction, and only ever appended to: no isolation level can make it fail or wait.
  *
  * A log row is taken out and the row that it names copied in one transaction with one snapshot. A
  * number in the log says nothing of the order of commits, so that no high-water mark is kept: what
@@ -35,15 +35,17 @@ void swap_way_fini(struct swap_way *way);
 
 /* SQL: the log's table and functions, which take no lock on either table; the triggers, on `table`,
  * as statements (SHARE ROW EXCLUSIVE: waits for open writers, so that none is missed); their
- * removal (ACCESS EXCLUSIVE); the removal of the rest. The caller frees; NULL when out of memory. */
+ * removal (ACCESS EXCLUSIVE); the removal of the rest. The caller frees; NULL when out of memory.
+ */
 char *swap_log_create_sql(const struct cutover *c, const struct swap_way *way);
-char *swap_log_arm_sql(const struct swap_way *way, const char *table);
+char *swap_log_arm_sql(const struct cutover *c, const struct swap_way *way, const char *table);
 char *swap_log_disarm_sql(const char *table);
 char *swap_log_drop_sql(unsigned from);
 /* Makes the triggers do nothing, without any lock on their table. */
 char *swap_log_silence_sql(unsigned from);
 
-/* SQL, a PL/pgSQL statement: replays everything. For the flip, where the lock keeps writers away. */
+/* SQL, a PL/pgSQL statement: replays everything. For the flip, where the lock keeps writers away.
+ */
 char *swap_log_drain_sql(const struct swap_way *way);
 
 /* Takes up to `most` rows out of the log (0: all) and copies what they name; *count says how many.

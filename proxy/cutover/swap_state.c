@@ -33,12 +33,9 @@ static const char *const phase_names[] = {
 };
 
 static const char *const phase_texts[] = {
-    [SWAP_NONE] = "nothing",
-    [SWAP_COPY] = "copying rows",
-    [SWAP_FINISH] = "all rows copied",
-    [SWAP_BAKE] = "flipped, the old table is kept",
-    [SWAP_BACK] = "flipped back",
-    [SWAP_DROP] = "cleaning up",
+    [SWAP_NONE] = "nothing",           [SWAP_COPY] = "copying rows",
+    [SWAP_FINISH] = "all rows copied", [SWAP_BAKE] = "flipped, the old table is kept",
+    [SWAP_BACK] = "flipped back",      [SWAP_DROP] = "cleaning up",
 };
 
 const char *swap_phase_text(enum swap_phase phase)
@@ -76,12 +73,13 @@ bool swap_state_read(struct cutover *c, struct swap_row *out, struct failure *f)
     if (!exists) {
         return true;
     }
-    PGresult *r = control_query(
-        c->control,
-        "SELECT phase, relation, shadow, expression, digest, cursor, copied, made_schema, validate, "
-        "upto "
-        "FROM pgsluice.swap WHERE table_schema = $1 AND table_name = $2",
-        2, (const char *const[]){c->rule->schema, c->rule->table}, STATEMENT_TIMEOUT_MS, f);
+    PGresult *r = control_query(c->control,
+                                "SELECT phase, relation, shadow, expression, digest, cursor, "
+                                "copied, made_schema, validate, "
+                                "upto "
+                                "FROM pgsluice.swap WHERE table_schema = $1 AND table_name = $2",
+                                2, (const char *const[]){c->rule->schema, c->rule->table},
+                                STATEMENT_TIMEOUT_MS, f);
     if (r == NULL) {
         return false;
     }
@@ -137,11 +135,12 @@ char *swap_state_insert_sql(const struct cutover *c, const char *shadow, const c
     char *sql =
         schema == NULL || table == NULL || expression == NULL || name == NULL
             ? NULL
-            : text_printf("INSERT INTO pgsluice.swap (table_schema, table_name, column_name, owner, "
-                          "phase, relation, shadow, expression, digest, made_schema) VALUES "
-                          "(%s, %s, %s, '%s', '%s', %u, %s::regclass, %s, '%s', %s)",
-                          schema, table, c->column_text, c->run, phase_names[SWAP_COPY],
-                          c->table.oid, name, expression, digest, made_schema ? "true" : "false");
+            : text_printf(
+                  "INSERT INTO pgsluice.swap (table_schema, table_name, column_name, owner, "
+                  "phase, relation, shadow, expression, digest, made_schema) VALUES "
+                  "(%s, %s, %s, '%s', '%s', %u, %s::regclass, %s, '%s', %s)",
+                  schema, table, c->column_text, c->run, phase_names[SWAP_COPY], c->table.oid, name,
+                  expression, digest, made_schema ? "true" : "false");
     free(name);
     free(schema);
     free(table);
@@ -149,20 +148,20 @@ char *swap_state_insert_sql(const struct cutover *c, const char *shadow, const c
     return sql;
 }
 
-char *swap_state_enter_sql(const struct cutover *c, enum swap_phase phase,
-                           const json_t *validate)
+char *swap_state_enter_sql(const struct cutover *c, enum swap_phase phase, const json_t *validate)
 {
     char *condition = where(c);
     char *list = validate != NULL ? json_dumps(validate, 0) : NULL;
     char *value = list != NULL ? control_quote_literal(c->control, list) : NULL;
-    char *sql = condition == NULL || (validate != NULL && value == NULL)
-                    ? NULL
-                    : text_printf("UPDATE pgsluice.swap SET phase = '%s', validate = %s, "
-                                  "changed_at = clock_timestamp() WHERE %s AND owner = '%s';\n"
-                                  "IF NOT FOUND THEN RAISE EXCEPTION USING ERRCODE = '" SWAP_TAKEN "', "
-                                  "MESSAGE = 'another run has taken the swap over'; END IF;\n",
-                                  phase_names[phase], value != NULL ? value : "validate", condition,
-                                  c->run);
+    char *sql =
+        condition == NULL || (validate != NULL && value == NULL)
+            ? NULL
+            : text_printf("UPDATE pgsluice.swap SET phase = '%s', validate = %s, "
+                          "changed_at = clock_timestamp() WHERE %s AND owner = '%s';\n"
+                          "IF NOT FOUND THEN RAISE EXCEPTION USING ERRCODE = '" SWAP_TAKEN "', "
+                          "MESSAGE = 'another run has taken the swap over'; END IF;\n",
+                          phase_names[phase], value != NULL ? value : "validate", condition,
+                          c->run);
     free(condition);
     free(list);
     free(value);

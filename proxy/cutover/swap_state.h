@@ -47,8 +47,7 @@ char *swap_state_insert_sql(const struct cutover *c, const char *shadow, const c
                             bool made_schema);
 /* SQL, a PL/pgSQL statement that fails (SWAP_TAKEN) when the swap is somebody else's by now.
  * `validate` may be NULL: it stays. */
-char *swap_state_enter_sql(const struct cutover *c, enum swap_phase phase,
-                           const json_t *validate);
+char *swap_state_enter_sql(const struct cutover *c, enum swap_phase phase, const json_t *validate);
 /* Keeps other runs away for as long as c->control lasts; waits a little for the backend of a
  * connection that was lost. SWAP_TAKEN when another run is at work. */
 MUST_CHECK bool swap_state_lead(struct cutover *c, struct failure *f);

@@ -38,7 +38,7 @@ class Churn(Psycopg2Worker):
     def open(self, stack):
         super().open(stack)
         self.turns = itertools.count()
-        self.first = 1_000_000 * (1 + next(Churn.number))
+        self.first = 1_000_000_000 + 1_000_000 * next(Churn.number)
         self.rows_now = {}
 
     def step(self):
@@ -274,6 +274,17 @@ def test_a_long_snapshot_delays_the_flip(table, front):
     assert command.returncode == 0, text
     assert table.psql("SELECT count(*) FROM chunks") == str(BASE_ROWS + 1)
     reader.close()
+
+
+def test_a_server_that_crashes_meanwhile_is_waited_for(table, front):
+    command = start(front, *SWAP, "--pause", "100ms")
+    wait_for_copy(table)
+    table.restart("immediate")
+    table.psql("DELETE FROM chunks WHERE id <= 10")
+    text, _ = command.communicate(timeout=60)
+    assert command.returncode == 0 and "trying to go on" in text, text
+    assert is_generated(table)
+    assert table.psql("SELECT count(*) FROM chunks") == str(BASE_ROWS - 10)
 
 
 @pytest.mark.timeout(3600)
