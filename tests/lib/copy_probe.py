@@ -1,4 +1,4 @@
-"""The COPY filters and hashtext of rules/, through the program copy_probe."""
+"""The COPY filters of rules/ and its evaluation of expressions, through the program copy_probe."""
 
 import struct
 import subprocess
@@ -51,9 +51,12 @@ class CopyProbe:
     def _read_int(self):
         return struct.unpack("<i", self._read(4))[0]
 
-    def hashtext(self, text):
-        self._ask(b"H" + _bytes(text))
-        return self._read_int()
+    def evaluate(self, expression, value, type_oid=25, typmod=-1, binary=False):
+        """The expression's value where its column has `value` (bytes); None: it cannot be known."""
+        self._ask(b"E" + _bytes(expression.encode()) + _int(type_oid)
+                  + struct.pack("<i", typmod) + _int(binary) + _bytes(value))
+        kind, result = self._read_int(), self._read_int()
+        return result if kind == 2 else None
 
     def filter(self, stream, options, seed=0, piece=1 << 16, runs=64):
         """options: a CopyOptions; seed: of the pieces' sizes, which are at most `piece`."""

@@ -1,19 +1,20 @@
 /*
- * The COPY filters and hashtext for the Python tests: requests on stdin, answers on stdout, until
+ * The COPY filters and the expression for the Python tests: requests on stdin, answers on stdout, until
  * stdin ends. Integers are of four bytes, low byte first; bytes are a length and so many bytes.
  *
  * 'C': format, encoding's name (bytes), header, width, whether \. ends CSV, delimiter, quote,
  * escape, null (bytes), number of fields, for each index, stays, name (bytes); seed, greatest
  * piece, runs that a call has room for, stream (bytes). Answer: rows, output (bytes), values
  * (bytes): of each row for each field its length, -1 for NULL and -2 when it is not at hand, and
- * its plain bytes. 'H': bytes. Answer: their hash.
+ * its plain bytes. 'E': an expression (bytes), its column's type OID and typmod, whether the value
+ * is binary, the value (bytes). Answer: 0 unknown, 1 NULL, 2 a value; the value.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "rules/copy_filter.h"
-#include "rules/hashtext.h"
+#include "rules/evaluate.h"
 
 enum { RUNS_MAX = 64, PLAIN_MAX = 4096 };
 
@@ -207,12 +208,25 @@ static void filter_stream(void)
     free(stream.at);
 }
 
-static void hash(void)
+static void evaluate(void)
 {
     struct bytes text = read_bytes(), reply = {0};
-    append_int(&reply, (uint32_t)hashtext(text.at, text.len));
+    struct evaluation expression;
+    append(&text, "", 1);
+    if (!evaluation_read(text.at, &expression)) {
+        give_up("the expression is not known");
+    }
+    const struct evaluation_column column = {.type_oid = read_int(), .typmod = (int32_t)read_int()};
+    struct evaluation_input input = {.is_binary = read_int() != 0, .is_in_encoding = true};
+    struct bytes value = read_bytes();
+    input.bytes = value.at;
+    input.len = value.len;
+    int32_t result = 0;
+    append_int(&reply, (uint32_t)evaluation_value(&expression, &column, &input, &result));
+    append_int(&reply, (uint32_t)result);
     fwrite(reply.at, 1, reply.len, stdout);
     free(reply.at);
+    free(value.at);
     free(text.at);
 }
 
@@ -222,8 +236,8 @@ int main(void)
     while ((kind = getchar()) != EOF) {
         if (kind == 'C') {
             filter_stream();
-        } else if (kind == 'H') {
-            hash();
+        } else if (kind == 'E') {
+            evaluate();
         } else {
             give_up("no such request");
         }

@@ -355,13 +355,3 @@ def test_a_header_with_another_name_is_refused(probe, reference):
             answer, rows = reference.copy("t", ["f0"], options, filtered.stream)
             assert (answer and answer.sqlstate) == sqlstate, stream
             assert sqlstate or rows == [[b"x", None, None, None]]
-
-
-def test_hashtext_is_the_servers(probe, reference):
-    rng = random.Random("hashtext")
-    texts = ["".join(rng.choice("abc äß日本語😀%'\\") for _ in range(length))
-             for length in [*range(60), 255, 1000] for _ in range(4)]
-    literals = ", ".join("($t$" + text + "$t$)" for text in texts)
-    rows = reference.wire.rows(
-        f"SELECT hashtext(t) FROM (VALUES {literals}) AS v(t)")
-    assert [int(row[0]) for row in rows] == [probe.hashtext(text.encode()) for text in texts]
