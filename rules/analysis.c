@@ -82,6 +82,13 @@ static struct supplied *find_alike(struct analysis *a, size_t rule, const char *
     return NULL;
 }
 
+static void own_pairs(struct analysis *a, size_t supplied, size_t count)
+{
+    for (size_t i = a->pair_count - count; i < a->pair_count; i++) {
+        a->pairs[i].supplied = (uint32_t)supplied;
+    }
+}
+
 void analysis_record(struct analysis *a, size_t rule, const struct supply *supply)
 {
     struct supplied *alike = a->supplied_count < SUPPLIED_APART_MAX
@@ -90,8 +97,12 @@ void analysis_record(struct analysis *a, size_t rule, const struct supply *suppl
     if (alike != NULL) {
         alike->rows += supply->rows;
         alike->params += supply->params;
+        alike->compared.matched += supply->compared.matched;
+        alike->compared.mismatched += supply->compared.mismatched;
+        own_pairs(a, (size_t)(alike - a->supplied), supply->pairs);
         return;
     }
+    own_pairs(a, a->supplied_count, supply->pairs);
     a->supplied = arena_grow(a->arena, a->supplied, a->supplied_count, &a->supplied_capacity,
                              sizeof *a->supplied);
     a->supplied[a->supplied_count++] = (struct supplied){
@@ -99,6 +110,7 @@ void analysis_record(struct analysis *a, size_t rule, const struct supply *suppl
         .statement = supply->statement,
         .rows = supply->rows,
         .params = supply->params,
+        .compared = supply->compared,
     };
 }
 

@@ -62,6 +62,11 @@ struct analysis {
     bool prepares, schema_change;
     struct supplied *supplied;
     size_t supplied_count, supplied_capacity;
+    struct value_pair *pairs;
+    size_t pair_count, pair_capacity;
+    uint8_t *param_uses; /* by number - 1, once asked for */
+    size_t param_use_count, param_use_capacity;
+    const RawStmt *params_of; /* of this statement */
     struct edit *edits;
     size_t edit_count, edit_capacity;
     struct verdict_copy *copies; /* every COPY ... FROM STDIN */
@@ -88,6 +93,8 @@ struct analysis {
     bool has_params;          /* "$1" means something here */
     const uint32_t *declared; /* types by number - 1; 0 is not declared */
     size_t declared_count;
+    bool is_conforming; /* standard_conforming_strings */
+    bool is_in_server_encoding;
     bool is_cut_short; /* too deep, or a node that the walk does not know */
 };
 
@@ -97,6 +104,8 @@ struct supply {
     uint32_t rows, params;
     bool is_update;
     const char *obstacle; /* why it cannot be taken out of the text; NULL when the caller can */
+    size_t pairs;         /* so many of the analysis's last pairs are its values */
+    struct comparison compared; /* values that were compared already */
 };
 
 /* Records the supply and applies the rule's mode to it. True: the caller takes the value out. */
@@ -134,6 +143,8 @@ struct sql_walk {
     bool (*visit)(Node *node, void *context); /* true: go on below this node */
     void *context;
     int depth;
+    bool is_conforming; /* standard_conforming_strings */
+    bool is_in_server_encoding;
     bool is_cut_short; /* too deep, or a node of a kind that is not known */
 };
 /* True when the walk was cut short. */
@@ -143,6 +154,15 @@ bool statement_walk(Node *node, struct sql_walk *walk);
 void insert_judge(struct analysis *a, InsertStmt *stmt);
 /* x.* among values stands for as many as x has columns. */
 bool value_has_star(const Node *value);
+
+/* compare_note.c: which values of an INSERT or of a SET list can be compared with what the rule's
+ * expression makes of others there. */
+struct insert;
+void compare_note_rows(const struct insert *insert, size_t rule, size_t position,
+                       struct supply *supply);
+/* NULL: there is no such value. */
+void compare_note_values(struct analysis *a, size_t rule, const Node *key, const Node *source,
+                         struct supply *supply);
 
 /* assign.c: SET lists of UPDATE, ON CONFLICT and MERGE; writes to dependents. `targets`: where the
  * tree keeps the list */

@@ -7,6 +7,8 @@
 
 #include <string.h>
 
+#include "rules/compare.h"
+
 /* A SET list. Its items are ResTargets; those of (a, b) = (1, 2) are told by a MultiAssignRef each.
  */
 struct assignment {
@@ -70,6 +72,20 @@ static const char *obstacle_of(const struct assignment *set, const ResTarget *it
     return NULL;
 }
 
+/* The value that the list has for the column that the rule's expression reads, if it has one. */
+static void note_values(const struct assignment *set, size_t rule, const ResTarget *key,
+                        struct supply *supply)
+{
+    const struct compare_rule *compares = compare_rule_of(set->a->set, rule);
+    for (size_t i = 0; compares != NULL && i < set->count; i++) {
+        const ResTarget *item = item_at(set, i);
+        if (strcmp(item->name, compares->evaluation.column) == 0 && obstacle_of(set, item) == NULL &&
+            obstacle_of(set, key) == NULL) {
+            compare_note_values(set->a, rule, value_of(key), value_of(item), supply);
+        }
+    }
+}
+
 /* True when there is something to take out. */
 static bool judge_items(const struct assignment *set, uint64_t rules)
 {
@@ -83,6 +99,7 @@ static bool judge_items(const struct assignment *set, uint64_t rules)
             }
             struct supply supply = {
                 .statement = set->statement, .is_update = true, .obstacle = obstacle_of(set, item)};
+            note_values(set, rule_first(rules), item, &supply);
             if (analysis_supply(set->a, rule_first(rules), &supply)) {
                 set->rules[i] = rule;
                 takes_out = true;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "rules/compare.h"
 #include "rules/prefilter.h"
 
 /* U&"\0063hunks" names chunks as well. */
@@ -14,6 +15,7 @@ static const char unicode_identifier[] = "u&\"";
 
 struct rule_set {
     struct rule *rules;
+    struct compare_rule *compares; /* by rule; key_type 0: cannot be compared */
     size_t count;
     const char *database;
     struct prefilter prefilter;
@@ -45,6 +47,7 @@ static void copy_strings(struct string_copier *copier, struct rule *to, const st
     copy.schema = copy_string(copier, from->schema);
     copy.table = copy_string(copier, from->table);
     copy.column = copy_string(copier, from->column);
+    copy.expression = copy_string(copier, from->expression);
     struct rule_column *columns =
         to == NULL ? NULL : calloc(from->column_count + 1, sizeof *columns);
     struct rule_relation *dependents =
@@ -68,6 +71,7 @@ static void copy_strings(struct string_copier *copier, struct rule *to, const st
     }
     if (to != NULL) {
         copy.columns = columns;
+        copy.details = NULL;
         copy.dependents = dependents;
         *to = copy;
     }
@@ -120,7 +124,9 @@ static bool fill(struct rule_set *set, const struct rule *rules, const char *dat
     set->strings = malloc(copier.used + 1);
     set->rules = calloc(set->count + 1, sizeof *set->rules);
     set->names = calloc(name_count, sizeof *set->names);
-    if (set->strings == NULL || set->rules == NULL || set->names == NULL) {
+    set->compares = calloc(set->count + 1, sizeof *set->compares);
+    if (set->strings == NULL || set->rules == NULL || set->names == NULL ||
+        set->compares == NULL) {
         return false;
     }
     copier = (struct string_copier){.to = set->strings};
@@ -129,6 +135,9 @@ static bool fill(struct rule_set *set, const struct rule *rules, const char *dat
         copy_strings(&copier, &set->rules[i], &rules[i]);
         if (set->rules[i].columns == NULL || set->rules[i].dependents == NULL) {
             return false;
+        }
+        if (!compare_rule_read(&rules[i], &set->compares[i])) {
+            set->compares[i] = (struct compare_rule){0};
         }
     }
     collect_names(set, &copier, rules, &name_count);
@@ -169,6 +178,7 @@ void rule_set_free(struct rule_set *set)
     }
     prefilter_fini(&set->prefilter);
     free(set->rules);
+    free(set->compares);
     free(set->names);
     free(set->strings);
     free(set);
@@ -182,6 +192,12 @@ size_t rule_set_count(const struct rule_set *set)
 const struct rule *rule_set_get(const struct rule_set *set, size_t index)
 {
     return &set->rules[index];
+}
+
+const struct compare_rule *compare_rule_of(const struct rule_set *set, size_t index)
+{
+    const struct compare_rule *rule = &set->compares[index];
+    return rule->key_type == 0 ? NULL : rule;
 }
 
 bool rule_set_may_concern(const struct rule_set *set, const char *text, size_t len)

@@ -37,6 +37,12 @@ struct rule_column {
     bool is_computed; /* generated, or an identity that takes no value */
 };
 
+/* What a comparison has to know of a column beside its type. */
+struct rule_column_detail {
+    int32_t typmod;           /* as pg_attribute has it; 0 or less: none */
+    bool is_nondeterministic; /* its collation: values of different bytes may be equal */
+};
+
 struct rule_relation {
     const char *schema;
     const char *name;
@@ -55,10 +61,14 @@ struct rule {
     enum rule_mode mode;
     bool unqualified_guarded; /* an unqualified name that equals table is the guarded table */
     enum rule_shape shape;
+    const char *expression; /* SQL, as configured; NULL: not known */
+    bool compares;          /* supplied values are compared with the expression's, where they can */
+    bool rejects_mismatch;  /* and refused where they differ, where others are taken out */
     /* Live columns in the order in which applications know them: the order of an INSERT without a
      * column list and of "*". After an in-place cutover it is the order of before. */
     const struct rule_column *columns;
     size_t column_count;
+    const struct rule_column_detail *details; /* by column, for rule_set_new() alone; NULL: zeros */
     bool reordered; /* the catalog's order differs from `columns` */
     /* Views, rules' source tables, partitions and inheritance children, transitively. */
     const struct rule_relation *dependents;
@@ -90,6 +100,36 @@ struct kept_text {
 
 #define KEPT_MAX 48
 
+/* What is known of values supplied: those of which it is not are not counted. */
+struct comparison {
+    uint32_t matched;    /* have the expression's value */
+    uint32_t mismatched; /* have another one */
+    /* of the first of these: in which row, from 1, and what the expression has for it */
+    uint32_t row;
+    int32_t expected;
+    bool expects_null;
+};
+
+enum value_kind {
+    VALUE_NULL,
+    VALUE_LITERAL,
+    VALUE_PARAM,
+};
+
+/* Where a value is. */
+struct value_ref {
+    enum value_kind kind;
+    uint32_t at;   /* the literal's first byte in the client's text; a parameter's number, from 1 */
+    uint32_t lead; /* bytes of it in front of the literal proper: a sign's */
+};
+
+/* A row's value for a guarded column, and for the column that its expression reads. */
+struct value_pair {
+    uint32_t supplied; /* index in the verdict's list */
+    uint32_t row;      /* from 1 */
+    struct value_ref key, source;
+};
+
 /* One place in a statement where the client supplied a value for a guarded column, or could have.
  * Of a text with more than 64 of them, the last one of a kind stands for all that follow. */
 struct supplied {
@@ -97,6 +137,7 @@ struct supplied {
     const char *statement; /* "INSERT", "UPDATE", "COPY", "MERGE", "DO", ...: static string */
     uint32_t rows;         /* VALUES rows that carry the key; 0 when the text does not tell */
     uint32_t params;       /* of those, how many are bound as parameters */
+    struct comparison compared;
 };
 
 /* One COPY ... FROM STDIN of a text, in whose edited statement columns are missing: its stream goes
@@ -136,6 +177,9 @@ struct verdict {
     /* what the audit says of it; empty when no key was supplied */
     const struct supplied *supplied;
     size_t supplied_count;
+    /* The values that can be compared; those of parameters at Bind. Literals are, in `supplied`. */
+    const struct value_pair *pairs;
+    size_t pair_count;
     uint64_t fingerprint; /* pg_query's; 0 where supplied_count is 0 */
     /* Every literal replaced by "?", up to 8 KB, of a bulk load the first row; NULL where
      * supplied_count is 0 */
@@ -158,6 +202,7 @@ struct judge_input {
     bool extended;                    /* a Parse message */
     bool standard_conforming_strings; /* the session's, as last reported */
     enum text_encoding encoding;
+    bool is_in_server_encoding; /* the text; otherwise only ASCII values can be compared */
 };
 
 /* A judge belongs to one thread. It keeps verdicts of texts seen before, bounded in bytes. */
