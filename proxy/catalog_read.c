@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "rules/compare.h"
+
 enum { READ_TIMEOUT_MS = 10000 };
 
 bool names_add(struct names *names, const char *name)
@@ -95,13 +97,16 @@ static const char relation_sql[] =
     "ON a.attrelid = c.oid AND a.attname = $3 AND a.attnum > 0 AND NOT a.attisdropped "
     "WHERE n.nspname = $1 AND c.relname = $2";
 
-/* Takes no value; version 11 has no attgenerated. */
-#define COLUMN_IS_COMPUTED                                                                         \
-    "coalesce(to_jsonb(a) ->> 'attgenerated', '') <> '' OR attidentity = 'a' AS computed"
+/* computed: takes no value; version 11 has no attgenerated. unsteady: its collation is not
+ * deterministic, which came with version 12. */
+#define COLUMN_MARKS                                                                         \
+    "coalesce(to_jsonb(a) ->> 'attgenerated', '') <> '' OR attidentity = 'a' AS computed, "        \
+    "atttypmod, EXISTS (SELECT FROM pg_collation k WHERE k.oid = a.attcollation "                  \
+    "AND to_jsonb(k) ->> 'collisdeterministic' = 'false') AS unsteady"
 
 /* $1 relation. */
 static const char columns_sql[] =
-    "SELECT attname, atttypid, attnum, " COLUMN_IS_COMPUTED " FROM pg_attribute a "
+    "SELECT attname, atttypid, attnum, " COLUMN_MARKS " FROM pg_attribute a "
     "WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
 
 /* The same in the order in which applications know the columns. An in-place cutover leaves the
@@ -112,7 +117,7 @@ static const char columns_sql[] =
 static const char recorded_columns_sql[] =
     "WITH run AS (SELECT * FROM pgsluice.run WHERE table_schema = $2 AND table_name = $3 "
     "  AND column_name = $4 ORDER BY epoch DESC LIMIT 1), "
-    "live AS (SELECT attname, atttypid, attnum, " COLUMN_IS_COMPUTED " FROM pg_attribute a "
+    "live AS (SELECT attname, atttypid, attnum, " COLUMN_MARKS " FROM pg_attribute a "
     "  WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped), "
     "known AS (SELECT u.* FROM run, unnest(order_names, order_numbers) "
     "  WITH ORDINALITY u(name, num, ord)), "
@@ -124,7 +129,7 @@ static const char recorded_columns_sql[] =
     "sound AS (SELECT coalesce(bool_and(follows), false) AS yes FROM (SELECT "
     "  (num > lag(num) OVER (ORDER BY attnum)) IS NOT FALSE AS follows "
     "  FROM matched WHERE num IS NOT NULL) x) "
-    "SELECT attname, atttypid, attnum, computed FROM matched "
+    "SELECT attname, atttypid, attnum, computed, atttypmod, unsteady FROM matched "
     "ORDER BY CASE WHEN (SELECT yes FROM sound) THEN ord END NULLS LAST, attnum";
 
 /* Relations through which a statement may write the table: views and tables whose rules mention it,
@@ -160,6 +165,7 @@ struct reading {
     PGresult *columns;
     PGresult *dependents;
     struct rule_column *column;
+    struct rule_column_detail *detail;
     struct rule_relation *dependent;
     enum rule_shape shape;
     bool reordered;
@@ -171,6 +177,7 @@ static void reading_fini(struct reading *r)
     PQclear(r->columns);
     PQclear(r->dependents);
     free(r->column);
+    free(r->detail);
     free(r->dependent);
 }
 
@@ -253,8 +260,9 @@ static bool read_lists(struct control *control, const struct config_rule *rule, 
     int columns = PQntuples(out->columns);
     int dependents = PQntuples(out->dependents);
     out->column = calloc((size_t)columns + 1, sizeof *out->column);
+    out->detail = calloc((size_t)columns + 1, sizeof *out->detail);
     out->dependent = calloc((size_t)dependents + 1, sizeof *out->dependent);
-    if (out->column == NULL || out->dependent == NULL) {
+    if (out->column == NULL || out->detail == NULL || out->dependent == NULL) {
         return fail(f, EXIT_REFUSED, "out of memory");
     }
     long last = 0;
@@ -262,6 +270,8 @@ static bool read_lists(struct control *control, const struct config_rule *rule, 
         out->column[i].name = PQgetvalue(out->columns, i, 0);
         out->column[i].type_oid = (uint32_t)strtoul(PQgetvalue(out->columns, i, 1), NULL, 10);
         out->column[i].is_computed = PQgetvalue(out->columns, i, 3)[0] == 't';
+        out->detail[i].typmod = (int32_t)strtol(PQgetvalue(out->columns, i, 4), NULL, 10);
+        out->detail[i].is_nondeterministic = PQgetvalue(out->columns, i, 5)[0] == 't';
         long number = strtol(PQgetvalue(out->columns, i, 2), NULL, 10);
         out->reordered = out->reordered || number < last;
         last = number;
@@ -293,7 +303,8 @@ static bool read_rule(struct control *control, const struct config_rule *rule, b
     return ok;
 }
 
-static void fill_rule(struct rule *out, const struct config_rule *rule, const struct reading *r)
+static void fill_rule(struct rule *out, const struct config *config,
+                      const struct config_rule *rule, const struct reading *r)
 {
     *out = (struct rule){
         .name = rule->name,
@@ -303,7 +314,11 @@ static void fill_rule(struct rule *out, const struct config_rule *rule, const st
         .mode = rule->mode,
         .unqualified_guarded = rule->unqualified_guarded,
         .shape = r->shape,
+        .expression = rule->expression,
+        .compares = config->audit != NULL || rule->reject_mismatch,
+        .rejects_mismatch = rule->reject_mismatch,
         .columns = r->column,
+        .details = r->detail,
         .column_count = (size_t)PQntuples(r->columns),
         .reordered = r->reordered,
         .dependents = r->dependent,
@@ -311,12 +326,26 @@ static void fill_rule(struct rule *out, const struct config_rule *rule, const st
     };
 }
 
+/* What cannot be kept is not promised. */
+static bool check_comparison(const struct rule *rule, struct failure *f)
+{
+    struct compare_rule compares;
+    return !rule->rejects_mismatch || compare_rule_read(rule, &compares) ||
+           fail(f, EXIT_REFUSED,
+                "rule %s: on_mismatch = reject needs an expression that pgsluice can evaluate, as "
+                "mod(hashtext(column::text), 100) over a text, varchar, char, integer or uuid "
+                "column of a deterministic collation; %s is none",
+                rule->name, rule->expression);
+}
+
 static void print_rule(FILE *print, const struct rule *rule, size_t index)
 {
     fprintf(print, "rule %zu mode %d unqualified %d shape %d reordered %d\n", index,
             (int)rule->mode, rule->unqualified_guarded, (int)rule->shape, rule->reordered);
+    fprintf(print, "compares %d rejects %d\n", rule->compares, rule->rejects_mismatch);
     for (size_t i = 0; i < rule->column_count; i++) {
-        fprintf(print, "column %s %u\n", rule->columns[i].name, rule->columns[i].type_oid);
+        fprintf(print, "column %s %u %d %d\n", rule->columns[i].name, rule->columns[i].type_oid,
+                (int)rule->details[i].typmod, rule->details[i].is_nondeterministic);
     }
     for (size_t i = 0; i < rule->dependent_count; i++) {
         fprintf(print, "dependent %s %s\n", rule->dependents[i].schema, rule->dependents[i].name);
@@ -353,7 +382,10 @@ bool catalog_read_database(struct control *control, const struct config *config,
             goto out;
         }
         if (!reading[i].absent) {
-            fill_rule(&rule[out->rule_count], from, &reading[i]);
+            fill_rule(&rule[out->rule_count], config, from, &reading[i]);
+            if (!check_comparison(&rule[out->rule_count], f)) {
+                goto out;
+            }
             rule[out->rule_count].reordered |= (moving >> rules[i] & 1) != 0;
             print_rule(print, &rule[out->rule_count], rules[i]);
             out->rule_index[out->rule_count++] = rules[i];

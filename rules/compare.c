@@ -29,7 +29,7 @@ bool compare_rule_read(const struct rule *rule, struct compare_rule *out)
         out->source.typmod = rule->details[source].typmod;
         out->source.is_nondeterministic = rule->details[source].is_nondeterministic;
     }
-    return true;
+    return evaluation_is_possible(&out->evaluation, &out->source);
 }
 
 static enum evaluated read_key(const struct evaluation_input *key, int64_t *value)

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "rules/compare.h"
+
 /* The stream's columns, in its order. */
 static size_t stream_width(const struct rule *rule, const CopyStmt *stmt)
 {
@@ -19,15 +21,20 @@ static const char *stream_column(const struct rule *rule, const CopyStmt *stmt, 
     return stmt->attlist == NIL ? rule->columns[at].name : strVal(list_nth(stmt->attlist, (int)at));
 }
 
-/* The place of the rule's column in the stream; the width when it is not there. */
-static size_t stream_index(const struct rule *rule, const CopyStmt *stmt)
+static size_t stream_index_of(const struct rule *rule, const CopyStmt *stmt, const char *column)
 {
     const size_t width = stream_width(rule, stmt);
     size_t at = 0;
-    while (at < width && strcmp(stream_column(rule, stmt, at), rule->column) != 0) {
+    while (at < width && strcmp(stream_column(rule, stmt, at), column) != 0) {
         at++;
     }
     return at;
+}
+
+/* The place of the rule's column in the stream; the width when it is not there. */
+static size_t stream_index(const struct rule *rule, const CopyStmt *stmt)
+{
+    return stream_index_of(rule, stmt, rule->column);
 }
 
 uint64_t copy_statement_carries(const struct analysis *a, const CopyStmt *stmt, uint64_t rules)
@@ -426,5 +433,71 @@ void copy_statement_strip(struct analysis *a, CopyStmt *stmt, uint64_t rules,
         shorten_list(a, stmt, behind, drop, options->width);
     } else {
         make_list(a, stmt, rule, behind, drop);
+    }
+}
+
+static size_t field_of(const struct copy_options *options, size_t index)
+{
+    size_t at = 0;
+    while (at < options->field_count && options->fields[at].index != index) {
+        at++;
+    }
+    return at;
+}
+
+/* Options by which a field's text is not its value. */
+static bool has_other_values(const CopyStmt *stmt)
+{
+    static const char *const names[] = {"force_not_null", "force_null", "default", NULL};
+    for (int i = 0; i < list_length(stmt->options); i++) {
+        const DefElem *option = list_nth(stmt->options, i);
+        if (is_one_of(option->defname, names)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The place in the stream that the rule's expression reads, as a field; false when there is none. */
+static bool add_source(const struct compare_rule *compares, const struct rule *rule,
+                       const CopyStmt *stmt, struct copy_options *options)
+{
+    const size_t index = stream_index_of(rule, stmt, compares->evaluation.column);
+    if (index >= options->width) {
+        return false;
+    }
+    if (field_of(options, index) == options->field_count) {
+        if (options->field_count == COPY_FIELDS_MAX) {
+            return false;
+        }
+        options->fields[options->field_count++] =
+            (struct copy_field){.index = (uint32_t)index, .stays = true};
+        qsort(options->fields, options->field_count, sizeof *options->fields, compare_fields);
+    }
+    return true;
+}
+
+void copy_statement_compare(const struct analysis *a, const CopyStmt *stmt, uint64_t rules,
+                            struct verdict_copy *copy)
+{
+    struct copy_options *options = &copy->options;
+    size_t rule_of[COPY_PAIRS_MAX];
+    copy->pair_count = 0;
+    for (; rules != 0 && copy->pair_count < COPY_PAIRS_MAX && !has_other_values(stmt);
+         rules &= rules - 1) {
+        const struct rule *rule = rule_set_get(a->set, rule_first(rules));
+        const struct compare_rule *compares = compare_rule_of(a->set, rule_first(rules));
+        if (compares != NULL && add_source(compares, rule, stmt, options)) {
+            rule_of[copy->pair_count++] = rule_first(rules);
+        }
+    }
+    for (size_t i = 0; i < copy->pair_count; i++) {
+        const struct rule *rule = rule_set_get(a->set, rule_of[i]);
+        const char *source = compare_rule_of(a->set, rule_of[i])->evaluation.column;
+        copy->pairs[i] = (struct copy_pair){
+            .rule = rule_of[i],
+            .key = (uint32_t)field_of(options, stream_index(rule, stmt)),
+            .source = (uint32_t)field_of(options, stream_index_of(rule, stmt, source)),
+        };
     }
 }

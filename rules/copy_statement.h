@@ -23,3 +23,7 @@ const char *copy_statement_read(const struct analysis *a, const CopyStmt *stmt, 
  * more of them had no objection. */
 void copy_statement_strip(struct analysis *a, CopyStmt *stmt, uint64_t rules,
                           struct copy_options *options);
+/* After that: adds to the fields of the stream those that their expressions
+ * read, and says which values can be compared. */
+void copy_statement_compare(const struct analysis *a, const CopyStmt *stmt, uint64_t rules,
+                            struct verdict_copy *copy);

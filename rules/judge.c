@@ -566,6 +566,9 @@ static const struct verdict *compare(struct judge *judge, const struct verdict *
     judge->compared = *verdict;
     memcpy(judge->supplied_room, verdict->supplied, supplied * sizeof *verdict->supplied);
     judge->compared.supplied = judge->supplied_room;
+    judge->compared.pair_text = input->text;
+    judge->compared.pairs_conforming = input->standard_conforming_strings;
+    judge->compared.pairs_in_encoding = input->is_in_server_encoding;
     if (lifted != NULL) {
         shape_lay_pairs(&judge->shape, lifted, pairs, judge->pair_room);
         judge->compared.pairs = judge->pair_room;
@@ -589,7 +592,7 @@ const struct verdict *judge_text(struct judge *judge, const struct rule_set *set
     }
     arena_reset(&judge->arena);
     judge->is_to_keep = judge->gave_up = false;
-    if (!judge_anew(judge, input)) {
+    if (!judge_anew(judge, input) || judge->gave_up) {
         return NULL;
     }
     if (judge->is_to_keep) {

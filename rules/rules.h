@@ -142,7 +142,16 @@ struct supplied {
 
 /* One COPY ... FROM STDIN of a text, in whose edited statement columns are missing: its stream goes
  * through a filter (copy_filter.h). One whose stream stays as it is has options.field_count 0. */
+struct copy_pair {
+    size_t rule;          /* index in the set */
+    uint32_t key, source; /* indexes in options.fields */
+};
+
+#define COPY_PAIRS_MAX 2
+
 struct verdict_copy {
+    struct copy_pair pairs[COPY_PAIRS_MAX]; /* of values that can be compared */
+    size_t pair_count;
     struct copy_options options; /* has_encoding and csv_has_end_marker are the session's to fill in */
 };
 
@@ -180,6 +189,9 @@ struct verdict {
     /* The values that can be compared; those of parameters at Bind. Literals are, in `supplied`. */
     const struct value_pair *pairs;
     size_t pair_count;
+    /* where literals of pairs are; the client's text, borrowed from it */
+    const char *pair_text;
+    bool pairs_conforming, pairs_in_encoding; /* as in struct judge_input */
     uint64_t fingerprint; /* pg_query's; 0 where supplied_count is 0 */
     /* Every literal replaced by "?", up to 8 KB, of a bulk load the first row; NULL where
      * supplied_count is 0 */

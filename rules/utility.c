@@ -31,11 +31,11 @@ static uint64_t supplied_by_stream(struct analysis *a, const CopyStmt *stmt, uin
     return stripped;
 }
 
-static void note_stream(struct analysis *a, const struct copy_options *options)
+static void note_stream(struct analysis *a, const struct verdict_copy *copy)
 {
     a->copies =
         arena_grow(a->arena, a->copies, a->copy_count, &a->copy_capacity, sizeof *a->copies);
-    a->copies[a->copy_count++] = (struct verdict_copy){.options = *options};
+    a->copies[a->copy_count++] = *copy;
 }
 
 static void judge_copy(struct analysis *a, CopyStmt *stmt)
@@ -49,14 +49,15 @@ static void judge_copy(struct analysis *a, CopyStmt *stmt)
     const struct rule_target target = analysis_target(a, stmt->relation);
     a->writes |= target.direct | target.dependents;
     dependent_judge(a, stmt->relation, stmt->attlist, "COPY", false);
-    struct copy_options options = {.field_count = 0};
+    struct verdict_copy copy = {.pair_count = 0};
     uint64_t carried = copy_statement_carries(a, stmt, target.direct);
-    uint64_t stripped = carried == 0 ? 0 : supplied_by_stream(a, stmt, carried, &options);
+    uint64_t stripped = carried == 0 ? 0 : supplied_by_stream(a, stmt, carried, &copy.options);
     if (stripped != 0) {
-        copy_statement_strip(a, stmt, stripped, &options);
+        copy_statement_strip(a, stmt, stripped, &copy.options);
+        copy_statement_compare(a, stmt, stripped, &copy);
     }
     if (stmt->filename == NULL) {
-        note_stream(a, &options);
+        note_stream(a, &copy);
     }
 }
 

@@ -10,19 +10,23 @@
 
 #include "proxy/session/session.h"
 
-/* A Query, or the Execute of a portal, goes to the server that takes these streams, in order. False when
- * out of memory. */
-bool copying_begin(struct session *s, const struct verdict_copy *copies, size_t count);
-/* A Bind makes `portal` of a statement that takes the stream `copy`; NULL: of any other. */
-bool copying_bound(struct session *s, struct span portal, const struct verdict_copy *copy);
+/* A Query goes to the server that takes the streams of this verdict, in order. False when out of
+ * memory. */
+bool copying_begin(struct session *s, const struct verdict *verdict);
+/* A Bind makes `portal` of a statement that takes a stream; `note` is NULL or has no stream: of any
+ * other. */
+bool copying_bound(struct session *s, struct span portal, const struct ledger_note *note);
 /* An Execute of `portal` goes to the server. */
 bool copying_executed(struct session *s, struct span portal);
 /* Whether the CopyData that comes next is the filter's. */
 bool copying_filters(const struct session *s);
 /* Bytes of CopyData; what stays of them goes into the worker's batch. */
 void copying_data(struct session *s, const uint8_t *bytes, size_t len);
-/* CopyDone (the last of what stays goes into the batch) or CopyFail. */
-void copying_ended(struct session *s, bool done);
+/* CopyDone (the last of what stays goes into the batch) or CopyFail. True when the server does not get
+ * it: it has had a CopyFail, for a value that was refused. */
+bool copying_ended(struct session *s, bool done);
 /* ReadyForQuery: what it answers takes no more rows. */
 void copying_ready(struct session *s);
+/* The session ends, in a COPY perhaps. */
+void copying_gone(struct session *s);
 void copying_free(struct copying *copying); /* NULL is allowed */

@@ -8,6 +8,7 @@
 #include "protocol/frame.h"
 #include "protocol/message.h"
 #include "proxy/service.h"
+#include "proxy/session/comparing.h"
 #include "proxy/session/copying.h"
 #include "proxy/session/large.h"
 
@@ -41,7 +42,7 @@ static void note_query(struct session *s)
 }
 
 /* CopyDone or CopyFail; the client may have sent it before the server said that it takes rows. */
-static void note_copy_end(struct session *s)
+void frontend_note_copy_end(struct session *s)
 {
     bool after_sync = !s->batch_open && s->last_query != s->syncs_sent;
     if (!s->copying) {
@@ -82,7 +83,7 @@ static void note_message(struct session *s, uint8_t type)
         break;
     case 'c':
     case 'f':
-        note_copy_end(s);
+        frontend_note_copy_end(s);
         break;
     case 'X':
         s->terminated = true;
@@ -150,13 +151,18 @@ static void refuse_violation(struct session *s, uint8_t type)
 }
 
 /* Whether enough of the message is at hand to judge it; if not, asks for all of it. A Bind tells its
- * statement's name ahead of its values, which are forwarded as they come in. */
+ * statement's name ahead of its values, which are forwarded as they come in unless they are compared. */
 static bool is_enough(struct session *s, const uint8_t *message, size_t size, size_t have)
 {
     struct span portal, name;
     bool streams = message[0] == 'B' && !s->discarding;
-    if (have == size || (streams && message_read_bind(message, have, &portal, &name))) {
+    if (have == size) {
         return true;
+    }
+    if (streams && message_read_bind(message, have, &portal, &name)) {
+        const bool is_compared = size <= COMPARED_BIND && comparing_wants(s, name);
+        s->front.need = is_compared ? size : s->front.need;
+        return !is_compared;
     }
     if (streams && have < WORKER_BUFFER) {
         return false; /* the names are still to come */
@@ -210,17 +216,14 @@ static void send_batch(struct session *s)
 }
 
 /* CopyData that is the filter's, CopyDone and CopyFail. True when another message was put in the place of
- * what is at hand. */
+ * what is at hand, and counted. */
 static bool filter(struct session *s, const uint8_t *message, size_t have)
 {
     if (message[0] == 'd' && copying_filters(s)) {
         copying_data(s, message + FRAME_HEADER, have - FRAME_HEADER);
         return true;
     }
-    if (message[0] == 'c' || message[0] == 'f') {
-        copying_ended(s, message[0] == 'c');
-    }
-    return false;
+    return (message[0] == 'c' || message[0] == 'f') && copying_ended(s, message[0] == 'c');
 }
 
 static bool is_filters(const struct session *s, uint8_t type)
@@ -260,7 +263,9 @@ size_t frontend_consume(struct session *s, const uint8_t *bytes, size_t len)
             run = s->front_filtered ? at + have : at;
         }
         if (!is_judged(s, message[0])) {
-            note_message(s, message[0]);
+            if (!s->front_filtered) {
+                note_message(s, message[0]);
+            }
             s->front.body = (uint32_t)(size - have);
             at += have;
             continue;

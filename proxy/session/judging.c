@@ -10,6 +10,7 @@
 #include "protocol/frame.h"
 #include "protocol/message.h"
 #include "proxy/service.h"
+#include "proxy/session/comparing.h"
 #include "proxy/session/copying.h"
 #include "proxy/session/large.h"
 #include "proxy/session/mentions.h"
@@ -50,16 +51,29 @@ static enum text_encoding encoding_of(struct span name)
     return span_is(name, "UTF8") ? TEXT_ENCODING_UTF8 : TEXT_ENCODING_ASCII_SAFE;
 }
 
+/* Nothing is converted between the same encodings, nor from or to SQL_ASCII. */
+static void note_encoding(struct session *s, char name[ENCODING_NAME], struct span value)
+{
+    const char *client = s->client_encoding, *server = s->server_encoding;
+    snprintf(name, ENCODING_NAME, "%.*s", (int)value.len, value.ptr);
+    s->in_server_encoding =
+        client[0] != '\0' && server[0] != '\0' &&
+        (strcmp(client, server) == 0 || strcmp(client, "SQL_ASCII") == 0 ||
+         strcmp(server, "SQL_ASCII") == 0);
+}
+
 void judging_parameter(struct session *s, struct span name, struct span value)
 {
     if (span_is(name, "standard_conforming_strings")) {
         s->strings_standard = !span_is(value, "off");
     } else if (span_is(name, "client_encoding")) {
         s->encoding = encoding_of(value);
+        note_encoding(s, s->client_encoding, value);
         s->copy_encoding = copy_encoding_of(value.ptr);
         s->client_characters = characters_of(value.ptr, value.len);
     } else if (span_is(name, "server_encoding")) {
         s->server_characters = characters_of(value.ptr, value.len);
+        note_encoding(s, s->server_encoding, value);
     } else if (span_is(name, "server_version")) {
         s->server_major = (unsigned)strtoul(value.ptr, NULL, 10);
     } else if (span_is(name, "application_name")) {
@@ -127,6 +141,11 @@ static const struct audit_piece *who_of(struct session *s, size_t rule_index)
     return s->who;
 }
 
+static struct audit_compared compared_of(const struct comparison *found)
+{
+    return (struct audit_compared){.matched = found->matched, .mismatched = found->mismatched};
+}
+
 /* False when out of memory. */
 static bool tell_verdict(struct session *s, const struct verdict *verdict, bool extended)
 {
@@ -160,6 +179,7 @@ static bool tell_verdict(struct session *s, const struct verdict *verdict, bool 
         record.statement = supplied->statement;
         record.rows = supplied->rows;
         record.params = supplied->params;
+        record.compared = compared_of(&supplied->compared);
         audit_tell_once(audit, who, &record);
     }
     return true;
@@ -184,8 +204,10 @@ static bool note_render(struct ledger_note *note)
             return false;
         }
     }
-    free(note->text);
-    note->text = NULL;
+    if (note->pair_count == 0) {
+        free(note->text);
+        note->text = NULL;
+    }
     return note->said != NULL;
 }
 
@@ -206,9 +228,43 @@ static bool tell_note(struct session *s, struct ledger_note *note)
         if (who == NULL) {
             return false;
         }
-        audit_tell(audit, who, note->said[i]);
+        const struct comparison *found =
+            note->pair_count > 0 ? &note->compared[i] : &note->supplied[i].compared;
+        const struct audit_compared compared = compared_of(found);
+        audit_tell(audit, who, note->said[i], &compared);
     }
     return true;
+}
+
+bool judging_refuse_copy(struct session *s, const struct verdict *verdict, uint64_t sync,
+                         char mark[LEDGER_POISON_MAX])
+{
+    const struct ledger_refusal *refusal = ledger_refuse(&s->ledger, verdict, sync);
+    if (refusal != NULL) {
+        ledger_mark(mark, session_service(s)->nonce, refusal->id);
+    }
+    return refusal != NULL;
+}
+
+void judging_tell_copied(struct session *s, size_t rule, const struct verdict *verdict,
+                         const struct comparison *found, uint64_t rows, uint64_t fingerprint,
+                         bool extended)
+{
+    struct audit *audit = session_service(s)->audit;
+    const struct audit_piece *who = audit == NULL ? NULL : who_of(s, rule);
+    const bool is_refused = verdict->action == VERDICT_REFUSE;
+    if (who != NULL) {
+        audit_tell_copied(audit, who,
+                          &(struct audit_supplied){
+                              .verdict = is_refused ? "refused" : "stripped",
+                              .sqlstate = is_refused ? verdict->sqlstate : NULL,
+                              .statement = "COPY",
+                              .protocol = extended ? "extended" : "simple",
+                              .fingerprint = fingerprint,
+                              .rows = rows < UINT32_MAX ? (uint32_t)rows : UINT32_MAX,
+                              .compared = compared_of(found),
+                          });
+    }
 }
 
 /* --- places --- */
@@ -281,6 +337,7 @@ static const struct verdict *verdict_at_once(struct session *s, const struct jud
                                        .extended = judged->extended,
                                        .standard_conforming_strings = s->strings_standard,
                                        .encoding = s->encoding,
+                                       .is_in_server_encoding = s->in_server_encoding,
                                    },
                                    &takes_long);
     if (takes_long) {
@@ -429,7 +486,7 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
         break;
     case VERDICT_EDIT:
         if (!judged->extended && verdict->copy_count > 0 &&
-            !copying_begin(s, verdict->copies, verdict->copy_count)) {
+            !copying_begin(s, verdict)) {
             ok = false;
             break;
         }
@@ -551,6 +608,52 @@ static enum judging judge_parse(struct session *s, const uint8_t *message, size_
     return judging;
 }
 
+/* The execution that was not to be: of each of its keys. False when out of memory. */
+static bool tell_refused(struct session *s, const struct ledger_note *note,
+                         const struct verdict *verdict)
+{
+    struct audit *audit = session_service(s)->audit;
+    worker_add(&s->worker->counters.refused, note->count);
+    for (size_t i = 0; audit != NULL && i < note->count; i++) {
+        const struct audit_piece *who = who_of(s, note->supplied[i].rule);
+        if (who == NULL) {
+            return false;
+        }
+        audit_tell_once(audit, who,
+                        &(struct audit_supplied){
+                            .verdict = "refused",
+                            .sqlstate = verdict->sqlstate,
+                            .statement = note->supplied[i].statement,
+                            .protocol = "extended",
+                            .fingerprint = note->fingerprint,
+                            .text = note->text,
+                            .rows = note->supplied[i].rows,
+                            .params = note->supplied[i].params,
+                            .compared = compared_of(&note->compared[i]),
+                        });
+    }
+    return true;
+}
+
+/* A Parse that fails in the server takes the Bind's place, under a name: the unnamed statement stays
+ * what it was. */
+static enum judging refuse_bind(struct session *s, const struct ledger_note *note,
+                                const struct verdict *verdict)
+{
+    static const char name[] = "refused by pgsluice";
+    if (ledger_is_full(&s->ledger, s->syncs_sent + 1)) {
+        s->wait = SESSION_WAIT_BOUNDARY;
+        return JUDGING_WAIT;
+    }
+    const struct judged judged = {.extended = true, .name = {name, sizeof name - 1}};
+    place(s, NULL);
+    if (!put_refusal(s, &judged, verdict) || !tell_refused(s, note, verdict)) {
+        session_fail(s, "53200", "out of memory");
+        return JUDGING_CLOSED;
+    }
+    return JUDGING_REPLACED;
+}
+
 static enum judging judge_bind(struct session *s, const uint8_t *message, size_t size)
 {
     struct span portal, name;
@@ -562,6 +665,12 @@ static enum judging judge_bind(struct session *s, const uint8_t *message, size_t
     if (hold_check(s, statement.writes) == JUDGING_WAIT) {
         return JUDGING_WAIT;
     }
+    struct compare_words words;
+    struct verdict refusal;
+    if (statement.note != NULL && statement.note->pair_count > 0 &&
+        comparing_bind(s, statement.note, message, size, &words, &refusal)) {
+        return refuse_bind(s, statement.note, &refusal);
+    }
     hold_note_write(s, statement.writes);
     place(s, statement.map);
     if (is_read && portal.len == 0) {
@@ -571,7 +680,7 @@ static enum judging judge_bind(struct session *s, const uint8_t *message, size_t
         session_fail(s, "53200", "out of memory");
         return JUDGING_CLOSED;
     }
-    if (is_read && !copying_bound(s, portal, statement.note != NULL ? statement.note->copy : NULL)) {
+    if (is_read && !copying_bound(s, portal, statement.note)) {
         session_fail(s, "53200", "out of memory");
         return JUDGING_CLOSED;
     }

@@ -108,6 +108,7 @@ static void judge_large(struct large *large)
                                         .extended = judged->extended,
                                         .standard_conforming_strings = large->conforming,
                                         .encoding = large->encoding,
+                                        .is_in_server_encoding = large->in_server_encoding,
                                     });
     }
     look_for_words(large);
@@ -256,6 +257,7 @@ static bool begin(struct session *s)
         .epoch = s->rules_epoch,
         .conforming = s->strings_standard,
         .encoding = s->encoding,
+        .in_server_encoding = s->in_server_encoding,
         .characters = judging_characters(s),
         .refs = 1,
     };

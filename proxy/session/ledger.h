@@ -22,12 +22,18 @@ struct audit_piece;
 struct ledger_note {
     struct supplied *supplied; /* .rule is the configuration's index */
     size_t count;
+    /* Values that are known at Bind; those of literals lie in `literals`. */
+    struct value_pair *pairs;
+    size_t pair_count;
+    char *literals;
+    bool conforming, in_encoding;
+    struct comparison *compared; /* one for each supplied: what the Bind at hand supplies */
     uint64_t fingerprint;
-    char *text;
+    char *text; /* masked */
     bool stripped;             /* else observed */
     struct verdict_copy *copy; /* it takes a stream, which is filtered; else NULL */
     struct audit_piece **said; /* one for each supplied, rendered when it is first said; then there
-                                  is no more `text` */
+                                  is no more `text` but where there are pairs */
 };
 
 struct ledger_statement {
@@ -110,6 +116,8 @@ void ledger_ready(struct ledger *ledger, uint64_t sync);
 /* The text that makes the server fail, in `room`: recognised by ledger_answers(). */
 #define LEDGER_POISON_MAX 128
 size_t ledger_poison(char room[LEDGER_POISON_MAX], const char *nonce, uint64_t id);
+/* Only what it is recognised by, for a CopyFail. */
+void ledger_mark(char room[LEDGER_POISON_MAX], const char *nonce, uint64_t id);
 
 /* ledger_places.c: errors about what is sent from this message on are about a text of `map`
  * (borrowed); NULL: the client's own. Places come in the order of the stream. */

@@ -57,6 +57,8 @@ struct large;
 struct login;
 struct copying;
 
+#define ENCODING_NAME 32
+
 /* One direction's input that was received and not yet consumed. */
 struct intake {
     uint8_t *stash;   /* heap; NULL when empty, as it is between complete messages */
@@ -90,6 +92,8 @@ struct session {
     bool strings_standard; /* standard_conforming_strings, as last reported */
     bool sql_edited;       /* an SQL-level PREPARE is among the edited texts */
     enum text_encoding encoding; /* client_encoding, as last reported */
+    bool in_server_encoding;     /* what the client sends, so that nothing is converted */
+    char client_encoding[ENCODING_NAME], server_encoding[ENCODING_NAME]; /* "": not reported */
     enum text_characters client_characters, server_characters; /* of both sides' encodings */
     bool schema_changed;   /* DDL went through: the catalog is read again at the next boundary */
     bool asked_ssl, asked_gssenc; /* each may be asked for once */
@@ -225,6 +229,8 @@ void login_fini(struct session *s);
  * that must be whole before it is looked at sets intake.need. */
 size_t frontend_consume(struct session *s, const uint8_t *bytes, size_t len);
 size_t backend_consume(struct session *s, const uint8_t *bytes, size_t len);
+/* CopyDone or CopyFail goes to the server. */
+void frontend_note_copy_end(struct session *s);
 
 /* judging.c */
 enum judging {
@@ -245,6 +251,14 @@ void judging_session_text(struct session *s, struct span text);
 /* Something that the audit says of the session has changed. */
 void judging_who_changed(struct session *s);
 void judging_parameter(struct session *s, struct span name, struct span value);
+/* Notes a refusal of the batch that ReadyForQuery number `sync` ends; the mark by which its error is
+ * known goes to `mark`. False when out of memory. */
+bool judging_refuse_copy(struct session *s, const struct verdict *verdict, uint64_t sync,
+                         char mark[LEDGER_POISON_MAX]);
+/* What became of a COPY's rows, of configuration rule `rule`. */
+void judging_tell_copied(struct session *s, size_t rule, const struct verdict *verdict,
+                         const struct comparison *found, uint64_t rows, uint64_t fingerprint,
+                         bool extended);
 
 /* hold.c */
 /* Whether a message that writes the tables of `writes` may go now. */
