@@ -63,7 +63,8 @@ void compare_row(const struct compare_rule *rule, const struct evaluation_input 
         out->matched++;
         return;
     }
-    if (out->mismatched++ == 0) {
+    /* The rows of a bulk load come before the first one. */
+    if (out->mismatched++ == 0 || row < out->row) {
         out->row = row;
         out->expected = expected;
         out->expects_null = wants == EVALUATED_NULL;
