@@ -245,12 +245,15 @@ struct text_form {
 
 static bool is_ascii(const char *bytes, size_t len)
 {
-    for (size_t i = 0; i < len; i++) {
-        if ((unsigned char)bytes[i] >= 0x80) {
-            return false;
-        }
+    uint64_t seen = 0, word;
+    for (; len >= sizeof word; bytes += sizeof word, len -= sizeof word) {
+        memcpy(&word, bytes, sizeof word);
+        seen |= word;
     }
-    return true;
+    for (; len > 0; bytes++, len--) {
+        seen |= (unsigned char)*bytes;
+    }
+    return (seen & UINT64_C(0x8080808080808080)) == 0;
 }
 
 /* Spaces at the end are not a part of a bpchar's text, and those beyond the length of a varchar are

@@ -42,9 +42,14 @@ static bool read_integer(const char *text, char room[VALUE_ROOM], struct value *
         !evaluation_read_integer(digits, (size_t)(at - digits), &value)) {
         return false;
     }
+    out->end = at;
+    if (*digits != '0' && (digits == text || (is_negative && digits == text + 1))) {
+        out->bytes = text;
+        out->len = (size_t)(at - text);
+        return true;
+    }
     out->bytes = room;
     out->len = (size_t)snprintf(room, VALUE_ROOM, "%" PRId64, is_negative ? -value : value);
-    out->end = at;
     return true;
 }
 
@@ -84,14 +89,9 @@ static bool copy_string(const char *at, bool has_escapes, char room[VALUE_ROOM],
 /* From behind its opening quote. */
 static bool read_string(const char *at, bool has_escapes, char room[VALUE_ROOM], struct value *out)
 {
-    const char *end = at;
-    while (*end != '\'' && *end != '\\' && *end != '\0') {
-        end++;
-    }
-    if (*end == '\\' && !has_escapes) {
-        end += strcspn(end, "'");
-    }
-    if (*end == '\'' && end[1] != '\'') {
+    const char *end = strchrnul(at, '\'');
+    const bool is_plain = !has_escapes || memchr(at, '\\', (size_t)(end - at)) == NULL;
+    if (*end == '\'' && end[1] != '\'' && is_plain) {
         out->bytes = at;
         out->len = (size_t)(end - at);
         out->end = end + 1;
