@@ -257,7 +257,10 @@ void compare_note_rows(const struct insert *insert, size_t rule, size_t position
            strcmp(insert->names[source], compares->evaluation.column) != 0) {
         source++;
     }
-    if (compares == NULL || source == insert->width) {
+    /* Of rows that are counted off not all are inserted. */
+    const bool is_limited =
+        insert->source->limitCount != NULL || insert->source->limitOffset != NULL;
+    if (compares == NULL || source == insert->width || is_limited) {
         return;
     }
     const size_t cut = insert->bulk == NULL ? 0 : insert->bulk->rows;

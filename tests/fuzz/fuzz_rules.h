@@ -45,6 +45,9 @@ static inline struct rule_set *fuzz_rule_set(uint8_t setting)
     rules[0].schema = "public";
     rules[0].table = "chunks";
     rules[0].column = "partition_key";
+    rules[0].expression = "mod(hashtext(collection_id::text), 100)";
+    rules[0].compares = true;
+    rules[0].rejects_mismatch = (setting & 48) == 48;
     rules[0].columns = chunk_columns;
     rules[0].column_count = sizeof chunk_columns / sizeof chunk_columns[0];
     rules[0].dependents = chunk_dependents;
