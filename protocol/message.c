@@ -39,6 +39,53 @@ bool message_read_bind(const uint8_t *message, size_t size, struct span *portal,
     return r.ok;
 }
 
+/* A value from `r`; a length below zero is NULL's. */
+static bool read_value(struct reader *r, struct message_value *out)
+{
+    const uint32_t length = reader_u32(r);
+    out->is_null = length > INT32_MAX;
+    out->bytes = (struct span){.ptr = (const char *)r->at, .len = out->is_null ? 0 : length};
+    if (!r->ok || out->bytes.len > (size_t)(r->end - r->at)) {
+        return false;
+    }
+    r->at += out->bytes.len;
+    return true;
+}
+
+bool message_read_values(const uint8_t *message, size_t size, struct message_values *out)
+{
+    struct reader r = body_of(message, size);
+    reader_cstr(&r);
+    reader_cstr(&r);
+    *out = (struct message_values){.format_count = reader_u16(&r), .formats = r.at};
+    for (uint16_t i = 0; i < out->format_count; i++) {
+        reader_u16(&r);
+    }
+    out->count = reader_u16(&r);
+    out->at = r.at;
+    bool ok = r.ok && (out->format_count <= 1 || out->format_count == out->count);
+    struct message_value value;
+    for (uint16_t i = 0; ok && i < out->count; i++) {
+        ok = read_value(&r, &value);
+    }
+    out->end = r.at;
+    return ok;
+}
+
+bool message_next_value(struct message_values *values, struct message_value *out)
+{
+    struct reader r = reader_of(values->at, (size_t)(values->end - values->at));
+    if (values->next >= values->count || !read_value(&r, out)) {
+        return false;
+    }
+    const uint16_t format = values->format_count == 1 ? 0 : values->next;
+    out->is_binary = values->format_count > 0 && values->formats[2 * format + 1] == 1 &&
+                     values->formats[2 * format] == 0;
+    values->at = r.at;
+    values->next++;
+    return true;
+}
+
 bool message_read_portal(const uint8_t *message, size_t size, struct span *portal)
 {
     struct reader r = body_of(message, size);

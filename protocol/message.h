@@ -23,6 +23,19 @@ bool message_read_parse(const uint8_t *message, size_t size, struct message_pars
 /* The portal that a Bind makes, and the statement that it names. */
 bool message_read_bind(const uint8_t *message, size_t size, struct span *portal,
                        struct span *statement);
+/* The values that a Bind has for its parameters, one after the other. */
+struct message_values {
+    const uint8_t *formats, *at, *end;
+    uint16_t format_count, count, next;
+};
+struct message_value {
+    struct span bytes;
+    bool is_null, is_binary;
+};
+/* False when the message is malformed, or not whole. */
+bool message_read_values(const uint8_t *message, size_t size, struct message_values *out);
+/* False behind the last one. */
+bool message_next_value(struct message_values *values, struct message_value *out);
 /* The portal that an Execute runs. */
 bool message_read_portal(const uint8_t *message, size_t size, struct span *portal);
 /* The statement that a Close ends or a Describe is about; false also when it is a portal. */

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "proxy/catalog_views.h"
+#include "rules/compare.h"
 
 enum { READ_TIMEOUT_MS = 10000 };
 
@@ -126,7 +127,7 @@ static const char recorded_columns_sql[] =
     "SELECT attname, atttypid, attnum, source, EXISTS (SELECT FROM run) FROM matched "
     "ORDER BY CASE WHEN (SELECT yes FROM sound) THEN ord END NULLS LAST, attnum";
 
-/* What mode compute must know of the columns. Types are written out as any session reads them: the
+/* What mode compute and comparisons must know of the columns. Types are written out as any session reads them: the
  * control connection's search_path is pg_catalog alone. A type may have a default of its own. $1
  * relation. */
 static const char sources_sql[] =
@@ -151,7 +152,7 @@ static const char database_sql[] =
 /* What one rule's relation looked like; the results own the strings. */
 struct reading {
     PGresult *columns;
-    PGresult *sources; /* for mode compute alone */
+    PGresult *sources; /* NULL: nobody wants to know */
     struct rule_source *source;
     struct rule_column *column;
     struct catalog_dependents dependents;
@@ -289,8 +290,15 @@ static bool read_sources(struct control *control, const char *oid, struct readin
     return true;
 }
 
-static bool read_rule(struct control *control, const struct config_rule *rule, bool recorded,
-                      struct reading *out, FILE *print, struct failure *f)
+/* Whether supplied values are compared with the expression's. */
+static bool is_compared(const struct config *config, const struct config_rule *rule)
+{
+    return config->audit != NULL || rule->reject_mismatch;
+}
+
+static bool read_rule(struct control *control, const struct config *config,
+                      const struct config_rule *rule, bool recorded, struct reading *out,
+                      FILE *print, struct failure *f)
 {
     PGresult *r = control_query(control, relation_sql, 3,
                                 (const char *const[]){rule->schema, rule->table, rule->column},
@@ -302,14 +310,15 @@ static bool read_rule(struct control *control, const struct config_rule *rule, b
     if (ok && !out->absent) {
         ok = read_lists(control, rule, PQgetvalue(r, 0, 0), recorded, out, f);
     }
-    if (ok && !out->absent && rule->mode == RULE_MODE_COMPUTE) {
+    if (ok && !out->absent && (rule->mode == RULE_MODE_COMPUTE || is_compared(config, rule))) {
         ok = read_sources(control, PQgetvalue(r, 0, 0), out, f);
     }
     PQclear(r);
     return ok;
 }
 
-static void fill_rule(struct rule *out, const struct config_rule *rule, const struct reading *r)
+static void fill_rule(struct rule *out, const struct config *config,
+                      const struct config_rule *rule, const struct reading *r)
 {
     *out = (struct rule){
         .name = rule->name,
@@ -320,6 +329,8 @@ static void fill_rule(struct rule *out, const struct config_rule *rule, const st
         .on_unparsed = rule->on_unparsed,
         .unqualified_guarded = rule->unqualified_guarded,
         .shape = r->shape,
+        .compares = is_compared(config, rule),
+        .rejects_mismatch = rule->reject_mismatch,
         .columns = r->column,
         .column_count = (size_t)PQntuples(r->columns),
         .reordered = r->reordered,
@@ -343,18 +354,32 @@ static bool check_expression(const struct rule *rule, struct failure *f)
                 rule->name, rule->expression, why);
 }
 
+/* What cannot be kept is not promised. */
+static bool check_comparison(const struct rule *rule, struct failure *f)
+{
+    struct compare_rule compares;
+    return !rule->rejects_mismatch || compare_rule_read(rule, &compares) ||
+           fail(f, EXIT_REFUSED,
+                "rule %s: on_mismatch = reject needs an expression that pgsluice can evaluate, as "
+                "mod(hashtext(column::text), 100) over a text, varchar, char, integer or uuid "
+                "column of a deterministic collation; %s is none",
+                rule->name, rule->expression);
+}
+
 static void print_rule(FILE *print, const struct rule *rule, size_t index)
 {
     fprintf(print, "rule %zu mode %d unparsed %d unqualified %d shape %d reordered %d converted %d\n", index,
             (int)rule->mode, (int)rule->on_unparsed, rule->unqualified_guarded, (int)rule->shape, rule->reordered,
             rule->converted);
+    fprintf(print, "compares %d rejects %d\n", rule->compares, rule->rejects_mismatch);
     for (size_t i = 0; i < rule->column_count; i++) {
         fprintf(print, "column %s %u %d\n", rule->columns[i].name, rule->columns[i].type_oid,
                 (int)rule->columns[i].source);
     }
     for (size_t i = 0; i < rule->source_count; i++) {
-        fprintf(print, "source %s %s %d %d\n", rule->sources[i].column, rule->sources[i].type,
-                rule->sources[i].has_default, rule->sources[i].value.is_nondeterministic);
+        const struct rule_source *source = &rule->sources[i];
+        fprintf(print, "source %s %s %d %d %d\n", source->column, source->type, source->has_default,
+                (int)source->value.typmod, source->value.is_nondeterministic);
     }
     for (size_t i = 0; i < rule->dependent_count; i++) {
         const struct rule_relation *dependent = &rule->dependents[i];
@@ -394,12 +419,13 @@ bool catalog_read_database(struct control *control, const struct config *config,
     fprintf(print, "database %s snapshots %d\n", out->name, out->snapshot_default);
     for (size_t i = 0; i < count; i++) {
         const struct config_rule *from = &config->rules[rules[i]];
-        if (!read_rule(control, from, is_true(db, 1), &reading[i], print, f)) {
+        if (!read_rule(control, config, from, is_true(db, 1), &reading[i], print, f)) {
             goto out;
         }
         if (!reading[i].absent) {
-            fill_rule(&rule[out->rule_count], from, &reading[i]);
-            if (!check_expression(&rule[out->rule_count], f)) {
+            fill_rule(&rule[out->rule_count], config, from, &reading[i]);
+            if (!check_expression(&rule[out->rule_count], f) ||
+                !check_comparison(&rule[out->rule_count], f)) {
                 goto out;
             }
             rule[out->rule_count].reordered |= (moving >> rules[i] & 1) != 0;

@@ -57,6 +57,12 @@ static void print_client(const json_t *client)
            supplied, supplied == 1 ? "" : "s", rows, rows == 1 ? "" : "s",
            number_of(client, "observed"), number_of(client, "stripped"), number_of(client, "computed"),
            number_of(client, "refused"), text_of(client, "last"));
+    if (number_of(client, "matched") + number_of(client, "mismatched") > 0) {
+        printf("  of the values that could be compared, %lld %s the expression's and %lld %s not\n",
+               number_of(client, "matched"), number_of(client, "matched") == 1 ? "was" : "were",
+               number_of(client, "mismatched"),
+               number_of(client, "mismatched") == 1 ? "was" : "were");
+    }
     const json_t *statements = json_object_get(client, "statements");
     size_t count = json_array_size(statements);
     for (size_t i = 0; i < count && i < STATEMENTS_SHOWN; i++) {
@@ -110,7 +116,8 @@ static void print_record(const struct cli *cli, const json_t *record, const char
     } else if (strcmp(text_of(record, "event"), "cutover") == 0) {
         printf("%s  cutover   %s  %s  %s\n", text_of(record, "time"), text_of(record, "rule"),
                text_of(record, "step"), text_of(record, "detail"));
-    } else if (strcmp(text_of(record, "event"), "supplied") == 0) {
+    } else if (strcmp(text_of(record, "event"), "supplied") == 0 ||
+               strcmp(text_of(record, "event"), "copied") == 0) {
         printf("%s  %-8s  %s  %s@%s %s %s  %s  %.200s\n", text_of(record, "time"),
                text_of(record, "verdict"), text_of(record, "rule"), text_of(record, "user"),
                text_of(record, "database"), text_of(record, "client"),

@@ -361,6 +361,7 @@ static bool set_auth_type(const char *value, void *in, struct value_why *why)
 static const char *const digits[] = {"0", "1", NULL};
 static const char *const off_require[] = {"off", "require", NULL};
 static const char *const pass_reject[] = {"pass", "reject", NULL};
+static const char *const strip_reject[] = {"strip", "reject", NULL};
 static const char *const pass_guarded[] = {"pass", "guarded", NULL};
 static const char *const text_json[] = {"text", "json", NULL};
 /* Words of an enum, in its order. */
@@ -440,7 +441,7 @@ static const struct config_key rule_keys[] = {
     SET(column),
     {"expression", KEY_TEXT, RULE(expression)},
     SET(mode),
-    {"on_mismatch", KEY_LATER, .off = "strip"},
+    {"on_mismatch", KEY_FLAG, RULE(reject_mismatch), .words = strip_reject},
     {"unqualified", KEY_FLAG, RULE(unqualified_guarded), .words = pass_guarded},
     {"on_unparsed", KEY_WORD, RULE(on_unparsed), .words = unparsed_words},
 };

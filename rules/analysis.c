@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "rules/compare.h"
+
 static const char generated_column_error[] = "428C9";
 static const char leave_it_out[] = "Leave the column out of the statement.";
 
@@ -104,6 +106,13 @@ static struct supplied *find_alike(struct analysis *a, size_t rule, const char *
     return NULL;
 }
 
+static void own_pairs(struct analysis *a, size_t supplied, size_t count)
+{
+    for (size_t i = a->pair_count - count; i < a->pair_count; i++) {
+        a->pairs[i].supplied = (uint32_t)supplied;
+    }
+}
+
 void analysis_record(struct analysis *a, size_t rule, const struct supply *supply)
 {
     struct supplied *alike =
@@ -111,8 +120,12 @@ void analysis_record(struct analysis *a, size_t rule, const struct supply *suppl
     if (alike != NULL) {
         alike->rows += supply->rows;
         alike->params += supply->params;
+        alike->compared.matched += supply->compared.matched;
+        alike->compared.mismatched += supply->compared.mismatched;
+        own_pairs(a, (size_t)(alike - a->supplied), supply->pairs);
         return;
     }
+    own_pairs(a, a->supplied_count, supply->pairs);
     a->supplied = arena_grow(a->arena, a->supplied, a->supplied_count, &a->supplied_capacity,
                              sizeof *a->supplied);
     a->supplied[a->supplied_count++] = (struct supplied){
@@ -120,6 +133,7 @@ void analysis_record(struct analysis *a, size_t rule, const struct supply *suppl
         .statement = supply->statement,
         .rows = supply->rows,
         .params = supply->params,
+        .compared = supply->compared,
     };
 }
 
@@ -167,6 +181,13 @@ struct rule_target analysis_target(const struct analysis *a, const RangeVar *rel
 const struct rule *analysis_rule(const struct analysis *a, size_t rule, const RangeVar *relation)
 {
     return rule_set_as(a->set, rule, relation->schemaname, relation->relname);
+}
+
+const struct compare_rule *analysis_compares(const struct analysis *a, size_t rule,
+                                             const RangeVar *relation)
+{
+    const bool is_own = analysis_rule(a, rule, relation) == rule_set_get(a->set, rule);
+    return is_own ? compare_rule_of(a->set, rule) : NULL;
 }
 
 bool analysis_is_stabilised(const struct analysis *a, const struct rule *rule)

@@ -56,6 +56,7 @@ struct with_scope {
 
 struct revision; /* revision.c */
 struct compute;  /* compute.h */
+struct compare_rule; /* compare.h */
 
 struct refusal {
     const char *sqlstate, *message, *detail, *hint;
@@ -79,6 +80,11 @@ struct analysis {
     bool prepares, schema_change;
     struct supplied *supplied;
     size_t supplied_count, supplied_capacity;
+    struct value_pair *pairs;
+    size_t pair_count, pair_capacity;
+    uint8_t *param_uses; /* by number - 1, once asked for */
+    size_t param_use_count, param_use_capacity;
+    const RawStmt *params_of; /* of this statement */
     struct edit *edits;
     size_t edit_count, edit_capacity;
     struct verdict_copy *copies; /* every COPY ... FROM STDIN */
@@ -107,6 +113,8 @@ struct analysis {
     bool has_params;          /* "$1" means something here */
     const uint32_t *declared; /* types by number - 1; 0 is not declared */
     size_t declared_count;
+    bool is_conforming; /* standard_conforming_strings */
+    bool is_in_server_encoding;
     bool is_cut_short; /* too deep, or a node that the walk does not know */
 };
 
@@ -118,6 +126,8 @@ struct supply {
     const char *obstacle; /* why it cannot be taken out of the text; NULL when the caller can */
     const char *hint;     /* beside an obstacle: what to write instead; NULL: leave the column out */
     bool is_guess;        /* whether the column gets a value is not known */
+    size_t pairs;         /* so many of the analysis's last pairs are its values */
+    struct comparison compared; /* values that were compared already */
 };
 
 /* Records the supply and applies the rule's mode to it. True: the caller takes the value out, or
@@ -153,6 +163,10 @@ const char *analysis_apply_edits(struct analysis *a, size_t *len, size_t *mark);
 struct rule_target analysis_target(const struct analysis *a, const RangeVar *relation);
 /* The rule as it is for a relation that is its table, or like it. */
 const struct rule *analysis_rule(const struct analysis *a, size_t rule, const RangeVar *relation);
+/* What the rule's values are compared by; NULL: they cannot be. Of a relation that is like its table
+ * it is not known which column the expression reads. */
+const struct compare_rule *analysis_compares(const struct analysis *a, size_t rule,
+                                             const RangeVar *relation);
 /* Whether statements of this rule are edited so that they outlive a move of the column. */
 bool analysis_is_stabilised(const struct analysis *a, const struct rule *rule);
 
@@ -167,6 +181,8 @@ struct sql_walk {
     void (*leave)(Node *node, void *context); /* behind what is below it; may be NULL */
     void *context;
     int depth;
+    bool is_conforming; /* standard_conforming_strings */
+    bool is_in_server_encoding;
     bool is_cut_short; /* too deep, or a node of a kind that is not known */
 };
 /* True when the walk was cut short. */
@@ -176,6 +192,14 @@ bool statement_walk(Node *node, struct sql_walk *walk);
 void insert_judge(struct analysis *a, InsertStmt *stmt);
 /* x.* among values stands for as many as x has columns. */
 bool value_has_star(const Node *value);
+
+/* compare_note.c: which values of an INSERT or of a SET list can be compared with what the rule's
+ * expression makes of others there. */
+struct insert;
+void compare_note_rows(const struct insert *insert, size_t rule, size_t position,
+                       struct supply *supply);
+void compare_note_values(struct analysis *a, const struct compare_rule *compares, const Node *key,
+                         const Node *source, struct supply *supply);
 
 /* assign.c: SET lists of UPDATE, ON CONFLICT and MERGE; writes to dependents. `targets`: where the
  * tree keeps the list */

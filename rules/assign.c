@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "rules/compare.h"
 #include "rules/compute.h"
 
 ResTarget *assign_item(const struct assignment *set, size_t index)
@@ -58,6 +59,20 @@ const char *assign_obstacle(const struct assignment *set, const ResTarget *item)
     return NULL;
 }
 
+/* The value that the list has for the column that the rule's expression reads, if it has one. */
+static void note_values(const struct assignment *set, size_t rule, const ResTarget *key,
+                        struct supply *supply)
+{
+    const struct compare_rule *compares = analysis_compares(set->a, rule, set->relation);
+    for (size_t i = 0; compares != NULL && i < set->count; i++) {
+        const ResTarget *item = assign_item(set, i);
+        if (strcmp(item->name, compares->evaluation.column) == 0 &&
+            assign_obstacle(set, item) == NULL && assign_obstacle(set, key) == NULL) {
+            compare_note_values(set->a, compares, assign_value(key), assign_value(item), supply);
+        }
+    }
+}
+
 /* True when there is something to take out. */
 static bool judge_items(const struct assignment *set, uint64_t rules)
 {
@@ -72,6 +87,7 @@ static bool judge_items(const struct assignment *set, uint64_t rules)
             struct supply supply = {.statement = set->statement,
                                     .is_update = true,
                                     .obstacle = assign_obstacle(set, item)};
+            note_values(set, rule_first(rules), item, &supply);
             if (analysis_supply(set->a, rule_first(rules), &supply)) {
                 set->rules[i] = rule;
                 takes_out = true;

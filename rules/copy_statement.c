@@ -9,6 +9,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "rules/compare.h"
+
 /* Without a list, generated columns are not in the stream; the rule's own may be. */
 static bool is_in_stream(const struct rule *rule, size_t at)
 {
@@ -479,30 +481,6 @@ static uint32_t integer_bytes(uint32_t type)
     return type == OID_INT2 ? 2 : type == OID_INT4 ? 4 : type == OID_INT8 ? 8 : 0;
 }
 
-static const struct rule_source *source_named(const struct rule *rule, const char *column)
-{
-    for (size_t i = 0; i < rule->source_count; i++) {
-        if (strcmp(rule->sources[i].column, column) == 0) {
-            return &rule->sources[i];
-        }
-    }
-    return NULL;
-}
-
-/* Whether there are values of the column whose text form is certain. */
-static bool is_evaluable(const struct evaluation *evaluation, const struct evaluation_column *column)
-{
-    static const char *const values[] = {"1", "00000000-0000-0000-0000-000000000000"};
-    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
-        const struct evaluation_input input = {.bytes = values[i], .len = strlen(values[i])};
-        int32_t key;
-        if (evaluation_value(evaluation, column, &input, &key) == EVALUATED_VALUE) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static bool is_number_byte(char byte)
 {
     return isdigit((unsigned char)byte) || byte == '-';
@@ -570,7 +548,7 @@ static const char *read_key(const struct analysis *a, const CopyStmt *stmt, size
     if (evaluation == NULL) {
         return "in a COPY pgsluice computes expressions like mod(hashtext(column::text), 100) only";
     }
-    const struct rule_source *source = source_named(rule, evaluation->column);
+    const struct rule_source *source = rule_source_named(rule, evaluation->column);
     const size_t place = stream_find(rule, stmt, evaluation->column);
     const size_t key = rule_column_index(rule, rule->column);
     const uint32_t bytes =
@@ -582,7 +560,7 @@ static const char *read_key(const struct analysis *a, const CopyStmt *stmt, size
     if (bytes == 0) {
         return "in a COPY pgsluice computes columns of type smallint, integer and bigint only";
     }
-    if (source == NULL || !is_evaluable(evaluation, &source->value)) {
+    if (source == NULL || !evaluation_is_possible(evaluation, &source->value)) {
         return arena_printf(a->arena,
                             "only the server knows the text form, or the hash, of \"%s\"",
                             evaluation->column);
@@ -653,5 +631,72 @@ void copy_statement_compute(struct analysis *a, CopyStmt *stmt, size_t index,
                       arena_printf(a->arena, ", %s", quoted_name(rule->column)));
         revision_note(a, &stmt->attlist, (int)options->width, 0,
                       lappend(NIL, makeString(pstrdup(rule->column))));
+    }
+}
+
+static size_t field_of(const struct copy_options *options, size_t index)
+{
+    size_t at = 0;
+    while (at < options->field_count && options->fields[at].index != index) {
+        at++;
+    }
+    return at;
+}
+
+/* Options by which a field's text is not its value. */
+static bool has_other_values(const CopyStmt *stmt)
+{
+    static const char *const names[] = {"force_not_null", "force_null", "default", NULL};
+    for (int i = 0; i < list_length(stmt->options); i++) {
+        const DefElem *option = list_nth(stmt->options, i);
+        if (is_one_of(option->defname, names)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The place in the stream that the rule's expression reads, as a field; false when there is none. */
+static bool add_source(const struct compare_rule *compares, const struct rule *rule,
+                       const CopyStmt *stmt, struct copy_options *options)
+{
+    const size_t index = stream_find(rule, stmt, compares->evaluation.column);
+    if (index >= options->width) {
+        return false;
+    }
+    if (field_of(options, index) == options->field_count) {
+        if (options->field_count == COPY_FIELDS_MAX) {
+            return false;
+        }
+        options->fields[options->field_count++] =
+            (struct copy_field){.index = (uint32_t)index, .stays = true};
+        qsort(options->fields, options->field_count, sizeof *options->fields, compare_fields);
+    }
+    return true;
+}
+
+void copy_statement_compare(const struct analysis *a, const CopyStmt *stmt, uint64_t rules,
+                            struct verdict_copy *copy)
+{
+    struct copy_options *options = &copy->options;
+    size_t rule_of[COPY_PAIRS_MAX];
+    copy->pair_count = 0;
+    for (; rules != 0 && copy->pair_count < COPY_PAIRS_MAX && !has_other_values(stmt);
+         rules &= rules - 1) {
+        const struct rule *rule = rule_set_get(a->set, rule_first(rules));
+        const struct compare_rule *compares =
+            analysis_compares(a, rule_first(rules), stmt->relation);
+        if (compares != NULL && add_source(compares, rule, stmt, options)) {
+            rule_of[copy->pair_count++] = rule_first(rules);
+        }
+    }
+    for (size_t i = 0; i < copy->pair_count; i++) {
+        const struct rule *rule = rule_set_get(a->set, rule_of[i]);
+        const char *source = compare_rule_of(a->set, rule_of[i])->evaluation.column;
+        copy->pairs[i] = (struct copy_pair){
+            .rule = rule_of[i],
+            .key = (uint32_t)field_of(options, stream_index(rule, stmt)),
+            .source = (uint32_t)field_of(options, stream_find(rule, stmt, source)),
+        };
     }
 }

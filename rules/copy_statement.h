@@ -33,6 +33,10 @@ void copy_statement_compute(struct analysis *a, CopyStmt *stmt, size_t rule,
  * more of them had no objection. */
 void copy_statement_strip(struct analysis *a, CopyStmt *stmt, uint64_t rules,
                           struct copy_options *options);
+/* After that: adds to the fields of the stream those that their expressions read, and says which
+ * values can be compared. */
+void copy_statement_compare(const struct analysis *a, const CopyStmt *stmt, uint64_t rules,
+                            struct verdict_copy *copy);
 
 /* copy_out.c: puts a query in the place of a guarded table where COPY TO would not give a column that
  * its clients know. */

@@ -245,12 +245,15 @@ struct text_form {
 
 static bool is_ascii(const char *bytes, size_t len)
 {
-    for (size_t i = 0; i < len; i++) {
-        if ((unsigned char)bytes[i] >= 0x80) {
-            return false;
-        }
+    uint64_t seen = 0, word;
+    for (; len >= sizeof word; bytes += sizeof word, len -= sizeof word) {
+        memcpy(&word, bytes, sizeof word);
+        seen |= word;
     }
-    return true;
+    for (; len > 0; bytes++, len--) {
+        seen |= (unsigned char)*bytes;
+    }
+    return (seen & UINT64_C(0x8080808080808080)) == 0;
 }
 
 /* Spaces at the end are not a part of a bpchar's text, and those beyond the length of a varchar are
@@ -322,22 +325,36 @@ static bool form_of_uuid(const struct evaluation_input *input, struct text_form 
     return true;
 }
 
-static bool form_of(const struct evaluation *evaluation, const struct evaluation_column *column,
-                    const struct evaluation_input *input, struct text_form *form)
+bool evaluation_is_possible(const struct evaluation *evaluation,
+                            const struct evaluation_column *column)
 {
     switch (column->type_oid) {
     case OID_TEXT:
     case OID_VARCHAR:
     case OID_BPCHAR:
-        return !column->is_nondeterministic && form_of_text(column, input, form);
+        return !column->is_nondeterministic;
     case OID_INT2:
     case OID_INT4:
     case OID_INT8:
-        return evaluation->has_cast && form_of_integer(column->type_oid, input, form);
     case OID_UUID:
-        return evaluation->has_cast && form_of_uuid(input, form);
+        return evaluation->has_cast;
     default:
         return false;
+    }
+}
+
+static bool form_of(const struct evaluation_column *column, const struct evaluation_input *input,
+                    struct text_form *form)
+{
+    switch (column->type_oid) {
+    case OID_INT2:
+    case OID_INT4:
+    case OID_INT8:
+        return form_of_integer(column->type_oid, input, form);
+    case OID_UUID:
+        return form_of_uuid(input, form);
+    default:
+        return form_of_text(column, input, form);
     }
 }
 
@@ -373,7 +390,7 @@ enum evaluated evaluation_value(const struct evaluation *evaluation,
     if (input->is_null) {
         return EVALUATED_NULL;
     }
-    if (!form_of(evaluation, column, input, &form)) {
+    if (!evaluation_is_possible(evaluation, column) || !form_of(column, input, &form)) {
         return EVALUATED_UNKNOWN;
     }
     int64_t result = hashtext(form.bytes, form.len);

@@ -66,6 +66,10 @@ enum evaluated {
     EVALUATED_VALUE,
 };
 
+/* Whether values of such a column can be known at all. */
+bool evaluation_is_possible(const struct evaluation *evaluation,
+                            const struct evaluation_column *column);
+
 enum evaluated evaluation_value(const struct evaluation *evaluation,
                                 const struct evaluation_column *column,
                                 const struct evaluation_input *input, int32_t *value);

@@ -39,7 +39,14 @@ static void finish(struct lookup3 *s)
     s->c = (s->c ^ s->b) - rotate(s->b, 24);
 }
 
-/* Up to four bytes as an integer, the low one first, from bit `shift` on. */
+/* Four bytes as an integer, the low one first. */
+static uint32_t whole_word_at(const unsigned char *bytes)
+{
+    return (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 |
+           (uint32_t)bytes[3] << 24;
+}
+
+/* Up to four bytes of them, from bit `shift` on. */
 static uint32_t word_at(const unsigned char *bytes, size_t len, unsigned shift)
 {
     uint32_t word = 0;
@@ -60,9 +67,9 @@ int32_t hashtext(const void *text, size_t len)
     const uint32_t start = 0x9e3779b9U + (uint32_t)len + 3923095U;
     struct lookup3 s = {start, start, start};
     for (; len >= 12; len -= 12, bytes += 12) {
-        s.a += word_at(bytes, 4, 0);
-        s.b += word_at(bytes + 4, 4, 0);
-        s.c += word_at(bytes + 8, 4, 0);
+        s.a += whole_word_at(bytes);
+        s.b += whole_word_at(bytes + 4);
+        s.c += whole_word_at(bytes + 8);
         mix(&s);
     }
     /* The low byte of c belongs to the length. */

@@ -62,7 +62,11 @@ static void judge_rule(struct insert *insert, size_t index)
         analysis_supply(a, index, &supply);
         return;
     }
-    if (insert->kind->supplies(insert, position, &supply)
+    const bool supplies = insert->kind->supplies(insert, position, &supply);
+    if (supplies && insert->kind == &insert_values) {
+        compare_note_rows(insert, index, position, &supply);
+    }
+    if (supplies
             ? analysis_supply(a, index, &supply)
             : supply.obstacle == NULL && drops_default(insert, rule, is_moving)) {
         insert->drop[position] = true;

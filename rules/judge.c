@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "rules/arena.h"
+#include "rules/compare.h"
 #include "rules/encoding.h"
 #include "rules/lex_cost.h"
 #include "rules/mask.h"
@@ -34,6 +35,13 @@ struct judge {
     char *room;               /* of its edited text */
     size_t room_size;
     struct kept_text kept_room[KEPT_MAX]; /* and what that has of it */
+    struct verdict compared;              /* the last one, once its values were compared */
+    bool is_compared;
+    struct compare_words words; /* of its refusal */
+    struct supplied *supplied_room;
+    size_t supplied_size;
+    struct value_pair *pair_room;
+    size_t pair_size;
     struct shape shape, edited_shape;
     bool has_shape;         /* the text at hand has, and it is `shape` */
     bool is_at_once;        /* gives up what takes long */
@@ -62,6 +70,8 @@ void judge_free(struct judge *judge)
         verdict_cache_free(judge->cache);
         arena_free(&judge->arena);
         free(judge->room);
+        free(judge->supplied_room);
+        free(judge->pair_room);
         free(judge);
     }
 }
@@ -242,6 +252,8 @@ static struct analysis begin(struct arena *arena, const struct rule_set *set, co
         .has_params = input->extended,
         .declared = input->param_types,
         .declared_count = input->param_type_count,
+        .is_conforming = input->standard_conforming_strings,
+        .is_in_server_encoding = input->is_in_server_encoding,
     };
 }
 
@@ -381,6 +393,8 @@ static void conclude(struct verdict *verdict, struct analysis *a, const struct j
     verdict->schema_change = a->schema_change;
     verdict->supplied = a->supplied;
     verdict->supplied_count = a->supplied_count;
+    verdict->pairs = a->pairs;
+    verdict->pair_count = a->pair_count;
 }
 
 static void set_key(struct judge *judge, const struct judge_input *input)
@@ -416,6 +430,13 @@ static bool find_for_rows(struct judge *judge, const struct bulk *bulk,
     return true;
 }
 
+static bool lift_pairs(struct judge *judge, const struct analysis *a)
+{
+    struct value_pair *lifted = arena_alloc(a->arena, (a->pair_count + 1) * sizeof *lifted);
+    judge->last.lifted_pairs = a->pair_count == 0 ? NULL : lifted;
+    return shape_lift_pairs(&judge->shape, a->pairs, a->pair_count, lifted);
+}
+
 /* Whether the verdict holds for every text with the judge's key, and where literals go in the
  * edited text. A refusal may speak of a literal, or of its place. */
 static bool is_for_key(struct judge *judge, const struct analysis *a,
@@ -424,12 +445,13 @@ static bool is_for_key(struct judge *judge, const struct analysis *a,
     struct verdict_kept *last = &judge->last;
     const enum verdict_action action = last->verdict.action;
     if (a->bulk != NULL) {
-        return judge->has_shape && !a->is_blind && !a->asks_bulk && action == VERDICT_PASS;
+        return judge->has_shape && !a->is_blind && !a->asks_bulk && action == VERDICT_PASS &&
+               a->pair_count == 0;
     }
     if (!judge->has_shape || judge->shape.literal_count == 0) {
         return true;
     }
-    if (a->is_blind || a->asks_literals || action == VERDICT_REFUSE) {
+    if (a->is_blind || a->asks_literals || action == VERDICT_REFUSE || !lift_pairs(judge, a)) {
         return false;
     }
     if (action == VERDICT_PASS) {
@@ -526,6 +548,84 @@ static const struct verdict *fill(struct judge *judge, const struct verdict_kept
     return &judge->filled;
 }
 
+/* Room for so many items of a size; what it held is lost. False when out of memory. */
+static bool make_room(void **room, size_t *room_size, size_t count, size_t size)
+{
+    if (count * size > *room_size) {
+        free(*room);
+        *room = malloc(count * size);
+        *room_size = *room == NULL ? 0 : count * size;
+    }
+    return *room != NULL;
+}
+
+static bool is_to_compare(const struct verdict *verdict)
+{
+    for (size_t i = 0; i < verdict->supplied_count; i++) {
+        if (verdict->supplied[i].compared.mismatched > 0) {
+            return true;
+        }
+    }
+    return verdict->pair_count > 0;
+}
+
+static void compare_literals(struct judge *judge, const struct judge_input *input)
+{
+    struct verdict *verdict = &judge->compared;
+    const struct compare_input values = {
+        .text = input->text,
+        .standard_conforming_strings = input->standard_conforming_strings,
+        .is_in_encoding = input->is_in_server_encoding,
+    };
+    for (size_t i = 0; i < verdict->supplied_count; i++) {
+        struct supplied *supplied = &judge->supplied_room[i];
+        const struct compare_rule *rule = compare_rule_of(judge->set, supplied->rule);
+        if (rule != NULL) {
+            compare_pairs(rule, verdict->pairs, verdict->pair_count, i, &values,
+                          &supplied->compared);
+        }
+        const struct rule *judged = rule_set_get(judge->set, supplied->rule);
+        if (verdict->action != VERDICT_REFUSE && compare_refuses(judged, &supplied->compared)) {
+            compare_refuse(judged, &supplied->compared, &judge->words, verdict);
+        }
+    }
+}
+
+/* The verdict with what its literals are found to be, which is no part of what is kept. NULL when
+ * out of memory. */
+static const struct verdict *compare(struct judge *judge, const struct verdict *verdict,
+                                     const struct value_pair *lifted,
+                                     const struct judge_input *input)
+{
+    judge->is_compared = verdict != NULL && is_to_compare(verdict);
+    if (!judge->is_compared) {
+        return verdict;
+    }
+    const size_t pairs = verdict->pair_count, supplied = verdict->supplied_count;
+    void *supplied_room = judge->supplied_room, *pair_room = judge->pair_room;
+    const bool has_room =
+        make_room(&supplied_room, &judge->supplied_size, supplied, sizeof *verdict->supplied) &&
+        (lifted == NULL ||
+         make_room(&pair_room, &judge->pair_size, pairs, sizeof *verdict->pairs));
+    judge->supplied_room = supplied_room;
+    judge->pair_room = pair_room;
+    if (!has_room) {
+        return NULL;
+    }
+    judge->compared = *verdict;
+    memcpy(judge->supplied_room, verdict->supplied, supplied * sizeof *verdict->supplied);
+    judge->compared.supplied = judge->supplied_room;
+    judge->compared.pair_text = input->text;
+    judge->compared.pairs_conforming = input->standard_conforming_strings;
+    judge->compared.pairs_in_encoding = input->is_in_server_encoding;
+    if (lifted != NULL) {
+        shape_lay_pairs(&judge->shape, lifted, pairs, judge->pair_room);
+        judge->compared.pairs = judge->pair_room;
+    }
+    compare_literals(judge, input);
+    return &judge->compared;
+}
+
 const struct verdict *judge_text(struct judge *judge, const struct rule_set *set,
                                  const struct judge_input *input)
 {
@@ -537,17 +637,17 @@ const struct verdict *judge_text(struct judge *judge, const struct rule_set *set
     const struct verdict_kept *kept = verdict_cache_get(judge->cache, &judge->key);
     if (kept != NULL) {
         judge->hits++;
-        return fill(judge, kept, input);
+        return compare(judge, fill(judge, kept, input), kept->lifted_pairs, input);
     }
     arena_reset(&judge->arena);
     judge->is_to_keep = judge->gave_up = false;
-    if (!judge_anew(judge, input)) {
+    if (!judge_anew(judge, input) || judge->gave_up) {
         return NULL;
     }
     if (judge->is_to_keep) {
         verdict_cache_put(judge->cache, &judge->key, &judge->last);
     }
-    return &judge->last.verdict;
+    return compare(judge, &judge->last.verdict, NULL, input);
 }
 
 const struct verdict *judge_at_once(struct judge *judge, const struct rule_set *set,
@@ -587,7 +687,7 @@ const struct verdict *judge_reduce(struct judge *judge)
 {
     jmp_buf out_of_memory;
     struct arena kept = {.out_of_memory = &out_of_memory};
-    struct verdict *verdict = &judge->last.verdict;
+    struct verdict *verdict = judge->is_compared ? &judge->compared : &judge->last.verdict;
     judge->is_to_keep = false;
     if (setjmp(out_of_memory) != 0) {
         arena_free(&kept);
@@ -597,6 +697,8 @@ const struct verdict *judge_reduce(struct judge *judge)
         copy_bytes(&kept, verdict->supplied, verdict->supplied_count * sizeof *verdict->supplied);
     verdict->copies =
         copy_bytes(&kept, verdict->copies, verdict->copy_count * sizeof *verdict->copies);
+    verdict->pairs =
+        copy_bytes(&kept, verdict->pairs, verdict->pair_count * sizeof *verdict->pairs);
     verdict->kept = NULL;
     verdict->kept_count = 0;
     verdict->text = NULL;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "rules/compare.h"
 #include "rules/prefilter.h"
 
 /* U&"\0063hunks" names chunks as well. */
@@ -16,6 +17,7 @@ struct rule_set {
     struct rule *rules;
     struct rule **likes; /* by rule and dependent: the rule as it is for that */
     struct evaluation *evaluations; /* by rule; the column is "" where there is none */
+    struct compare_rule *compares;  /* by rule; key_type 0: cannot be compared */
     size_t count;
     const char *database;
     struct prefilter prefilter;
@@ -171,8 +173,9 @@ static bool fill(struct rule_set *set, const struct rule *rules, const char *dat
     set->likes = calloc(set->count + 1, sizeof *set->likes);
     set->names = calloc(name_count, sizeof *set->names);
     set->evaluations = calloc(set->count + 1, sizeof *set->evaluations);
+    set->compares = calloc(set->count + 1, sizeof *set->compares);
     if (set->strings == NULL || set->rules == NULL || set->likes == NULL || set->names == NULL ||
-        set->evaluations == NULL) {
+        set->evaluations == NULL || set->compares == NULL) {
         return false;
     }
     copier = (struct string_copier){.to = set->strings};
@@ -190,6 +193,9 @@ static bool fill(struct rule_set *set, const struct rule *rules, const char *dat
         if (rules[i].mode == RULE_MODE_COMPUTE &&
             !evaluation_read(set->rules[i].expression, &set->evaluations[i])) {
             set->evaluations[i].column[0] = '\0';
+        }
+        if (!compare_rule_read(&set->rules[i], &set->compares[i])) {
+            set->compares[i] = (struct compare_rule){0};
         }
     }
     collect_names(set, &copier, rules, &name_count);
@@ -240,6 +246,7 @@ void rule_set_free(struct rule_set *set)
     free(set->likes);
     free(set->rules);
     free(set->evaluations);
+    free(set->compares);
     free(set->names);
     free(set->strings);
     free(set);
@@ -253,6 +260,12 @@ size_t rule_set_count(const struct rule_set *set)
 const struct rule *rule_set_get(const struct rule_set *set, size_t index)
 {
     return &set->rules[index];
+}
+
+const struct compare_rule *compare_rule_of(const struct rule_set *set, size_t index)
+{
+    const struct compare_rule *rule = &set->compares[index];
+    return rule->key_type == 0 ? NULL : rule;
 }
 
 bool rule_set_may_concern(const struct rule_set *set, const char *text, size_t len)
@@ -366,4 +379,14 @@ size_t rule_column_index(const struct rule *rule, const char *column)
         i++;
     }
     return i;
+}
+
+const struct rule_source *rule_source_named(const struct rule *rule, const char *column)
+{
+    for (size_t i = 0; i < rule->source_count; i++) {
+        if (strcmp(rule->sources[i].column, column) == 0) {
+            return &rule->sources[i];
+        }
+    }
+    return NULL;
 }

@@ -42,6 +42,8 @@ uint64_t rule_set_in_mode(const struct rule_set *set, uint64_t rules, enum rule_
 
 /* The position of a column in the order that applications know; column_count when there is none. */
 size_t rule_column_index(const struct rule *rule, const char *column);
+/* What evaluating must know of the column; NULL: nobody has read it. */
+const struct rule_source *rule_source_named(const struct rule *rule, const char *column);
 
 /* The lowest rule of a mask, which must not be empty: for (; mask; mask &= mask - 1). */
 static inline size_t rule_first(uint64_t mask)

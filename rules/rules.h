@@ -82,6 +82,8 @@ struct rule {
     enum rule_unparsed on_unparsed;
     bool unqualified_guarded; /* an unqualified name that equals table is the guarded table */
     enum rule_shape shape;
+    bool compares;          /* supplied values are compared with the expression's, where they can */
+    bool rejects_mismatch;  /* and refused where they differ, where others are taken out */
     /* Live columns in the order in which applications know them: the order of an INSERT without a
      * column list and of "*". After an in-place cutover it is the order of before. */
     const struct rule_column *columns;
@@ -127,6 +129,36 @@ struct kept_text {
 
 #define KEPT_MAX 48
 
+/* What is known of values supplied: those of which it is not are not counted. */
+struct comparison {
+    uint32_t matched;    /* have the expression's value */
+    uint32_t mismatched; /* have another one */
+    /* of the first of these: in which row, from 1, and what the expression has for it */
+    uint32_t row;
+    int32_t expected;
+    bool expects_null;
+};
+
+enum value_kind {
+    VALUE_NULL,
+    VALUE_LITERAL,
+    VALUE_PARAM,
+};
+
+/* Where a value is. */
+struct value_ref {
+    enum value_kind kind;
+    uint32_t at;   /* the literal's first byte in the client's text; a parameter's number, from 1 */
+    uint32_t lead; /* bytes of it in front of the literal proper: a sign's */
+};
+
+/* A row's value for a guarded column, and for the column that its expression reads. */
+struct value_pair {
+    uint32_t supplied; /* index in the verdict's list */
+    uint32_t row;      /* from 1 */
+    struct value_ref key, source;
+};
+
 /* One place in a statement where the client supplied a value for a guarded column, or could have.
  * Of a text with more than 64 of them, the last one of a kind stands for all that follow. */
 struct supplied {
@@ -134,11 +166,21 @@ struct supplied {
     const char *statement; /* "INSERT", "UPDATE", "COPY", "MERGE", "DO", ...: static string */
     uint32_t rows;         /* VALUES rows that carry the key; 0 when the text does not tell */
     uint32_t params;       /* of those, how many are bound as parameters */
+    struct comparison compared;
 };
 
 /* One COPY ... FROM STDIN of a text, in whose edited statement columns are missing: its stream goes
  * through a filter (copy_filter.h). One whose stream stays as it is has options.field_count 0. */
+struct copy_pair {
+    size_t rule;          /* index in the set */
+    uint32_t key, source; /* indexes in options.fields */
+};
+
+#define COPY_PAIRS_MAX 2
+
 struct verdict_copy {
+    struct copy_pair pairs[COPY_PAIRS_MAX]; /* of values that can be compared */
+    size_t pair_count;
     struct copy_options options; /* has_encoding and csv_has_end_marker are the session's to fill in */
 };
 
@@ -173,6 +215,12 @@ struct verdict {
     /* what the audit says of it; empty when no key was supplied */
     const struct supplied *supplied;
     size_t supplied_count;
+    /* The values that can be compared; those of parameters at Bind. Literals are, in `supplied`. */
+    const struct value_pair *pairs;
+    size_t pair_count;
+    /* where literals of pairs are; the client's text, borrowed from it */
+    const char *pair_text;
+    bool pairs_conforming, pairs_in_encoding; /* as in struct judge_input */
     uint64_t fingerprint; /* pg_query's; 0 where supplied_count is 0 */
     /* Every literal replaced by "?", up to 8 KB, of a bulk load the first row; NULL where
      * supplied_count is 0 */
@@ -197,6 +245,7 @@ struct judge_input {
     bool extended;                    /* a Parse message */
     bool standard_conforming_strings; /* the session's, as last reported */
     enum text_encoding encoding;
+    bool is_in_server_encoding; /* the text; otherwise only ASCII values can be compared */
 };
 
 /* A judge belongs to one thread. It keeps verdicts of texts seen before, bounded in bytes. */

@@ -441,3 +441,52 @@ void shape_lay_kept(const struct shape *shape, const struct kept_text *lifted, s
         kept[i].at = lifted[i].at + moved;
     }
 }
+
+static bool lift_ref(const struct shape *shape, struct value_ref *ref)
+{
+    if (ref->kind != VALUE_LITERAL) {
+        return true;
+    }
+    size_t low = 0, high = shape->literal_count;
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        if (shape->literals[middle].start < ref->at + ref->lead) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    const bool is_found = low < shape->literal_count &&
+                          shape->literals[low].start == ref->at + ref->lead;
+    ref->at = (uint32_t)low;
+    return is_found;
+}
+
+bool shape_lift_pairs(const struct shape *shape, const struct value_pair *pairs, size_t count,
+                      struct value_pair *lifted)
+{
+    for (size_t i = 0; i < count; i++) {
+        lifted[i] = pairs[i];
+        if (!lift_ref(shape, &lifted[i].key) || !lift_ref(shape, &lifted[i].source)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void lay_ref(const struct shape *shape, struct value_ref *ref)
+{
+    if (ref->kind == VALUE_LITERAL) {
+        ref->at = shape->literals[ref->at].start - ref->lead;
+    }
+}
+
+void shape_lay_pairs(const struct shape *shape, const struct value_pair *lifted, size_t count,
+                     struct value_pair *pairs)
+{
+    for (size_t i = 0; i < count; i++) {
+        pairs[i] = lifted[i];
+        lay_ref(shape, &pairs[i].key);
+        lay_ref(shape, &pairs[i].source);
+    }
+}

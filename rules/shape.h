@@ -78,3 +78,10 @@ void shape_lift_kept(const struct shape *shape, const struct kept_text *kept, si
                      struct kept_text *lifted);
 void shape_lay_kept(const struct shape *shape, const struct kept_text *lifted, size_t count,
                     const struct shape_slot *slots, size_t slot_count, struct kept_text *kept);
+
+/* The same for the places of literals that are compared: lifted, they are literals' numbers. False
+ * when one is not among the shape's literals. */
+bool shape_lift_pairs(const struct shape *shape, const struct value_pair *pairs, size_t count,
+                      struct value_pair *lifted);
+void shape_lay_pairs(const struct shape *shape, const struct value_pair *lifted, size_t count,
+                     struct value_pair *pairs);

@@ -35,39 +35,43 @@ static uint64_t supplied_by_stream(struct analysis *a, const CopyStmt *stmt, uin
     return stripped;
 }
 
-static void note_stream(struct analysis *a, const struct copy_options *options)
+static void note_stream(struct analysis *a, const struct verdict_copy *copy)
 {
     a->copies =
         arena_grow(a->arena, a->copies, a->copy_count, &a->copy_capacity, sizeof *a->copies);
-    a->copies[a->copy_count++] = (struct verdict_copy){.options = *options};
+    a->copies[a->copy_count++] = *copy;
 }
 
 /* A COPY whose rows get the column of a rule in mode compute; `rules` are all those of the table. */
 static void compute_copy(struct analysis *a, CopyStmt *stmt, uint64_t rules,
-                         struct copy_options *options)
+                         struct verdict_copy *copy)
 {
     const size_t index = rule_first(rule_set_in_mode(a->set, rules, RULE_MODE_COMPUTE));
     const char *hint = "Load the rows by INSERT.";
     const char *obstacle = (rules & (rules - 1)) != 0
                                ? "more than one rule is about the table"
-                               : copy_statement_read_computed(a, stmt, index, options, &hint);
-    for (uint64_t rest = copy_statement_carries(a, stmt, rules); rest != 0; rest &= rest - 1) {
+                               : copy_statement_read_computed(a, stmt, index, &copy->options,
+                                                              &hint);
+    const uint64_t carried = copy_statement_carries(a, stmt, rules);
+    for (uint64_t rest = carried; rest != 0; rest &= rest - 1) {
         analysis_record(a, rule_first(rest), &(struct supply){.statement = "COPY"});
     }
     if (obstacle != NULL) {
         analysis_refuse_compute(a, rule_set_get(a->set, index), "COPY", obstacle, hint);
         return;
     }
-    copy_statement_compute(a, stmt, index, options);
+    copy_statement_compute(a, stmt, index, &copy->options);
+    copy_statement_compare(a, stmt, carried, copy);
 }
 
 static void strip_copy(struct analysis *a, CopyStmt *stmt, uint64_t rules,
-                       struct copy_options *options)
+                       struct verdict_copy *copy)
 {
     const uint64_t carried = copy_statement_carries(a, stmt, rules);
-    const uint64_t stripped = carried == 0 ? 0 : supplied_by_stream(a, stmt, carried, options);
+    const uint64_t stripped = carried == 0 ? 0 : supplied_by_stream(a, stmt, carried, &copy->options);
     if (stripped != 0) {
-        copy_statement_strip(a, stmt, stripped, options);
+        copy_statement_strip(a, stmt, stripped, &copy->options);
+        copy_statement_compare(a, stmt, stripped, copy);
     }
 }
 
@@ -86,14 +90,14 @@ static void judge_copy(struct analysis *a, CopyStmt *stmt)
     const struct rule_target target = analysis_target(a, stmt->relation);
     a->writes |= target.direct | target.dependents;
     dependent_judge(a, stmt->relation, stmt->attlist, "COPY", false);
-    struct copy_options options = {.field_count = 0};
+    struct verdict_copy copy = {.pair_count = 0};
     if (rule_set_in_mode(a->set, target.direct, RULE_MODE_COMPUTE) != 0) {
-        compute_copy(a, stmt, target.direct, &options);
+        compute_copy(a, stmt, target.direct, &copy);
     } else {
-        strip_copy(a, stmt, target.direct | target.like, &options);
+        strip_copy(a, stmt, target.direct | target.like, &copy);
     }
     if (stmt->filename == NULL) {
-        note_stream(a, &options);
+        note_stream(a, &copy);
     }
 }
 

@@ -190,6 +190,11 @@ static struct entry pack_entry(struct packer *packer, const struct judge_input *
     copy->copies = pack(packer, verdict->copies, verdict->copy_count * sizeof *verdict->copies);
     copy->supplied =
         pack(packer, verdict->supplied, verdict->supplied_count * sizeof *verdict->supplied);
+    const struct value_pair *pairs =
+        kept->lifted_pairs != NULL ? kept->lifted_pairs : verdict->pairs;
+    pairs = pack(packer, pairs, verdict->pair_count * sizeof *pairs);
+    entry.kept.lifted_pairs = kept->lifted_pairs != NULL ? pairs : NULL;
+    copy->pairs = kept->lifted_pairs != NULL ? NULL : pairs;
     copy->sqlstate = pack_string(packer, verdict->sqlstate);
     copy->message = pack_string(packer, verdict->message);
     copy->detail = pack_string(packer, verdict->detail);

@@ -19,6 +19,8 @@ struct verdict_kept {
     size_t slot_count;
     /* verdict.kept as places in the shape's key; NULL: the text has no literals */
     const struct kept_text *lifted;
+    /* verdict.pairs with the numbers of the shape's literals for their places; NULL: as they are */
+    const struct value_pair *lifted_pairs;
 };
 
 /* NULL when out of memory. A cache of too few bytes for anything holds nothing. */

@@ -556,7 +556,8 @@ static void told(struct audit *audit, bool first_lost)
     }
 }
 
-void audit_tell(struct audit *audit, const struct audit_piece *who, const struct audit_piece *what)
+void audit_tell(struct audit *audit, const struct audit_piece *who, const struct audit_piece *what,
+                const struct audit_compared *compared)
 {
     if (audit == NULL) {
         return;
@@ -568,6 +569,7 @@ void audit_tell(struct audit *audit, const struct audit_piece *who, const struct
     if (len <= room) {
         memcpy(place, who->text, who->len);
         memcpy(place + who->len, what->text, what->len);
+        len += audit_render_compared(place + len, room - len, compared);
     }
     told(audit, body_done(audit, len <= room ? len : 0));
 }
@@ -587,6 +589,20 @@ void audit_tell_once(struct audit *audit, const struct audit_piece *who,
         len = audit_render_what(place + who->len, room - who->len, record);
     }
     told(audit, body_done(audit, len > 0 ? who->len + len : 0));
+}
+
+void audit_tell_copied(struct audit *audit, const struct audit_piece *who,
+                       const struct audit_supplied *record)
+{
+    if (audit == NULL) {
+        return;
+    }
+    size_t room;
+    pthread_mutex_lock(&audit->lock);
+    char *place = body_place(audit, &room);
+    const size_t begun = audit_render_copied(place, room, who);
+    const size_t len = begun == 0 ? 0 : audit_render_what(place + begun, room - begun, record);
+    told(audit, body_done(audit, len > 0 ? begun + len : 0));
 }
 
 void audit_step(struct audit *audit, const char *rule, const char *run, const char *step,

@@ -47,6 +47,9 @@ struct audit_supplied {
     const char *text; /* literals masked */
     uint32_t rows;
     uint32_t params;
+    struct audit_compared {
+        uint32_t matched, mismatched; /* 0 and 0: nothing is known, and nothing said */
+    } compared;
 };
 
 /* What a session's records on one rule begin with (`mode`: observe, strip, ...), and what those on
@@ -57,9 +60,13 @@ struct audit_piece *audit_piece_who(const struct audit_session *session, const c
 struct audit_piece *audit_piece_what(const struct audit_supplied *record);
 
 /* A key was supplied: by a statement that may come again, and by one that comes once. Borrow. */
-void audit_tell(struct audit *audit, const struct audit_piece *who, const struct audit_piece *what);
+void audit_tell(struct audit *audit, const struct audit_piece *who, const struct audit_piece *what,
+                const struct audit_compared *compared);
 void audit_tell_once(struct audit *audit, const struct audit_piece *who,
                      const struct audit_supplied *record);
+/* What became of the rows of a COPY that supplied keys, which was told when it began. */
+void audit_tell_copied(struct audit *audit, const struct audit_piece *who,
+                       const struct audit_supplied *record);
 /* A step of a cutover or rollback: `run` its id, `detail` free text. */
 void audit_step(struct audit *audit, const char *rule, const char *run, const char *step,
                 const char *detail);

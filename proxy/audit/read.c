@@ -85,6 +85,12 @@ static json_t *group(json_t *map, const char *key, bool *is_new)
     return found;
 }
 
+static bool is_copied(const json_t *record)
+{
+    return strcmp(text_of(record, "event"), "copied") == 0;
+}
+
+/* A key that was supplied, or what became of the rows of a COPY. */
 static void count_supplied(json_t *clients, const json_t *record)
 {
     char key[4 * 1024];
@@ -97,20 +103,23 @@ static void count_supplied(json_t *clients, const json_t *record)
         copy_text(client, record, "user");
         copy_text(client, record, "database");
         copy_text(client, record, "rule");
-        static const char *const counts[] = {"supplied", "observed", "stripped",
-                                             "computed", "refused",  "rows"};
+        static const char *const counts[] = {"supplied", "observed", "stripped", "computed",
+                                             "refused",  "rows",     "matched",  "mismatched"};
         for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
             json_object_set_new(client, counts[i], json_integer(0));
         }
         json_object_set_new(client, "statements", json_object());
     }
     const char *verdict = text_of(record, "verdict");
-    add_to(client, "supplied", 1);
-    if (json_object_get(client, verdict) != NULL && strcmp(verdict, "supplied") != 0 &&
-        strcmp(verdict, "rows") != 0) {
+    const bool is_refused = strcmp(verdict, "refused") == 0;
+    if (is_refused || (!is_copied(record) && (strcmp(verdict, "observed") == 0 ||
+                                              strcmp(verdict, "stripped") == 0))) {
         add_to(client, verdict, 1);
     }
+    add_to(client, "supplied", is_copied(record) ? 0 : 1);
     add_to(client, "rows", number_of(record, "rows"));
+    add_to(client, "matched", number_of(record, "matched"));
+    add_to(client, "mismatched", number_of(record, "mismatched"));
     copy_text(client, record, "time");
 
     const char *fingerprint = text_of(record, "fingerprint");
@@ -120,8 +129,12 @@ static void count_supplied(json_t *clients, const json_t *record)
         copy_text(statement, record, "statement");
         copy_text(statement, record, "fingerprint");
         copy_text(statement, record, "text");
+        json_object_set_new(statement, "matched", json_integer(0));
+        json_object_set_new(statement, "mismatched", json_integer(0));
     }
-    add_to(statement, "supplied", 1);
+    add_to(statement, "supplied", is_copied(record) ? 0 : 1);
+    add_to(statement, "matched", number_of(record, "matched"));
+    add_to(statement, "mismatched", number_of(record, "mismatched"));
     copy_text(statement, record, "time");
 }
 
@@ -206,7 +219,7 @@ enum exit_code audit_report(const char *file, const char *since, json_t **report
                 json_object_set_new(sum, "from", json_string(time));
             }
             json_object_set_new(sum, "to", json_string(time));
-            if (strcmp(event, "supplied") == 0) {
+            if (strcmp(event, "supplied") == 0 || is_copied(record)) {
                 count_supplied(clients, record);
             } else if (strcmp(event, "cutover") == 0) {
                 keep_step(steps, record);

@@ -33,8 +33,9 @@ enum audit_line audit_reader_next(struct audit_reader *reader, json_t **record);
  * "2026-11-23T08:30"); NULL for all. The report has "records", "from", "to", "lost",
  * "damaged_lines", "cut_lines", "clients"
  * [{"application_name","user","database","rule","supplied","observed","stripped","computed","refused",
- * "rows","last","statements" [{"statement","fingerprint","text","supplied","last"}]}], the busiest
- * first, and "cutover" [{"time","rule","run","step","detail"}]. */
+ * "rows","matched","mismatched","last","statements" [{"statement","fingerprint","text","supplied",
+ * "matched","mismatched","last"}]}], the busiest first, and "cutover"
+ * [{"time","rule","run","step","detail"}]. */
 enum exit_code audit_report(const char *file, const char *since, json_t **report,
                             struct failure *f);
 

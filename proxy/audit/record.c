@@ -99,11 +99,22 @@ static void put_statement(struct out *o, const char *text)
     put_number(o, "text_length", len);
 }
 
+static const char supplied_event[] = ",\"event\":\"supplied\"";
+
+size_t audit_render_copied(char *out, size_t room, const struct audit_piece *who)
+{
+    const size_t skipped = sizeof supplied_event - 1;
+    struct out o = {.text = out, .room = room};
+    put_string(&o, "event", "copied");
+    put(&o, who->text + skipped, who->len - skipped);
+    return o.overflow ? 0 : o.len;
+}
+
 size_t audit_render_who(char *out, size_t room, const struct audit_session *session,
                         const char *rule, const char *mode)
 {
     struct out o = {.text = out, .room = room};
-    put_string(&o, "event", "supplied");
+    put(&o, supplied_event, sizeof supplied_event - 1);
     put_number(&o, "session", session->id);
     put_string(&o, "client", session->client);
     put_string(&o, "user", session->user);
@@ -117,6 +128,21 @@ size_t audit_render_who(char *out, size_t room, const struct audit_session *sess
     return o.overflow ? 0 : o.len;
 }
 
+static void put_compared(struct out *o, const struct audit_compared *compared)
+{
+    if (compared->matched > 0 || compared->mismatched > 0) {
+        put_number(o, "matched", compared->matched);
+        put_number(o, "mismatched", compared->mismatched);
+    }
+}
+
+size_t audit_render_compared(char *out, size_t room, const struct audit_compared *compared)
+{
+    struct out o = {.text = out, .room = room};
+    put_compared(&o, compared);
+    return o.overflow ? 0 : o.len;
+}
+
 size_t audit_render_what(char *out, size_t room, const struct audit_supplied *record)
 {
     struct out o = {.text = out, .room = room};
@@ -126,6 +152,7 @@ size_t audit_render_what(char *out, size_t room, const struct audit_supplied *re
     put_string(&o, "protocol", record->protocol);
     put_number(&o, "rows", record->rows);
     put_number(&o, "params", record->params);
+    put_compared(&o, &record->compared);
     if (record->fingerprint != 0) {
         put_fingerprint(&o, record->fingerprint);
     }

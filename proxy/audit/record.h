@@ -19,7 +19,11 @@
 /* The two parts of the body on a supplied key, in their order. */
 size_t audit_render_who(char *out, size_t room, const struct audit_session *session,
                         const char *rule, const char *mode);
+/* The first part, `who`, for what becomes of a COPY's rows. */
+size_t audit_render_copied(char *out, size_t room, const struct audit_piece *who);
 size_t audit_render_what(char *out, size_t room, const struct audit_supplied *record);
+/* What may follow behind both; nothing where nothing is known. */
+size_t audit_render_compared(char *out, size_t room, const struct audit_compared *compared);
 size_t audit_render_step(char *out, size_t room, const char *rule, const char *run,
                          const char *step, const char *detail);
 size_t audit_render_lost(char *out, size_t room, uint64_t records);

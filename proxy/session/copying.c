@@ -8,6 +8,7 @@
 
 #include "protocol/frame.h"
 #include "proxy/service.h"
+#include "proxy/session/comparing.h"
 #include <utlist.h>
 
 /* Portals of such statements that are remembered; of more, the oldest is forgotten. */
@@ -21,10 +22,21 @@
  * counts as one that has it; the server refuses it when that is not so. */
 #define HELD_MAX (256 * 1024)
 
+/* Of a value that is compared, in its plain form; a longer one is not known. */
+#define PLAIN_ROOM 1024
+
 struct portal {
     struct portal *next;
     char name[PORTAL_NAME + 1];
-    struct verdict_copy copy;
+    struct verdict_copy copy; /* its rules are the configuration's */
+    uint64_t fingerprint;
+};
+
+/* The values of one rule in the stream at hand. */
+struct compared {
+    const struct compare_rule *compares; /* NULL: not compared */
+    const struct rule *rule;
+    struct comparison found;
 };
 
 struct copying {
@@ -37,10 +49,17 @@ struct copying {
     bool is_settled; /* nothing can have changed client_encoding unseen */
     bool is_refused; /* the stream at hand goes nowhere */
     struct copy_filter filter;
-    struct copy_presence presence;
     bool is_held, is_whole; /* not known yet whether the filter is for it; it is not */
+    struct copy_presence presence;
     char *held;
     size_t held_len, held_size;
+    /* What its rows supply, by pair. */
+    bool is_open; /* the audit is still to be told */
+    struct compared compared[COPY_PAIRS_MAX];
+    uint64_t rules_epoch; /* to which the rules in there belong */
+    bool in_encoding;     /* its text is in the server's */
+    uint64_t fingerprint;
+    bool extended;
 };
 
 static struct copying *copying_of(struct session *s)
@@ -51,6 +70,25 @@ static struct copying *copying_of(struct session *s)
     return s->copying_streams;
 }
 
+/* What the audit says of the rows that the filter has seen. */
+static void tell_stream(struct session *s, struct copying *c, bool is_refused)
+{
+    if (!c->is_open) {
+        return;
+    }
+    c->is_open = false;
+    for (size_t i = 0; i < c->streams[c->at].pair_count; i++) {
+        judging_tell_copied(s, c->streams[c->at].pairs[i].rule,
+                            &(struct judging_copied){
+                                .found = &c->compared[i].found,
+                                .rows = c->filter.rows,
+                                .fingerprint = c->fingerprint,
+                                .is_refused = is_refused,
+                                .extended = c->extended,
+                            });
+    }
+}
+
 static void end_streams(struct copying *c)
 {
     free(c->streams);
@@ -59,6 +97,13 @@ static void end_streams(struct copying *c)
     free(c->held);
     c->held = NULL;
     c->held_len = c->held_size = 0;
+}
+
+void copying_gone(struct session *s)
+{
+    if (s->copying_streams != NULL) {
+        tell_stream(s, s->copying_streams, false);
+    }
 }
 
 void copying_free(struct copying *c)
@@ -83,10 +128,54 @@ static bool is_filtered(const struct copying *c)
 /* Characters of the stream at hand are the server's own. SQL_ASCII converts nothing. */
 static bool is_in_encoding(const struct session *s, const struct copy_options *options)
 {
-    const bool is_utf8 = options->has_encoding ? options->key.is_utf8
-                                               : s->client_characters == CHARACTERS_UTF8;
+    if (!options->has_encoding) {
+        return s->in_server_encoding;
+    }
     return s->server_characters == CHARACTERS_ANY ||
-           (s->server_characters == CHARACTERS_UTF8 && is_utf8);
+           (s->server_characters == CHARACTERS_UTF8 && options->key.is_utf8);
+}
+
+static bool take_value(const struct copying *c, const struct copy_value *value,
+                       char room[PLAIN_ROOM], struct evaluation_input *out)
+{
+    const struct copy_options *options = &c->filter.options;
+    size_t len;
+    const enum copy_plain plain = copy_value_plain(options, value, room, PLAIN_ROOM, &len);
+    *out = (struct evaluation_input){.bytes = room,
+                                     .len = len,
+                                     .is_null = plain == COPY_PLAIN_NULL,
+                                     .is_binary = options->format == COPY_FORMAT_BINARY,
+                                     .is_in_encoding = c->in_encoding};
+    return plain != COPY_PLAIN_UNKNOWN;
+}
+
+/* One row that the server gets, or is about to refuse. */
+static void on_row(void *context, const struct copy_value *values)
+{
+    struct copying *c = context;
+    const struct verdict_copy *stream = &c->streams[c->at];
+    const uint32_t row = c->filter.rows < UINT32_MAX ? (uint32_t)c->filter.rows : UINT32_MAX;
+    char key_room[PLAIN_ROOM], source_room[PLAIN_ROOM];
+    struct evaluation_input key, source;
+    for (size_t i = 0; i < stream->pair_count; i++) {
+        struct compared *compared = &c->compared[i];
+        const struct copy_pair *pair = &stream->pairs[i];
+        if (compared->compares != NULL && take_value(c, &values[pair->key], key_room, &key) &&
+            take_value(c, &values[pair->source], source_room, &source)) {
+            compare_row(compared->compares, &key, &source, row, &compared->found);
+        }
+    }
+}
+
+/* By the rules of now. */
+static void set_up_comparison(struct session *s, struct copying *c)
+{
+    const struct verdict_copy *stream = &c->streams[c->at];
+    c->rules_epoch = s->rules_epoch;
+    for (size_t i = 0; i < stream->pair_count; i++) {
+        struct compared *compared = &c->compared[i];
+        compared->compares = comparing_rule(s, stream->pairs[i].rule, &compared->rule);
+    }
 }
 
 /* The filter of the stream at hand. One that cannot be set up leaves the stream to the server's
@@ -100,7 +189,11 @@ static void set_up(struct session *s)
     }
     struct copy_options *options = &c->streams[c->at].options;
     const bool is_sure = options->has_encoding || (c->is_settled && options->key.is_alone);
+    const bool compares = c->streams[c->at].pair_count > 0;
     options->key.is_in_encoding = is_in_encoding(s, options);
+    c->in_encoding = options->key.is_in_encoding && (options->has_encoding || c->is_settled);
+    memset(c->compared, 0, sizeof c->compared);
+    set_up_comparison(s, c);
     if (!options->has_encoding) {
         options->encoding = s->copy_encoding;
     }
@@ -109,19 +202,22 @@ static void set_up(struct session *s)
     c->is_held = options->may_lack;
     if (options->key.is_there && !is_sure) {
         c->is_refused = true;
-    } else if (!copy_filter_init(&c->filter, options, NULL, NULL) ||
+    } else if (!copy_filter_init(&c->filter, options, compares ? on_row : NULL, c) ||
                (c->is_held && !copy_presence_init(&c->presence, options))) {
         c->is_refused = options->key.is_there;
         options->field_count = c->is_refused ? options->field_count : 0;
+    } else {
+        c->is_open = true;
     }
 }
 
-bool copying_begin(struct session *s, const struct verdict_copy *copies, size_t count)
+static bool begin(struct session *s, const struct verdict_copy *copies, size_t count)
 {
     struct copying *c = copying_of(s);
     if (c == NULL) {
         return false;
     }
+    tell_stream(s, c, false);
     end_streams(c);
     c->streams = malloc(count * sizeof *c->streams);
     if (c->streams == NULL) {
@@ -131,6 +227,22 @@ bool copying_begin(struct session *s, const struct verdict_copy *copies, size_t 
     c->count = count;
     c->sync = s->syncs_sent + 1;
     c->is_settled = s->syncs_done == s->syncs_sent && !s->batch_executed;
+    return true;
+}
+
+bool copying_begin(struct session *s, const struct verdict *verdict)
+{
+    if (!begin(s, verdict->copies, verdict->copy_count)) {
+        return false;
+    }
+    struct copying *c = s->copying_streams;
+    for (size_t i = 0; i < c->count; i++) {
+        for (size_t k = 0; k < c->streams[i].pair_count; k++) {
+            c->streams[i].pairs[k].rule = s->rules->rule_index[c->streams[i].pairs[k].rule];
+        }
+    }
+    c->fingerprint = verdict->fingerprint;
+    c->extended = false;
     set_up(s);
     return true;
 }
@@ -178,8 +290,9 @@ static bool make_room(struct copying *c)
     return c->portal_count <= COMPUTED_MAX;
 }
 
-bool copying_bound(struct session *s, struct span portal, const struct verdict_copy *copy)
+bool copying_bound(struct session *s, struct span portal, const struct ledger_note *note)
 {
+    const struct verdict_copy *copy = note == NULL ? NULL : note->copy;
     struct copying *c = copy != NULL ? copying_of(s) : s->copying_streams;
     if (c == NULL) {
         return copy == NULL;
@@ -197,6 +310,7 @@ bool copying_bound(struct session *s, struct span portal, const struct verdict_c
     }
     memcpy(made->name, portal.ptr, portal.len < PORTAL_NAME ? portal.len : PORTAL_NAME);
     made->copy = *copy;
+    made->fingerprint = note->fingerprint;
     LL_APPEND(c->portals, made);
     c->portal_count++;
     return make_room(c);
@@ -205,7 +319,16 @@ bool copying_bound(struct session *s, struct span portal, const struct verdict_c
 bool copying_executed(struct session *s, struct span portal)
 {
     struct portal *found = find(s->copying_streams, portal);
-    return found == NULL || copying_begin(s, &found->copy, 1);
+    if (found == NULL) {
+        return true;
+    }
+    if (!begin(s, &found->copy, 1)) {
+        return false;
+    }
+    s->copying_streams->fingerprint = found->fingerprint;
+    s->copying_streams->extended = true;
+    set_up(s);
+    return true;
 }
 
 bool copying_filters(const struct session *s)
@@ -235,6 +358,18 @@ static void put(struct session *s, const struct copy_run *runs, size_t count)
     batch_built(&s->worker->batch);
 }
 
+/* The rows so far supply a value that is refused; NULL: none. */
+static const struct compared *find_refused(const struct copying *c)
+{
+    for (size_t i = 0; i < c->streams[c->at].pair_count; i++) {
+        if (c->compared[i].compares != NULL &&
+            compare_refuses(c->compared[i].rule, &c->compared[i].found)) {
+            return &c->compared[i];
+        }
+    }
+    return NULL;
+}
+
 static void pass_on(struct session *s, const char *bytes, size_t len)
 {
     struct copying *c = s->copying_streams;
@@ -246,7 +381,10 @@ static void pass_on(struct session *s, const char *bytes, size_t len)
     while (len > 0 && !c->is_refused) {
         size_t taken;
         size_t count = copy_filter_feed(&c->filter, bytes, len, &taken, runs, RUNS);
-        put(s, runs, count);
+        c->is_refused = find_refused(c) != NULL;
+        if (!c->is_refused) {
+            put(s, runs, count);
+        }
         bytes += taken;
         len -= taken;
     }
@@ -258,6 +396,7 @@ static void settle(struct session *s, bool is_whole)
     struct copying *c = s->copying_streams;
     c->is_held = false;
     c->is_whole = is_whole;
+    c->is_open = c->is_open && !is_whole;
     pass_on(s, c->held, c->held_len);
     c->held_len = 0;
 }
@@ -283,6 +422,12 @@ void copying_data(struct session *s, const uint8_t *data, size_t len)
 {
     struct copying *c = s->copying_streams;
     const char *bytes = (const char *)data;
+    if (c == NULL || !is_filtered(c)) {
+        return; /* the statement has failed while a part of the message was still to come */
+    }
+    if (c->rules_epoch != s->rules_epoch) {
+        set_up_comparison(s, c);
+    }
     if (c->is_held) {
         const enum copy_presence_found found = copy_presence_feed(&c->presence, bytes, len);
         if (found == COPY_PRESENCE_UNKNOWN && c->held_len + len <= HELD_MAX && hold(c, bytes, len)) {
@@ -293,8 +438,8 @@ void copying_data(struct session *s, const uint8_t *data, size_t len)
     pass_on(s, bytes, len);
 }
 
-/* Why the server got CopyFail. */
-static const struct ledger_refusal *refuse(struct session *s, const struct copying *c)
+/* A key that could not be computed. */
+static const struct ledger_refusal *refuse_key(struct session *s, const struct copying *c)
 {
     const struct copy_key *key = &c->streams[c->at].options.key;
     char message[COPY_NAME_MAX + 64], detail[COPY_NAME_MAX + 256];
@@ -319,6 +464,19 @@ static const struct ledger_refusal *refuse(struct session *s, const struct copyi
     return ledger_refuse(&s->ledger, &verdict, c->sync);
 }
 
+/* Why the server gets CopyFail. */
+static const struct ledger_refusal *refuse(struct session *s, const struct copying *c)
+{
+    const struct compared *compared = find_refused(c);
+    struct compare_words words;
+    struct verdict verdict = {.action = VERDICT_REFUSE};
+    if (compared == NULL) {
+        return refuse_key(s, c);
+    }
+    compare_refuse(compared->rule, &compared->found, &words, &verdict);
+    return ledger_refuse(&s->ledger, &verdict, c->sync);
+}
+
 /* CopyFail, and what makes of the server's answer the refusal. */
 static void put_failure(struct session *s, const struct copying *c)
 {
@@ -330,34 +488,45 @@ static void put_failure(struct session *s, const struct copying *c)
     struct writer *w = batch_build(&s->worker->batch, FRAME_HEADER + sizeof reason);
     if (w != NULL) {
         writer_begin(w, 'f');
-        writer_bytes(w, reason, strlen(reason) + 1);
+        writer_cstr(w, reason);
         writer_end(w);
         batch_built(&s->worker->batch);
     }
+    worker_add(&s->worker->counters.refused, 1);
+}
+
+/* The last of what stays. False when the stream is refused. */
+static bool finish(struct session *s)
+{
+    struct copying *c = s->copying_streams;
+    struct copy_run runs[COPY_RUNS_MIN];
+    if (c->is_held) {
+        settle(s, true); /* no row has ended: the server says what that is */
+    }
+    if (c->is_whole || c->is_refused) {
+        return c->is_whole;
+    }
+    const size_t count = copy_filter_finish(&c->filter, runs, COPY_RUNS_MIN);
+    if (find_refused(c) != NULL || c->filter.is_uncertain) {
+        return false;
+    }
+    put(s, runs, count);
+    return true;
 }
 
 bool copying_ended(struct session *s, bool done)
 {
     struct copying *c = s->copying_streams;
-    struct copy_run runs[COPY_RUNS_MIN];
-    bool fails = false;
     if (c == NULL || c->streams == NULL) {
         return false;
     }
-    if (done && is_filtered(c)) {
-        if (c->is_held) {
-            settle(s, true); /* no row has ended: the server says what that is */
-        }
-        if (!c->is_refused && !c->is_whole) {
-            put(s, runs, copy_filter_finish(&c->filter, runs, COPY_RUNS_MIN));
-        }
-        fails = c->is_refused || (!c->is_whole && c->filter.is_uncertain);
-    }
+    const bool fails = done && is_filtered(c) && !finish(s);
     if (fails) {
         put_failure(s, c);
     }
+    tell_stream(s, c, fails);
     c->at++;
-    if (c->at >= c->count) {
+    if (c->at >= c->count || fails) {
         end_streams(c);
     } else {
         set_up(s);
@@ -372,6 +541,7 @@ void copying_ready(struct session *s)
         return;
     }
     if (c->streams != NULL && s->syncs_done >= c->sync) {
+        tell_stream(s, c, false);
         end_streams(c);
     }
     /* a portal ends with its transaction */

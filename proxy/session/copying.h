@@ -12,11 +12,12 @@
 
 #include "proxy/session/session.h"
 
-/* A Query, or the Execute of a portal, goes to the server that takes these streams, in order. False when
- * out of memory. */
-bool copying_begin(struct session *s, const struct verdict_copy *copies, size_t count);
-/* A Bind makes `portal` of a statement that takes the stream `copy`; NULL: of any other. */
-bool copying_bound(struct session *s, struct span portal, const struct verdict_copy *copy);
+/* A Query goes to the server that takes the streams of this verdict, in order. False when out of
+ * memory. */
+bool copying_begin(struct session *s, const struct verdict *verdict);
+/* A Bind makes `portal` of a statement that takes a stream; `note` is NULL or has no stream: of any
+ * other. */
+bool copying_bound(struct session *s, struct span portal, const struct ledger_note *note);
 /* An Execute of `portal` goes to the server. */
 bool copying_executed(struct session *s, struct span portal);
 /* Whether the CopyData that comes next is the filter's. */
@@ -28,4 +29,6 @@ void copying_data(struct session *s, const uint8_t *bytes, size_t len);
 bool copying_ended(struct session *s, bool done);
 /* ReadyForQuery: what it answers takes no more rows. */
 void copying_ready(struct session *s);
+/* The session ends, in a COPY perhaps. */
+void copying_gone(struct session *s);
 void copying_free(struct copying *copying); /* NULL is allowed */

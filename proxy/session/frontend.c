@@ -8,6 +8,7 @@
 #include "protocol/frame.h"
 #include "protocol/message.h"
 #include "proxy/service.h"
+#include "proxy/session/comparing.h"
 #include "proxy/session/copying.h"
 #include "proxy/session/large.h"
 
@@ -158,13 +159,18 @@ static void refuse_violation(struct session *s, uint8_t type)
 }
 
 /* Whether enough of the message is at hand to judge it; if not, asks for all of it. A Bind tells its
- * statement's name ahead of its values, which are forwarded as they come in. */
+ * statement's name ahead of its values, which are forwarded as they come in unless they are compared. */
 static bool is_enough(struct session *s, const uint8_t *message, size_t size, size_t have)
 {
     struct span portal, name;
     bool streams = message[0] == 'B' && !s->discarding;
-    if (have == size || (streams && message_read_bind(message, have, &portal, &name))) {
+    if (have == size) {
         return true;
+    }
+    if (streams && message_read_bind(message, have, &portal, &name)) {
+        const bool is_compared = size <= COMPARED_BIND && comparing_wants(s, name);
+        s->front.need = is_compared ? size : s->front.need;
+        return !is_compared;
     }
     if (streams && have < WORKER_BUFFER) {
         return false; /* the names are still to come */

@@ -10,6 +10,7 @@
 #include "protocol/frame.h"
 #include "protocol/message.h"
 #include "proxy/service.h"
+#include "proxy/session/comparing.h"
 #include "proxy/session/copying.h"
 #include "proxy/session/deallocate.h"
 #include "proxy/session/large.h"
@@ -94,6 +95,11 @@ static struct forwarded forwarded_as(struct session *s, size_t rule_index, bool 
                                            : (struct forwarded){"stripped", &counters->stripped};
 }
 
+static struct audit_compared compared_of(const struct comparison *found)
+{
+    return (struct audit_compared){.matched = found->matched, .mismatched = found->mismatched};
+}
+
 /* False when out of memory. */
 static bool tell_verdict(struct session *s, const struct verdict *verdict, bool extended)
 {
@@ -129,6 +135,7 @@ static bool tell_verdict(struct session *s, const struct verdict *verdict, bool 
         record.statement = supplied->statement;
         record.rows = supplied->rows;
         record.params = supplied->params;
+        record.compared = compared_of(&supplied->compared);
         audit_tell_once(audit, who, &record);
     }
     return true;
@@ -153,8 +160,10 @@ static bool note_render(struct session *s, struct ledger_note *note)
             return false;
         }
     }
-    free(note->text);
-    note->text = NULL;
+    if (note->pair_count == 0) {
+        free(note->text);
+        note->text = NULL;
+    }
     return note->said != NULL;
 }
 
@@ -176,9 +185,31 @@ static bool tell_note(struct session *s, struct ledger_note *note)
         if (who == NULL) {
             return false;
         }
-        audit_tell(audit, who, note->said[i]);
+        const struct comparison *found =
+            note->pair_count > 0 ? &note->compared[i] : &note->supplied[i].compared;
+        const struct audit_compared compared = compared_of(found);
+        audit_tell(audit, who, note->said[i], &compared);
     }
     return true;
+}
+
+void judging_tell_copied(struct session *s, size_t rule, const struct judging_copied *copied)
+{
+    struct audit *audit = session_service(s)->audit;
+    const struct audit_piece *who = audit == NULL ? NULL : who_of(s, rule);
+    if (who != NULL) {
+        audit_tell_copied(
+            audit, who,
+            &(struct audit_supplied){
+                .verdict = copied->is_refused ? "refused" : forwarded_as(s, rule, true).word,
+                .sqlstate = copied->is_refused ? "428C9" : NULL,
+                .statement = "COPY",
+                .protocol = copied->extended ? "extended" : "simple",
+                .fingerprint = copied->fingerprint,
+                .rows = copied->rows < UINT32_MAX ? (uint32_t)copied->rows : UINT32_MAX,
+                .compared = compared_of(copied->found),
+            });
+    }
 }
 
 /* --- places --- */
@@ -266,6 +297,7 @@ static const struct verdict *verdict_at_once(struct session *s, const struct jud
                                        .extended = judged->extended,
                                        .standard_conforming_strings = s->strings_standard,
                                        .encoding = settings_encoding(s),
+                                       .is_in_server_encoding = settings_are_servers(s),
                                    },
                                    &takes_long);
     if (takes_long) {
@@ -443,8 +475,7 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
         judging = JUDGING_FORWARD;
         break;
     case VERDICT_EDIT:
-        if (!judged->extended && verdict->copy_count > 0 &&
-            !copying_begin(s, verdict->copies, verdict->copy_count)) {
+        if (!judged->extended && verdict->copy_count > 0 && !copying_begin(s, verdict)) {
             ok = false;
             break;
         }
@@ -573,6 +604,52 @@ static enum judging judge_parse(struct session *s, const uint8_t *message, size_
     return judging;
 }
 
+/* The execution that was not to be: of each of its keys. False when out of memory. */
+static bool tell_refused(struct session *s, const struct ledger_note *note,
+                         const struct verdict *verdict)
+{
+    struct audit *audit = session_service(s)->audit;
+    worker_add(&s->worker->counters.refused, note->count);
+    for (size_t i = 0; audit != NULL && i < note->count; i++) {
+        const struct audit_piece *who = who_of(s, note->supplied[i].rule);
+        if (who == NULL) {
+            return false;
+        }
+        audit_tell_once(audit, who,
+                        &(struct audit_supplied){
+                            .verdict = "refused",
+                            .sqlstate = verdict->sqlstate,
+                            .statement = note->supplied[i].statement,
+                            .protocol = "extended",
+                            .fingerprint = note->fingerprint,
+                            .text = note->text,
+                            .rows = note->supplied[i].rows,
+                            .params = note->supplied[i].params,
+                            .compared = compared_of(&note->compared[i]),
+                        });
+    }
+    return true;
+}
+
+/* A Parse that fails in the server takes the Bind's place, under a name: the unnamed statement stays
+ * what it was. */
+static enum judging refuse_bind(struct session *s, const struct ledger_note *note,
+                                const struct verdict *verdict)
+{
+    static const char name[] = "refused by pgsluice";
+    if (ledger_is_full(&s->ledger, s->syncs_sent + 1)) {
+        s->wait = SESSION_WAIT_BOUNDARY;
+        return JUDGING_WAIT;
+    }
+    const struct judged judged = {.extended = true, .name = {name, sizeof name - 1}};
+    place(s, NULL);
+    if (!put_refusal(s, &judged, verdict) || !tell_refused(s, note, verdict)) {
+        session_fail(s, "53200", "out of memory");
+        return JUDGING_CLOSED;
+    }
+    return JUDGING_REPLACED;
+}
+
 static enum judging judge_bind(struct session *s, const uint8_t *message, size_t size)
 {
     struct span portal, name = {0};
@@ -591,6 +668,12 @@ static enum judging judge_bind(struct session *s, const uint8_t *message, size_t
     if (hold_check(s, statement.writes) == JUDGING_WAIT) {
         return JUDGING_WAIT;
     }
+    struct compare_words words;
+    struct verdict refusal;
+    if (statement.note != NULL && statement.note->pair_count > 0 &&
+        comparing_bind(s, statement.note, message, size, &words, &refusal)) {
+        return refuse_bind(s, statement.note, &refusal);
+    }
     hold_note_write(s, statement.writes);
     place(s, statement.map);
     if (is_read && portal.len == 0) {
@@ -600,7 +683,7 @@ static enum judging judge_bind(struct session *s, const uint8_t *message, size_t
         session_fail(s, "53200", "out of memory");
         return JUDGING_CLOSED;
     }
-    if (is_read && !copying_bound(s, portal, statement.note != NULL ? statement.note->copy : NULL)) {
+    if (is_read && !copying_bound(s, portal, statement.note)) {
         session_fail(s, "53200", "out of memory");
         return JUDGING_CLOSED;
     }

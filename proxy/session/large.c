@@ -112,6 +112,7 @@ static void judge_large(struct large *large)
                                         .extended = judged->extended,
                                         .standard_conforming_strings = large->conforming,
                                         .encoding = large->encoding,
+                                        .is_in_server_encoding = large->in_server_encoding,
                                     });
     }
     look_for_words(large);
@@ -260,6 +261,7 @@ static bool begin(struct session *s)
         .epoch = s->rules_epoch,
         .conforming = s->strings_standard,
         .encoding = settings_encoding(s),
+        .in_server_encoding = settings_are_servers(s),
         .characters = judging_characters(s),
         .refs = 1,
     };
@@ -331,6 +333,7 @@ bool large_is_current(const struct session *s)
     return large->is_cancelled ||
            (large->rules == s->rules && large->epoch == s->rules_epoch &&
            large->conforming == s->strings_standard && large->encoding == settings_encoding(s) &&
+           large->in_server_encoding == settings_are_servers(s) &&
            large->characters == judging_characters(s));
 }
 

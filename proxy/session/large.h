@@ -40,6 +40,7 @@ struct large {
     uint64_t epoch;
     bool conforming;
     enum text_encoding encoding;
+    bool in_server_encoding;
     enum text_characters characters;
     _Atomic bool is_abandoned; /* nobody waits for it */
     bool is_done;

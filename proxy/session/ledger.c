@@ -8,6 +8,8 @@
 #define HASH_NONFATAL_OOM 1
 #include <uthash.h>
 
+#include "rules/compare.h"
+
 /* NAMEDATALEN - 1 */
 #define NAME_BYTES 63
 
@@ -29,10 +31,59 @@ static void note_free(struct ledger_note *note)
         free(note->said[i]);
     }
     free(note->said);
+    free(note->pairs);
+    free(note->literals);
+    free(note->compared);
     free(note->supplied);
     free(note->text);
     free(note->copy);
     free(note);
+}
+
+/* Copies a literal behind the `used` bytes of note->literals, which has no room yet when it is only
+ * measured. */
+static void keep_literal(struct ledger_note *note, const struct verdict *verdict,
+                         struct value_ref *ref, size_t *used)
+{
+    if (ref->kind != VALUE_LITERAL) {
+        return;
+    }
+    const char *literal = verdict->pair_text + ref->at;
+    const size_t len = compare_literal_len(literal, verdict->pairs_conforming);
+    if (note->literals != NULL) {
+        memcpy(note->literals + *used, literal, len);
+        note->literals[*used + len] = '\0';
+        ref->at = (uint32_t)*used;
+    }
+    *used += len + 1;
+}
+
+/* The pairs that await parameters; false when out of memory. */
+static bool note_pairs(struct ledger_note *note, const struct verdict *verdict)
+{
+    size_t used = 0;
+    note->compared = calloc(note->count, sizeof *note->compared);
+    note->pairs = malloc(verdict->pair_count * sizeof *note->pairs);
+    if (note->compared == NULL || note->pairs == NULL) {
+        return false;
+    }
+    note->conforming = verdict->pairs_conforming;
+    note->in_encoding = verdict->pairs_in_encoding;
+    for (size_t i = 0; i < verdict->pair_count; i++) {
+        struct value_pair pair = verdict->pairs[i];
+        if (pair.key.kind == VALUE_PARAM || pair.source.kind == VALUE_PARAM) {
+            keep_literal(note, verdict, &pair.key, &used);
+            keep_literal(note, verdict, &pair.source, &used);
+            note->pairs[note->pair_count++] = pair;
+        }
+    }
+    note->literals = malloc(used + 1);
+    used = 0;
+    for (size_t i = 0; note->literals != NULL && i < note->pair_count; i++) {
+        keep_literal(note, verdict, &note->pairs[i].key, &used);
+        keep_literal(note, verdict, &note->pairs[i].source, &used);
+    }
+    return note->literals != NULL;
 }
 
 static struct ledger_note *note_new(const struct verdict *verdict, const size_t *rule_index)
@@ -52,12 +103,16 @@ static struct ledger_note *note_new(const struct verdict *verdict, const size_t 
         note->copy = malloc(sizeof *note->copy);
         copied = note->copy != NULL;
     }
-    if (note->supplied == NULL || note->text == NULL || !copied) {
+    const bool has_pairs = verdict->pair_count == 0 || note_pairs(note, verdict);
+    if (note->supplied == NULL || note->text == NULL || !copied || !has_pairs) {
         note_free(note);
         return NULL;
     }
     if (note->copy != NULL) {
         *note->copy = verdict->copies[0];
+        for (size_t i = 0; i < note->copy->pair_count; i++) {
+            note->copy->pairs[i].rule = rule_index[note->copy->pairs[i].rule];
+        }
     }
     for (size_t i = 0; i < note->count; i++) {
         note->supplied[i] = verdict->supplied[i];

@@ -26,12 +26,18 @@ struct audit_piece;
 struct ledger_note {
     struct supplied *supplied; /* .rule is the configuration's index */
     size_t count;
+    /* Values that are known at Bind; those of literals lie in `literals`. */
+    struct value_pair *pairs;
+    size_t pair_count;
+    char *literals;
+    bool conforming, in_encoding;
+    struct comparison *compared; /* one for each supplied: what the Bind at hand supplies */
     uint64_t fingerprint;
-    char *text;
+    char *text; /* masked */
     bool edited;               /* else observed */
     struct verdict_copy *copy; /* it takes a stream, which is filtered; else NULL */
     struct audit_piece **said; /* one for each supplied, rendered when it is first said; then there
-                                  is no more `text` */
+                                  is no more `text` but where there are pairs */
 };
 
 struct ledger_statement {

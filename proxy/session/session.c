@@ -96,6 +96,7 @@ void session_close(struct session *s)
         return;
     }
     hold_note_end(s);
+    copying_gone(s);
     large_drop(s);
     s->state = SESSION_CLOSING;
     DL_DELETE(s->worker->sessions, s);

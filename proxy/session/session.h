@@ -58,6 +58,8 @@ struct large;
 struct login;
 struct copying;
 
+#define ENCODING_NAME 32
+
 /* One direction's input that was received and not yet consumed. */
 struct intake {
     uint8_t *stash;   /* heap; NULL when empty, as it is between complete messages */
@@ -95,6 +97,8 @@ struct session {
     bool settings_prepared; /* at any, by a statement with a name */
     bool sql_edited;       /* an SQL-level PREPARE is among the edited texts */
     enum text_encoding encoding; /* client_encoding, as last reported */
+    bool in_server_encoding;     /* what the client sends, so that nothing is converted */
+    char client_encoding[ENCODING_NAME], server_encoding[ENCODING_NAME]; /* "": not reported */
     enum text_characters client_characters, server_characters; /* of both sides' encodings */
     bool schema_changed;   /* DDL went through: the catalog is read again at the next boundary */
     bool asked_ssl, asked_gssenc; /* each may be asked for once */
@@ -251,6 +255,15 @@ enum judging judging_message(struct session *s, const uint8_t *message, size_t s
 /* Something that the audit says of the session has changed. */
 void judging_who_changed(struct session *s);
 
+/* What became of the rows of a COPY that a rule filtered. */
+struct judging_copied {
+    const struct comparison *found;
+    uint64_t rows, fingerprint;
+    bool is_refused, extended;
+};
+/* `rule` is the configuration's index. */
+void judging_tell_copied(struct session *s, size_t rule, const struct judging_copied *copied);
+
 /* settings.c: how the server reads this session's texts */
 /* A text of the session, or its startup options: whether it may change the isolation level. */
 void settings_text(struct session *s, struct span text);
@@ -265,6 +278,8 @@ bool settings_may_change(struct span text);
 bool settings_are_awaited(const struct session *s, struct span text);
 /* For the text to come. Behind an Execute of its own batch nobody can know what has changed. */
 enum text_encoding settings_encoding(const struct session *s);
+/* Likewise: whether it is in the server's encoding, so that nothing is converted. */
+bool settings_are_servers(const struct session *s);
 void settings_ready(struct session *s); /* ReadyForQuery arrived */
 
 /* hold.c */

@@ -8,6 +8,7 @@
  */
 #include "proxy/session/session.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,6 +44,17 @@ static enum text_encoding encoding_of(struct span name)
     return span_is(name, "UTF8") ? TEXT_ENCODING_UTF8 : TEXT_ENCODING_ASCII_SAFE;
 }
 
+/* Nothing is converted between the same encodings, nor from or to SQL_ASCII. */
+static void note_encoding(struct session *s, char name[ENCODING_NAME], struct span value)
+{
+    const char *client = s->client_encoding, *server = s->server_encoding;
+    snprintf(name, ENCODING_NAME, "%.*s", (int)value.len, value.ptr);
+    s->in_server_encoding =
+        client[0] != '\0' && server[0] != '\0' &&
+        (strcmp(client, server) == 0 || strcmp(client, "SQL_ASCII") == 0 ||
+         strcmp(server, "SQL_ASCII") == 0);
+}
+
 void settings_parameter(struct session *s, struct span name, struct span value)
 {
     if (span_is(name, "standard_conforming_strings")) {
@@ -50,11 +62,13 @@ void settings_parameter(struct session *s, struct span name, struct span value)
         s->settings_touched = true; /* a transaction's end may change it back */
     } else if (span_is(name, "client_encoding")) {
         s->encoding = encoding_of(value);
+        note_encoding(s, s->client_encoding, value);
         s->settings_touched = true;
         s->copy_encoding = copy_encoding_of(value.ptr);
         s->client_characters = characters_of(value.ptr, value.len);
     } else if (span_is(name, "server_encoding")) {
         s->server_characters = characters_of(value.ptr, value.len);
+        note_encoding(s, s->server_encoding, value);
     } else if (span_is(name, "server_version")) {
         s->server_major = (unsigned)strtoul(value.ptr, NULL, 10);
     } else if (span_is(name, "application_name")) {
@@ -116,6 +130,11 @@ bool settings_are_awaited(const struct session *s, struct span text)
 enum text_encoding settings_encoding(const struct session *s)
 {
     return s->settings_touched && s->batch_executed ? TEXT_ENCODING_UNKNOWN : s->encoding;
+}
+
+bool settings_are_servers(const struct session *s)
+{
+    return s->in_server_encoding && settings_encoding(s) != TEXT_ENCODING_UNKNOWN;
 }
 
 void settings_ready(struct session *s)

@@ -211,6 +211,18 @@ def test_a_row_that_the_server_refuses(server, proxy, line):
     assert stored(server) == []
 
 
+def test_a_copy_that_fails_within_a_message(server, proxy):
+    """What is still to come of the message belongs to no COPY any more."""
+    bad = "a\t1\tb\tnot a number\tx\n" + "a\t1\tb\t1\tx\n" * 10_000
+    with session(proxy) as connection:
+        message = wire.CopyData(bad)
+        connection.send(wire.Query(copy()), message[:100_000])
+        assert wire.errors(connection.read_until("Z")) == ["22P02"]
+        connection.send(message[100_000:], wire.CopyDone(), wire.Query("SELECT 1"))
+        assert not wire.errors(connection.read_until("Z"))
+    assert stored(server) == []
+
+
 def test_the_whole_table_in_the_order_that_the_client_knows(server, proxy, table):
     """Without a list a generated column is not in the stream; with a trigger it is."""
     values = ["1", "c", "0", "d", "5", "text", "{}", "2020-01-01"]

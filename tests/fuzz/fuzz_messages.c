@@ -84,6 +84,23 @@ static void check_bind(const uint8_t *message, size_t size)
     }
 }
 
+/* As many values as it says, all of them within the message. */
+static void check_values(const uint8_t *message, size_t size)
+{
+    struct message_values values;
+    struct message_value value;
+    if (!message_read_values(message, size, &values)) {
+        return;
+    }
+    uint16_t count = 0;
+    while (message_next_value(&values, &value)) {
+        check_span(value.bytes, message, size);
+        FUZZ_CHECK(!value.is_null || value.bytes.len == 0);
+        count++;
+    }
+    FUZZ_CHECK(count == values.count);
+}
+
 static void check_close(const uint8_t *message, size_t size)
 {
     struct span statement;
@@ -164,6 +181,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     check_query(message, size);
     check_parse(message, size);
     check_bind(message, size);
+    check_values(message, size);
     check_close(message, size);
     check_parameter(message, size);
     check_error(message, size);

@@ -52,11 +52,15 @@ static inline struct rule_set *fuzz_rule_set(uint8_t setting)
     rules[0].schema = "public";
     rules[0].table = "chunks";
     rules[0].column = "partition_key";
+    rules[0].compares = true;
+    rules[0].rejects_mismatch = (setting & 48) == 48;
     rules[0].columns = chunk_columns;
     rules[0].column_count = sizeof chunk_columns / sizeof chunk_columns[0];
     rules[0].dependents = chunk_dependents;
     rules[0].dependent_count = sizeof chunk_dependents / sizeof chunk_dependents[0];
-    rules[0].expression = "mod(hashtext(collection_id::text), 100) + chunk_index";
+    rules[0].expression = common.mode == RULE_MODE_COMPUTE
+                              ? "mod(hashtext(collection_id::text), 100) + chunk_index"
+                              : "mod(hashtext(collection_id::text), 100)";
     rules[0].sources = chunk_sources;
     rules[0].source_count = sizeof chunk_sources / sizeof chunk_sources[0];
     rules[1].name = "notes";

@@ -65,7 +65,7 @@ static void tell(struct audit *audit, const struct audit_session *of,
     assert_non_null(who);
     assert_non_null(what);
     if (record->sqlstate == NULL) {
-        audit_tell(audit, who, what);
+        audit_tell(audit, who, what, &(struct audit_compared){0});
     } else {
         audit_tell_once(audit, who, record);
     }
@@ -422,7 +422,7 @@ static void a_statement_that_comes_again_is_told_as_one_that_comes_once(void **s
         nasty_record(i, &of, &record);
         struct audit_piece *who = audit_piece_who(&of, "chunks", "strip");
         struct audit_piece *what = audit_piece_what(&record);
-        audit_tell(again, who, what);
+        audit_tell(again, who, what, &(struct audit_compared){0});
         free(what);
         free(who);
     }

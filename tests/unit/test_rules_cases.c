@@ -31,6 +31,7 @@ struct rule_case {
     bool reordered, converted, unqualified_passes;
     enum rule_unparsed on_unparsed;
     bool extended, backslash_escapes;
+    bool compares, rejects_mismatch, in_server_encoding;
     enum text_encoding encoding;
     struct type_list types;
     char *in, *out, *error, *detail, *hint, *masked, *expression;
@@ -87,6 +88,8 @@ static struct rule_set *make_set(const struct rule_case *c)
             .on_unparsed = c->on_unparsed,
             .unqualified_guarded = !c->unqualified_passes,
             .shape = c->shape,
+            .compares = c->compares || c->rejects_mismatch,
+            .rejects_mismatch = c->rejects_mismatch,
             .columns = chunk_columns,
             .column_count = sizeof chunk_columns / sizeof chunk_columns[0],
             .reordered = c->reordered,
@@ -122,9 +125,14 @@ static void check_supplied(const struct rule_case *c, const struct verdict *verd
 {
     assert_int_equal(verdict->supplied_count, c->supplied_count);
     for (size_t i = 0; i < c->supplied_count; i++) {
-        char text[100];
-        snprintf(text, sizeof text, "%s %u %u", verdict->supplied[i].statement,
-                 verdict->supplied[i].rows, verdict->supplied[i].params);
+        const struct supplied *supplied = &verdict->supplied[i];
+        char text[100], compared[40] = "";
+        if (supplied->compared.matched + supplied->compared.mismatched > 0) {
+            snprintf(compared, sizeof compared, " matched %u mismatched %u",
+                     supplied->compared.matched, supplied->compared.mismatched);
+        }
+        snprintf(text, sizeof text, "%s %u %u%s", supplied->statement, supplied->rows,
+                 supplied->params, compared);
         assert_string_equal(text, c->supplied[i]);
     }
     assert_int_equal(verdict->masked_text != NULL, c->supplied_count > 0);
@@ -199,6 +207,7 @@ static void run_case(void **state)
         .extended = c->extended,
         .standard_conforming_strings = !c->backslash_escapes,
         .encoding = c->encoding,
+        .is_in_server_encoding = c->in_server_encoding,
     };
     for (int round = 0; round < 2; round++) {
         check(c, judge_text(judge, set, &input));
@@ -253,6 +262,12 @@ static void read_rule(struct rule_case *c, char *words)
             c->extended = true;
         } else if (strcmp(word, "backslash_escapes") == 0) {
             c->backslash_escapes = true;
+        } else if (strcmp(word, "compares") == 0) {
+            c->compares = true;
+        } else if (strcmp(word, "rejects_mismatch") == 0) {
+            c->rejects_mismatch = true;
+        } else if (strcmp(word, "in_server_encoding") == 0) {
+            c->in_server_encoding = true;
         } else if (strcmp(word, "latin1") == 0) {
             c->encoding = TEXT_ENCODING_ASCII_SAFE;
         } else if (strcmp(word, "sjis") == 0) {

@@ -272,7 +272,10 @@ static void cache_keeps_all_of_a_verdict(void **state)
     (void)state;
     struct verdict_cache *cache = verdict_cache_new(1 << 16);
     const uint32_t types[] = {1, 2, 3};
-    const struct supplied supplied[] = {{1, "INSERT", 5, 6}, {2, "UPDATE", 0, 0}};
+    const struct supplied supplied[] = {
+        {.rule = 1, .statement = "INSERT", .rows = 5, .params = 6},
+        {.rule = 2, .statement = "UPDATE"},
+    };
     const struct shape_slot slots[] = {{1, 2, 0}, {4, 6, 2}};
     const struct verdict verdict = {
         .action = VERDICT_EDIT,
@@ -288,7 +291,7 @@ static void cache_keeps_all_of_a_verdict(void **state)
         .message = "m",
     };
     struct judge_input input = input_of("a text");
-    verdict_cache_put(cache, &input, &(struct verdict_kept){verdict, slots, 2, NULL});
+    verdict_cache_put(cache, &input, &(struct verdict_kept){.verdict = verdict, .slots = slots, .slot_count = 2});
     const struct verdict_kept *found = verdict_cache_get(cache, &input);
     assert_non_null(found);
     assert_int_equal(found->slot_count, 2);
