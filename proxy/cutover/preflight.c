@@ -43,6 +43,11 @@ static void check_mode(struct cutover *c)
         report_check(c, "mode", CHECK_BLOCK, "set mode = strip in the rule first, and let it run",
                      "mode = observe: values that clients supply still reach the server, and "
                      "would be refused with 428C9 after the flip");
+    } else if (c->rule->mode == RULE_MODE_COMPUTE && preflight_is(c, "partitioned_by_column")) {
+        report_check(c, "mode", CHECK_WARN, "let applications reconnect after the flip",
+                     "mode = compute, and strip cannot be while the table is partitioned by the "
+                     "column: statements prepared before the flip, and those of transactions that "
+                     "are open over it, come to the server with a value and get 428C9");
     } else if (c->rule->mode == RULE_MODE_COMPUTE) {
         report_check(c, "mode", CHECK_BLOCK, "set mode = strip in the rule first, and let it run",
                      "mode = compute: statements reach the server with a value for the column, which "
