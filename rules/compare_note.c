@@ -268,7 +268,6 @@ void compare_note_rows(const struct insert *insert, size_t rule, size_t position
                   (uint32_t)row + 1 + (row == 0 ? 0 : (uint32_t)cut), supply);
     }
     if (insert->bulk != NULL) {
-        a->asks_bulk = true;
         compare_cut_rows(insert, compares, position, source, &supply->compared);
     }
 }
