@@ -59,9 +59,8 @@ const char *assign_obstacle(const struct assignment *set, const ResTarget *item)
     return NULL;
 }
 
-/* The value that the list has for the column that the rule's expression reads, if it has one. */
-static void note_values(const struct assignment *set, size_t rule, const ResTarget *key,
-                        struct supply *supply)
+void assign_compare(const struct assignment *set, size_t rule, const ResTarget *key,
+                    struct supply *supply)
 {
     const struct compare_rule *compares = analysis_compares(set->a, rule, set->relation);
     for (size_t i = 0; compares != NULL && i < set->count; i++) {
@@ -87,7 +86,7 @@ static bool judge_items(const struct assignment *set, uint64_t rules)
             struct supply supply = {.statement = set->statement,
                                     .is_update = true,
                                     .obstacle = assign_obstacle(set, item)};
-            note_values(set, rule_first(rules), item, &supply);
+            assign_compare(set, rule_first(rules), item, &supply);
             if (analysis_supply(set->a, rule_first(rules), &supply)) {
                 set->rules[i] = rule;
                 takes_out = true;

@@ -112,6 +112,7 @@ static bool judge_key(const struct assignment *set, size_t index, const ResTarge
 {
     struct supply supply = {
         .statement = set->statement, .is_update = true, .obstacle = assign_obstacle(set, item)};
+    assign_compare(set, index, item, &supply);
     return analysis_supply(set->a, index, &supply);
 }
 

@@ -11,21 +11,21 @@
 bool compare_rule_read(const struct rule *rule, struct compare_rule *out)
 {
     enum { OID_INT8 = 20, OID_INT2 = 21, OID_INT4 = 23 };
-    if (!rule->compares || rule->expression == NULL) {
+    *out = (struct compare_rule){.key_type = 0};
+    if (rule->expression == NULL || !evaluation_read(rule->expression, &out->evaluation)) {
+        out->evaluation.column[0] = '\0';
         return false;
     }
     const size_t key = rule_column_index(rule, rule->column);
-    if (key == rule->column_count || !evaluation_read(rule->expression, &out->evaluation)) {
-        return false;
-    }
-    out->key_type = rule->columns[key].type_oid;
     const struct rule_source *source = rule_source_named(rule, out->evaluation.column);
-    if (source == NULL ||
-        (out->key_type != OID_INT8 && out->key_type != OID_INT4 && out->key_type != OID_INT2)) {
+    if (!rule->compares || key == rule->column_count || source == NULL ||
+        !evaluation_is_possible(&out->evaluation, &source->value)) {
         return false;
     }
+    const uint32_t type = rule->columns[key].type_oid;
     out->source = source->value;
-    return evaluation_is_possible(&out->evaluation, &out->source);
+    out->key_type = type == OID_INT8 || type == OID_INT4 || type == OID_INT2 ? type : 0;
+    return out->key_type != 0;
 }
 
 static enum evaluated read_key(const struct evaluation_input *key, int64_t *value)

@@ -15,15 +15,15 @@
 
 /* What the clients' values of one rule are compared by. */
 struct compare_rule {
-    struct evaluation evaluation;
+    struct evaluation evaluation;    /* the column is "" where there is none */
     struct evaluation_column source; /* the column that it reads */
-    uint32_t key_type;               /* int2, int4 or int8 */
+    uint32_t key_type;               /* int2, int4 or int8; 0: cannot be compared */
 };
 
 /* NULL where values of this rule cannot be compared, or nobody wants to know. */
 const struct compare_rule *compare_rule_of(const struct rule_set *set, size_t index);
 
-/* For the set itself: false when the rule's values cannot be compared. */
+/* For the set itself; false when the rule's values cannot be compared. */
 bool compare_rule_read(const struct rule *rule, struct compare_rule *out);
 
 /* One row; NULL: that value cannot be known. `row` counts from 1. */

@@ -45,6 +45,9 @@ void insert_judge_compute(struct insert *insert, size_t index)
     }
     if (key < insert->width && insert->kind->supplies(insert, key, &supply)) {
         supply.obstacle = NULL; /* of taking it out */
+        if (insert->kind == &insert_values) {
+            compare_note_rows(insert, index, key, &supply);
+        }
         if (!analysis_supply(a, index, &supply)) {
             return;
         }

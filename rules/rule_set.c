@@ -16,8 +16,7 @@ static const char unicode_identifier[] = "u&\"";
 struct rule_set {
     struct rule *rules;
     struct rule **likes; /* by rule and dependent: the rule as it is for that */
-    struct evaluation *evaluations; /* by rule; the column is "" where there is none */
-    struct compare_rule *compares;  /* by rule; key_type 0: cannot be compared */
+    struct compare_rule *compares; /* by rule */
     size_t count;
     const char *database;
     struct prefilter prefilter;
@@ -172,10 +171,9 @@ static bool fill(struct rule_set *set, const struct rule *rules, const char *dat
     set->rules = calloc(set->count + 1, sizeof *set->rules);
     set->likes = calloc(set->count + 1, sizeof *set->likes);
     set->names = calloc(name_count, sizeof *set->names);
-    set->evaluations = calloc(set->count + 1, sizeof *set->evaluations);
     set->compares = calloc(set->count + 1, sizeof *set->compares);
     if (set->strings == NULL || set->rules == NULL || set->likes == NULL || set->names == NULL ||
-        set->evaluations == NULL || set->compares == NULL) {
+        set->compares == NULL) {
         return false;
     }
     copier = (struct string_copier){.to = set->strings};
@@ -190,13 +188,7 @@ static bool fill(struct rule_set *set, const struct rule *rules, const char *dat
         if (set->likes[i] == NULL) {
             return false;
         }
-        if (rules[i].mode == RULE_MODE_COMPUTE &&
-            !evaluation_read(set->rules[i].expression, &set->evaluations[i])) {
-            set->evaluations[i].column[0] = '\0';
-        }
-        if (!compare_rule_read(&set->rules[i], &set->compares[i])) {
-            set->compares[i] = (struct compare_rule){0};
-        }
+        compare_rule_read(&set->rules[i], &set->compares[i]);
     }
     collect_names(set, &copier, rules, &name_count);
     return prefilter_init(&set->prefilter, set->names, set->count == 0 ? 0 : name_count);
@@ -245,7 +237,6 @@ void rule_set_free(struct rule_set *set)
     prefilter_fini(&set->prefilter);
     free(set->likes);
     free(set->rules);
-    free(set->evaluations);
     free(set->compares);
     free(set->names);
     free(set->strings);
@@ -358,7 +349,7 @@ uint64_t rule_set_mentioned(const struct rule_set *set, const char *text, size_t
 
 const struct evaluation *rule_set_evaluation(const struct rule_set *set, size_t index)
 {
-    const struct evaluation *evaluation = &set->evaluations[index];
+    const struct evaluation *evaluation = &set->compares[index].evaluation;
     return evaluation->column[0] == '\0' ? NULL : evaluation;
 }
 

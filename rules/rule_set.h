@@ -35,9 +35,10 @@ const char *rule_set_dependent_column(const struct rule_set *set, size_t index, 
  * comment, behind Unicode escapes. For texts that the parser cannot look into. */
 uint64_t rule_set_mentioned(const struct rule_set *set, const char *text, size_t len);
 
-/* Those of `rules` that are in that mode. */
-/* What the expression of a rule in mode compute is outside of the server; NULL: nothing. */
+/* What the expression of a rule is outside of the server; NULL: nothing. */
 const struct evaluation *rule_set_evaluation(const struct rule_set *set, size_t index);
+
+/* Those of `rules` that are in that mode. */
 uint64_t rule_set_in_mode(const struct rule_set *set, uint64_t rules, enum rule_mode mode);
 
 /* The position of a column in the order that applications know; column_count when there is none. */

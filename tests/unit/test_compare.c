@@ -26,15 +26,14 @@ struct fixture {
     struct judge *judge, *fresh;
 };
 
-static int set_up(void **state)
+static struct rule_set *new_set(enum rule_mode mode)
 {
-    static struct fixture fixture;
     const struct rule rule = {
         .name = "chunks",
         .schema = "public",
         .table = "chunks",
         .column = "partition_key",
-        .mode = RULE_MODE_STRIP,
+        .mode = mode,
         .unqualified_guarded = true,
         .expression = "mod(hashtext(collection_id::text), 100)",
         .compares = true,
@@ -43,7 +42,13 @@ static int set_up(void **state)
         .sources = column_sources,
         .source_count = sizeof column_sources / sizeof column_sources[0],
     };
-    fixture.set = rule_set_new(&rule, 1, "app");
+    return rule_set_new(&rule, 1, "app");
+}
+
+static int set_up(void **state)
+{
+    static struct fixture fixture;
+    fixture.set = new_set(RULE_MODE_STRIP);
     fixture.judge = judge_new(1 << 20);
     fixture.fresh = judge_new(0);
     *state = &fixture;
@@ -134,6 +139,27 @@ static void a_text_known_by_its_shape_is_compared_like_a_new_one(void **state)
     assert_true(compared > 300);
 }
 
+/* Their first and last rows are the same, and cannot be compared. */
+static void bulk_loads_of_one_shape_are_counted_apart(void **state)
+{
+    const struct fixture *fixture = *state;
+    struct rule_set *set = new_set(RULE_MODE_OBSERVE);
+    assert_non_null(set);
+    for (uint32_t wrong = 0; wrong < 3; wrong++) {
+        char text[2048], *to = text;
+        to += sprintf(to, "INSERT INTO chunks (collection_id, partition_key) VALUES (lower('a'), 1)");
+        for (uint32_t row = 0; row < 20; row++) {
+            to += sprintf(to, ", ('a', %d)", row < wrong ? 58 : 57);
+        }
+        strcpy(to, ", (lower('a'), 1)");
+        const struct verdict *verdict = judged(fixture->judge, set, text);
+        assert_int_equal(verdict->supplied_count, 1);
+        assert_int_equal(verdict->supplied[0].compared.mismatched, wrong);
+        assert_int_equal(verdict->supplied[0].compared.matched, 20 - wrong);
+    }
+    rule_set_free(set);
+}
+
 static void literals_are_read_or_refused(void **state)
 {
     (void)state;
@@ -188,6 +214,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(every_place_of_a_text_is_counted, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_text_known_by_its_shape_is_compared_like_a_new_one,
                                         set_up, tear_down),
+        cmocka_unit_test_setup_teardown(bulk_loads_of_one_shape_are_counted_apart, set_up,
+                                        tear_down),
         cmocka_unit_test(literals_are_read_or_refused),
         cmocka_unit_test(a_string_too_long_for_the_room_is_not_read_in_part),
     };
