@@ -75,10 +75,12 @@ bool comparing_bind(struct session *s, struct ledger_note *note, const uint8_t *
     if (is_whole && counted.count > VALUES_ON_STACK) {
         values = malloc(counted.count * sizeof *values);
     }
+    /* What is not answered yet may have changed client_encoding. */
+    const bool is_settled = !s->settings_touched || s->syncs_sent == s->syncs_done;
     const struct compare_input input = {
         .text = note->literals,
         .standard_conforming_strings = note->conforming,
-        .is_in_encoding = note->in_encoding && settings_are_servers(s),
+        .is_in_encoding = note->in_encoding && is_settled && settings_are_servers(s),
         .params = values,
         .param_count = is_whole && values != NULL ? read_values(message, size, values) : 0,
     };

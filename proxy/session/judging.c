@@ -506,14 +506,23 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
     return judging;
 }
 
-static void note_words(struct session *s, struct span text, const struct verdict *verdict)
+static void note_words(struct session *s, const struct judged *judged,
+                       const struct verdict *verdict)
 {
+    const struct span text = judged->text;
+    const struct span head = {text.ptr, verdict->plain_from};
+    const struct span tail = {text.ptr + verdict->plain_to, text.len - verdict->plain_to};
+    bool may_change = s->large != NULL && s->large->may_change;
     if (s->large != NULL) {
         s->may_snapshot = s->may_snapshot || s->large->isolation;
-        return;
+    } else {
+        settings_text(s, head);
+        settings_text(s, tail);
+        may_change = !judged->extended && (settings_may_change(head) || settings_may_change(tail));
     }
-    settings_text(s, (struct span){text.ptr, verdict->plain_from});
-    settings_text(s, (struct span){text.ptr + verdict->plain_to, text.len - verdict->plain_to});
+    if (!judged->extended && may_change) {
+        s->settings_touched = true;
+    }
 }
 
 static enum judging judge(struct session *s, const struct judged *judged)
@@ -527,7 +536,7 @@ static enum judging judge(struct session *s, const struct judged *judged)
         session_fail(s, "53200", "out of memory");
         return JUDGING_CLOSED;
     }
-    note_words(s, judged->text, verdict);
+    note_words(s, judged, verdict);
     uint64_t writes = gates_of(s, verdict->writes);
     if (s->sql_prepared != 0 && says_execute(s, judged->text)) {
         writes |= s->sql_prepared;

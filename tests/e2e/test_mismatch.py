@@ -22,6 +22,7 @@ INSERT = "INSERT INTO chunks (collection_id, partition_key, chunk_index, content
 PREPARED = INSERT + "($1, $2, 1, 'x')"
 COPY = "COPY chunks (collection_id, partition_key, chunk_index, content) FROM STDIN"
 KEYS = {"a": 57, "coll-0": -24, "b": -88, "café": 54, "": -71}  # facts of PostgreSQL 11 to 18
+LATIN1 = "SET client_encoding = latin1"
 WRONG = 'value for column "partition_key" is not the one that it is computed to (rule "chunks")'
 
 
@@ -148,6 +149,20 @@ def test_a_client_encoding_that_is_converted_says_nothing_of_its_letters(ruled):
             session.send(wire.Bind("", "s", [name, 1]), wire.Execute(""), wire.Sync())
             assert not wire.errors(session.read_until())
     assert [compared(r) for r in ruled.wait_for_audit(2)] == [(None, None), (0, 1)]
+
+
+@pytest.mark.parametrize("change, batches", [
+    ([wire.Parse("", LATIN1), wire.Bind("", ""), wire.Execute()], 1),
+    ([wire.Parse("", LATIN1), wire.Bind("", ""), wire.Execute(), wire.Sync()], 2),
+    ([wire.Query(LATIN1)], 2)])
+def test_values_behind_a_change_of_the_encoding_that_is_not_answered_yet(rejecting, change, batches):
+    with wire.connect(rejecting) as session:
+        session.send(wire.Parse("p", PREPARED), wire.Sync())
+        assert not wire.errors(session.read_until())
+        session.send(*change, wire.Bind("", "p", ["café".encode("latin1"), 54]), wire.Execute(),
+                     wire.Sync())
+        for _ in range(batches):
+            assert not wire.errors(session.read_until())
 
 
 def test_long_binds_are_compared_up_to_a_size(ruled):

@@ -94,7 +94,9 @@ static void check_values(const uint8_t *message, size_t size)
     }
     uint16_t count = 0;
     while (message_next_value(&values, &value)) {
-        check_span(value.bytes, message, size);
+        const uint8_t *start = (const uint8_t *)value.bytes.ptr;
+        FUZZ_CHECK(start >= message + FRAME_HEADER && start <= message + size);
+        FUZZ_CHECK(value.bytes.len <= (size_t)(message + size - start));
         FUZZ_CHECK(!value.is_null || value.bytes.len == 0);
         count++;
     }
