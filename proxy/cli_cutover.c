@@ -1,6 +1,7 @@
 /*
- * `pgsluice plan`, `verify`, `cutover`, `rollback`, `finish` and `status`; see cli.h. Plan and verify only
- * read and work without a proxy; the others ask the running one, because the gate is there.
+ * `pgsluice plan`, `verify`, `cutover`, `rollback`, `finish` and `status`; see cli.h. Plan and
+ * verify only read and work without a proxy; the others ask the running one, because the gate is
+ * there.
  */
 #include "proxy/cli.h"
 
@@ -17,15 +18,22 @@
 
 static const char *const strategy_names[] = {"auto", "inplace", "swap"};
 
-/* Before anything happens: a cutover whose report cannot be written should not begin. */
+/* Before anything happens: a cutover whose report cannot be written should not begin. A file that
+ * was not there is not left behind, for nothing may come of the cutover. */
 static bool can_write_report(const struct cli *cli, struct failure *f)
 {
-    FILE *file = cli->report != NULL ? fopen(cli->report, "a") : NULL;
-    if (cli->report != NULL && file == NULL) {
+    if (cli->report == NULL) {
+        return true;
+    }
+    const bool is_new = access(cli->report, F_OK) != 0;
+    FILE *file = fopen(cli->report, "a");
+    if (file == NULL || fclose(file) != 0) {
         return fail(f, EXIT_USAGE, "%s: %s", cli->report, strerror(errno));
     }
-    return file == NULL || fclose(file) == 0 ||
-           fail(f, EXIT_USAGE, "%s: %s", cli->report, strerror(errno));
+    if (is_new) {
+        (void)unlink(cli->report);
+    }
+    return true;
 }
 
 /* The report as a file; what is wrong is said on stderr, for the cutover itself is done. */
@@ -33,8 +41,8 @@ static void write_report(const struct cli *cli, const json_t *report)
 {
     size_t len = strlen(cli->report);
     bool json = len >= 5 && strcmp(cli->report + len - 5, ".json") == 0;
-    char *text = json ? json_dumps(report, JSON_INDENT(2) | JSON_PRESERVE_ORDER)
-                      : html_report(report);
+    char *text =
+        json ? json_dumps(report, JSON_INDENT(2) | JSON_PRESERVE_ORDER) : html_report(report);
     FILE *file = text != NULL ? fopen(cli->report, "w") : NULL;
     bool ok = file != NULL && fputs(text, file) >= 0;
     ok = (file == NULL || fclose(file) == 0) && ok;
@@ -85,8 +93,8 @@ static json_t *ask_processes(const struct config *config)
     struct failure ignored;
     json_t *answer = NULL;
     json_t *request = json_pack("{s:s}", "command", "processes");
-    bool answered = config->admin_count > 0 &&
-                    admin_call(config, request, NULL, NULL, &answer, &ignored);
+    bool answered =
+        config->admin_count > 0 && admin_call(config, request, NULL, NULL, &answer, &ignored);
     json_t *list = answered ? json_incref(json_object_get(answer, "processes")) : NULL;
     json_decref(request);
     json_decref(answer);
@@ -250,8 +258,8 @@ enum exit_code cli_rollback(const struct cli *cli)
 static void add_swaps(const struct config *config, json_t *report)
 {
     struct failure f = {.code = EXIT_DONE};
-    json_t *swaps = config->control != NULL && config->rule_count > 0 ? cutover_swaps(config, &f)
-                                                                      : NULL;
+    json_t *swaps =
+        config->control != NULL && config->rule_count > 0 ? cutover_swaps(config, &f) : NULL;
     (void)json_object_set_new(report, "swaps", swaps != NULL ? swaps : json_null());
 }
 

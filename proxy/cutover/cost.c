@@ -203,7 +203,8 @@ static void measure(struct cutover *c)
         report_set(c, "insert_cost",
                    json_pack("{s:I, s:i, s:s, s:o}", "rows", (json_int_t)rows, "rounds", ROUNDS,
                              "note",
-                             "Microseconds a row at the server, medians of rounds that went back "
+                             "Microseconds a row at the server (COPY: with its way there), medians "
+                             "of rounds that went back "
                              "and forth between two temporary copies of this table with its "
                              "indexes; no WAL, no network. On a busy server they "
                              "move by tens of per cent. The sign may differ from path to path: "

@@ -148,6 +148,13 @@ def test_a_report_that_cannot_be_written(proxy, db):
     assert not db.is_generated()
 
 
+def test_a_cutover_that_nobody_confirms_leaves_no_report(proxy, db, tmp_path):
+    file = tmp_path / "report.html"
+    done = proxy.command("cutover", "chunks", "--report", str(file))
+    assert done.returncode != 0 and not file.exists(), done
+    assert not db.is_generated()
+
+
 def test_status_shows_the_gate_and_the_cutover(proxy, db):
     status = json.loads(proxy.command("status", "--json").stdout)
     assert status["cutover"] is None and status["last_cutover"] is None
