@@ -1,6 +1,7 @@
 /*
- * The messages the proxy looks into or makes itself (PostgreSQL documentation, "Message Formats" and
- * "Error and Notice Message Fields"). Readers borrow the message's bytes, which begin at its type.
+ * The messages the proxy looks into or makes itself (PostgreSQL documentation, "Message Formats"
+ * and "Error and Notice Message Fields"). Readers borrow the message's bytes, which begin at its
+ * type.
  */
 #pragma once
 

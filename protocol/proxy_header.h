@@ -1,6 +1,6 @@
 /*
- * The PROXY protocol's binary header, version 2 (HAProxy, "The PROXY protocol", section 2.2): what a
- * load balancer puts ahead of a connection to say whose it is.
+ * The PROXY protocol's binary header, version 2 (HAProxy, "The PROXY protocol", section 2.2): what
+ * a load balancer puts ahead of a connection to say whose it is.
  */
 #pragma once
 
@@ -34,6 +34,7 @@ struct proxy_header {
 };
 
 /* Reads the header at the start of `bytes`. While it is incomplete, `size` is never more than the
- * header's own length: whoever reads up to there takes nothing of what comes behind. Type-length-value
- * fields must lie within the header; of them only the CRC32c is looked at, and must be right. */
+ * header's own length: whoever reads up to there takes nothing of what comes behind.
+ * Type-length-value fields must lie within the header; of them only the CRC32c is looked at, and
+ * must be right. */
 struct proxy_header proxy_header_read(const uint8_t *bytes, size_t len);

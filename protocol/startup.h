@@ -1,6 +1,7 @@
 /*
  * The packets before the first typed message: startup, SSLRequest, GSSENCRequest, CancelRequest
- * (PostgreSQL documentation, "Start-up"; lengths and limits as in the server's ProcessStartupPacket).
+ * (PostgreSQL documentation, "Start-up"; lengths and limits as in the server's
+ * ProcessStartupPacket).
  */
 #pragma once
 
@@ -40,10 +41,10 @@ struct startup {
 /* The eight bytes of an SSLRequest. */
 void startup_write_ssl_request(uint8_t out[8]);
 
-/* Writes the STARTUP_PROTOCOL_3 packet anew with `name` as its application_name: in the place of the
- * one it has, or as its last parameter; every other byte stays. False, with nothing to be sent, when the
- * packet's parameters are malformed, which is the server's to refuse, or the new one would be longer
- * than STARTUP_LENGTH_MAX. `w` is the caller's to begin and to end. */
+/* Writes the STARTUP_PROTOCOL_3 packet anew with `name` as its application_name: in the place of
+ * the one it has, or as its last parameter; every other byte stays. False, with nothing to be sent,
+ * when the packet's parameters are malformed, which is the server's to refuse, or the new one would
+ * be longer than STARTUP_LENGTH_MAX. `w` is the caller's to begin and to end. */
 bool startup_write_application_name(struct writer *w, const uint8_t *packet, size_t size,
                                     const char *name);
 

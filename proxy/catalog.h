@@ -1,7 +1,7 @@
 /*
  * What the server's catalog says of the guarded tables, read over the control connection into
- * immutable snapshots. A thread of its own reads it again on a timer, on request and after a cutover;
- * sessions look at the epoch with one load and take the newer snapshot when it changed.
+ * immutable snapshots. A thread of its own reads it again on a timer, on request and after a
+ * cutover; sessions look at the epoch with one load and take the newer snapshot when it changed.
  */
 #pragma once
 
@@ -19,7 +19,8 @@ struct catalog_database {
     /* set's rule i is configuration rule rule_index[i] */
     size_t *rule_index;
     size_t rule_count;
-    /* default_transaction_isolation of the server, the database or any role is above READ COMMITTED */
+    /* default_transaction_isolation of the server, the database or any role is above READ COMMITTED
+     */
     bool snapshot_default;
 };
 
@@ -49,8 +50,9 @@ const struct catalog_database *catalog_find(const struct catalog_snapshot *snaps
 
 /* Reads with `config`, which has the same rules in other modes, from now on; returns at once. */
 void catalog_reconfigure(struct catalog *catalog, const struct config *config);
-/* While expected, rule `rule` counts as reordered whatever the catalog says: what is then sent is right
- * before and after an in-place flip, so that the flip need not wait for a reading. Reads now. */
+/* While expected, rule `rule` counts as reordered whatever the catalog says: what is then sent is
+ * right before and after an in-place flip, so that the flip need not wait for a reading. Reads now.
+ */
 MUST_CHECK bool catalog_expect_move(struct catalog *catalog, size_t rule, bool expected,
                                     struct failure *f);
 void catalog_request_refresh(struct catalog *catalog); /* returns at once */

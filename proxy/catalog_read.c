@@ -127,12 +127,13 @@ static const char recorded_columns_sql[] =
     "SELECT attname, atttypid, attnum, source, EXISTS (SELECT FROM run) FROM matched "
     "ORDER BY CASE WHEN (SELECT yes FROM sound) THEN ord END NULLS LAST, attnum";
 
-/* What mode compute and comparisons must know of the columns. Types are written out as any session reads them: the
- * control connection's search_path is pg_catalog alone. A type may have a default of its own. $1
- * relation. */
+/* What mode compute and comparisons must know of the columns. Types are written out as any session
+ * reads them: the control connection's search_path is pg_catalog alone. A type may have a default
+ * of its own. $1 relation. */
 static const char sources_sql[] =
     "SELECT a.attname, format_type(a.atttypid, a.atttypmod), "
-    "a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL OR t.typdefaultbin IS NOT NULL, "
+    "a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL OR t.typdefaultbin IS NOT "
+    "NULL, "
     /* before 12 all collations were deterministic */
     "a.atttypid, a.atttypmod, coalesce(to_jsonb(c) ->> 'collisdeterministic' = 'false', false) "
     "FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
@@ -317,8 +318,8 @@ static bool read_rule(struct control *control, const struct config *config,
     return ok;
 }
 
-static void fill_rule(struct rule *out, const struct config *config,
-                      const struct config_rule *rule, const struct reading *r)
+static void fill_rule(struct rule *out, const struct config *config, const struct config_rule *rule,
+                      const struct reading *r)
 {
     *out = (struct rule){
         .name = rule->name,
@@ -368,9 +369,10 @@ static bool check_comparison(const struct rule *rule, struct failure *f)
 
 static void print_rule(FILE *print, const struct rule *rule, size_t index)
 {
-    fprintf(print, "rule %zu mode %d unparsed %d unqualified %d shape %d reordered %d converted %d\n", index,
-            (int)rule->mode, (int)rule->on_unparsed, rule->unqualified_guarded, (int)rule->shape, rule->reordered,
-            rule->converted);
+    fprintf(print,
+            "rule %zu mode %d unparsed %d unqualified %d shape %d reordered %d converted %d\n",
+            index, (int)rule->mode, (int)rule->on_unparsed, rule->unqualified_guarded,
+            (int)rule->shape, rule->reordered, rule->converted);
     fprintf(print, "compares %d rejects %d\n", rule->compares, rule->rejects_mismatch);
     for (size_t i = 0; i < rule->column_count; i++) {
         fprintf(print, "column %s %u %d\n", rule->columns[i].name, rule->columns[i].type_oid,

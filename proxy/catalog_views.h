@@ -1,6 +1,6 @@
 /*
- * Dependents of a guarded table: through which views, children and rules it can be written, and what
- * their columns are. Part of reading the catalog (catalog_read.c).
+ * Dependents of a guarded table: through which views, children and rules it can be written, and
+ * what their columns are. Part of reading the catalog (catalog_read.c).
  */
 #pragma once
 

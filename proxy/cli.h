@@ -41,8 +41,8 @@ enum exit_code cli_audit(const struct cli *cli);
 
 /* For `check`: whether the files that client_tls and `server` name can be used. */
 MUST_CHECK bool cli_check_files(const struct config *config, struct failure *f);
-/* For `check`: fills the objects "login" and "hosts", the way of a session to its server. False when
- * nobody could log in; `f` says why. */
+/* For `check`: fills the objects "login" and "hosts", the way of a session to its server. False
+ * when nobody could log in; `f` says why. */
 MUST_CHECK bool cli_check_login(const struct config *config, json_t *login, json_t *hosts,
                                 struct failure *f);
 

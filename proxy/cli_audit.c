@@ -53,10 +53,11 @@ static void print_client(const json_t *client)
            text_of(client, "database"), text_of(client, "rule"));
     long long supplied = number_of(client, "supplied");
     long long rows = number_of(client, "rows");
-    printf("  %lld statement%s, %lld row%s; %lld observed, %lld stripped, %lld computed, %lld refused; last %s\n",
+    printf("  %lld statement%s, %lld row%s; %lld observed, %lld stripped, %lld computed, %lld "
+           "refused; last %s\n",
            supplied, supplied == 1 ? "" : "s", rows, rows == 1 ? "" : "s",
-           number_of(client, "observed"), number_of(client, "stripped"), number_of(client, "computed"),
-           number_of(client, "refused"), text_of(client, "last"));
+           number_of(client, "observed"), number_of(client, "stripped"),
+           number_of(client, "computed"), number_of(client, "refused"), text_of(client, "last"));
     if (number_of(client, "matched") + number_of(client, "mismatched") > 0) {
         printf("  of the values that could be compared, %lld %s the expression's and %lld %s not\n",
                number_of(client, "matched"), number_of(client, "matched") == 1 ? "was" : "were",

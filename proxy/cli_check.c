@@ -28,8 +28,9 @@ static const char *effect(const struct rule *rule, enum rule_mode mode)
         return generated ? "a supplied value is removed; the server computes it"
                          : "a supplied value is removed; the table's trigger computes it";
     case RULE_MODE_COMPUTE:
-        return generated ? "a supplied value is removed; the server computes it"
-                         : "the column is the expression over the row's own values, supplied or not";
+        return generated
+                   ? "a supplied value is removed; the server computes it"
+                   : "the column is the expression over the row's own values, supplied or not";
     case RULE_MODE_REJECT:
         return "a statement that supplies the column is refused with 428C9";
     }
@@ -70,14 +71,13 @@ static void add_rules(const struct config *config, const struct catalog_database
         const struct config_rule *written = &config->rules[database->rule_index[i]];
         char table[160];
         snprintf(table, sizeof table, "%s.%s", rule->schema, rule->table);
-        json_array_append_new(rules, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I}",
-                                               "rule", rule->name, "database", database->name,
-                                               "table", table, "column", rule->column, "expression",
-                                               written->expression, "mode", mode_names[written->mode],
-                                               "shape", shape_names[rule->shape], "computed_by",
-                                               computed_by[rule->shape], "effect",
-                                               effect(rule, written->mode),
-                                               "columns", (json_int_t)rule->column_count));
+        json_array_append_new(
+            rules,
+            json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I}", "rule", rule->name,
+                      "database", database->name, "table", table, "column", rule->column,
+                      "expression", written->expression, "mode", mode_names[written->mode], "shape",
+                      shape_names[rule->shape], "computed_by", computed_by[rule->shape], "effect",
+                      effect(rule, written->mode), "columns", (json_int_t)rule->column_count));
     }
 }
 

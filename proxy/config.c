@@ -367,8 +367,9 @@ static bool is_complete(struct loader *l)
         return complain(l, 0, "control: is missing from [pgsluice]; rules need it");
     }
     if (config->server_attrs && config->control == NULL) {
-        return complain(l, 0, "control: is missing from [pgsluice]; target_session_attrs needs it, to "
-                              "ask the servers what they are");
+        return complain(l, 0,
+                        "control: is missing from [pgsluice]; target_session_attrs needs it, to "
+                        "ask the servers what they are");
     }
     return is_auth_complete(l);
 }

@@ -44,7 +44,7 @@ struct config_rule {
     bool reject_mismatch;     /* on_mismatch = reject */
     bool unqualified_guarded; /* unqualified = guarded, the default */
     enum rule_unparsed on_unparsed;
-    int line;                 /* of the section's header */
+    int line; /* of the section's header */
 };
 
 enum audit_fsync { AUDIT_FSYNC_NONE, AUDIT_FSYNC_BATCH, AUDIT_FSYNC_EACH };
@@ -77,10 +77,10 @@ struct config {
     struct config_address *listen;
     size_t listen_count;
     unsigned unix_socket_mode; /* of the sockets among them; default 0777 */
-    char *server;  /* libpq keywords, without sslnegotiation */
+    char *server;              /* libpq keywords, without sslnegotiation */
     bool server_tls_direct; /* its sslnegotiation=direct, which not every libpq's keywords have */
     bool server_attrs;      /* its target_session_attrs is not any */
-    char *control; /* libpq keywords; NULL without rules */
+    char *control;          /* libpq keywords; NULL without rules */
     struct config_client_tls client_tls;
     enum auth_type auth_type;
     char *auth_file;  /* path; NULL: none */
@@ -93,14 +93,14 @@ struct config {
     enum audit_fsync audit_fsync;
     bool audit_failure_reject; /* audit_failure = reject */
     bool log_json;
-    enum log_level log_level;    /* least level that is logged; default info */
-    uint32_t max_client_conn;          /* default 5000 */
+    enum log_level log_level;             /* least level that is logged; default info */
+    uint32_t max_client_conn;             /* default 5000 */
     uint32_t max_user_client_connections; /* default 0, any number, as the next one */
     uint32_t max_db_client_connections;
-    uint64_t max_packet_size;          /* bytes of one judged message; default 64 MiB */
-    uint64_t client_login_timeout_ms;  /* default 60 s; 0 = off. Seconds in the file */
+    uint64_t max_packet_size;           /* bytes of one judged message; default 64 MiB */
+    uint64_t client_login_timeout_ms;   /* default 60 s; 0 = off. Seconds in the file */
     uint64_t server_connect_timeout_ms; /* default 15 s */
-    uint64_t client_idle_timeout_ms;      /* outside a transaction; default 0, off, as the next two */
+    uint64_t client_idle_timeout_ms;    /* outside a transaction; default 0, off, as the next two */
     uint64_t idle_transaction_timeout_ms; /* waiting for the client inside one */
     uint64_t query_timeout_ms;            /* waiting for the server */
     struct config_tcp tcp;                /* of both legs */
@@ -108,8 +108,8 @@ struct config {
     struct config_network *proxy_from;    /* default: this machine, over TCP */
     size_t proxy_from_count;
     bool application_name_add_host;
-    uint64_t hold_ttl_ms;              /* longest time a statement may be held; default 2 s */
-    uint32_t max_held_clients;         /* at one gate; more go to the server. Default 1000 */
+    uint64_t hold_ttl_ms;      /* longest time a statement may be held; default 2 s */
+    uint32_t max_held_clients; /* at one gate; more go to the server. Default 1000 */
     struct config_rule *rules;
     size_t rule_count;
     struct config *older; /* the one that this replaced at a reload; not freed with it */
@@ -125,6 +125,7 @@ static inline bool config_has_secrets(const struct config *config)
     return config->auth_file != NULL || config->auth_query != NULL;
 }
 
-/* The rule whose table is `table` ("chunks", "public.chunks" or the rule's name), or NULL with `f`. */
+/* The rule whose table is `table` ("chunks", "public.chunks" or the rule's name), or NULL with `f`.
+ */
 const struct config_rule *config_find_rule(const struct config *config, const char *table,
                                            struct failure *f);

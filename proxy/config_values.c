@@ -246,8 +246,8 @@ bool value_network(const char *text, struct config_network *out, struct value_wh
         ok = inet_pton(out->family, address, out->address) == 1;
     }
     if (!ok) {
-        return because(why, "names %s, which is no network: 10.0.0.0/8, fd00::/8, an address, or unix",
-                       text);
+        return because(
+            why, "names %s, which is no network: 10.0.0.0/8, fd00::/8, an address, or unix", text);
     }
     unsigned width = out->family == AF_INET6 ? 128 : 32;
     uint64_t bits = width;

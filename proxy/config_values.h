@@ -35,7 +35,8 @@ MUST_CHECK bool value_size(const char *text, uint64_t least, uint64_t most, uint
 MUST_CHECK bool value_word(const char *text, const char *const *words, size_t count, size_t *out,
                            struct value_why *why);
 
-/* "host:port", "[::1]:port", "*:port", "unix:/path", "unix:@name". The caller owns address->host. */
+/* "host:port", "[::1]:port", "*:port", "unix:/path", "unix:@name". The caller owns address->host.
+ */
 MUST_CHECK bool value_address(const char *text, struct config_address *address,
                               struct value_why *why);
 
@@ -51,8 +52,9 @@ MUST_CHECK bool value_network(const char *text, struct config_network *out, stru
 MUST_CHECK bool value_identifier(const char *text, char **schema, char **name,
                                  struct value_why *why);
 
-/* Takes `keyword` and its value out of libpq keywords ("host=a sslmode = 'require'"), which it shortens; the
- * value, unquoted, is cut to `size`. False, and nothing changed, when the keyword is not there. */
+/* Takes `keyword` and its value out of libpq keywords ("host=a sslmode = 'require'"), which it
+ * shortens; the value, unquoted, is cut to `size`. False, and nothing changed, when the keyword is
+ * not there. */
 bool value_take_keyword(char *keywords, const char *keyword, char *value, size_t size);
 
 /* The word that `text` was perhaps meant to be, or NULL when none is near. */

@@ -17,10 +17,10 @@
 struct control;
 
 struct control_target {
-    const char *conninfo;               /* libpq keywords */
-    const char *database;               /* NULL: the one that conninfo names */
-    const char *host, *port;            /* this host of all that conninfo may name; NULL: libpq chooses */
-    const char *hostaddr;               /* of that host; NULL: by its name */
+    const char *conninfo;    /* libpq keywords */
+    const char *database;    /* NULL: the one that conninfo names */
+    const char *host, *port; /* this host of all that conninfo may name; NULL: libpq chooses */
+    const char *hostaddr;    /* of that host; NULL: by its name */
     bool impatient; /* past a deadline the connection is given up, and not a cancel waited for: for
                        questions of which nobody needs to know how they ended */
     bool (*abort_requested)(void *arg); /* NULL: nobody ever asks */
@@ -46,8 +46,8 @@ bool control_is_lost(const struct control *control);
 
 /* Runs one statement with text parameters (NULL is NULL) and returns its result, which the caller
  * ends with PQclear(). NULL on failure: `f` then has the server's SQLSTATE and words. After
- * `timeout_ms` (0: none), or when an abort is requested, the statement is cancelled (57014), or by who
- * is impatient the connection given up (57014 too). */
+ * `timeout_ms` (0: none), or when an abort is requested, the statement is cancelled (57014), or by
+ * who is impatient the connection given up (57014 too). */
 MUST_CHECK PGresult *control_query(struct control *control, const char *sql, size_t count,
                                    const char *const *values, unsigned timeout_ms,
                                    struct failure *f);

@@ -3,9 +3,10 @@
  *
  * Safety is PostgreSQL's lock; the gate only saves latency. It holds statements at transaction
  * boundaries, for at most its time-to-live on the local monotonic clock, and always ends by letting
- * them pass. The cutover thread sets the state; sessions read it with one relaxed load and keep their
- * counts in a cell of their own worker, which nobody else writes. Release is driven by the state: a
- * worker with held sessions looks again every few milliseconds, whether or not it was woken.
+ * them pass. The cutover thread sets the state; sessions read it with one relaxed load and keep
+ * their counts in a cell of their own worker, which nobody else writes. Release is driven by the
+ * state: a worker with held sessions looks again every few milliseconds, whether or not it was
+ * woken.
  */
 #pragma once
 
@@ -60,8 +61,8 @@ struct gate_latency {
     double read_max_us;
 };
 void gate_record(struct gate *gate, bool on);
-/* Of the statements that began in the slot (time of gate_now() in units of GATE_SLOT_MS); zeros when
- * it is too long ago. */
+/* Of the statements that began in the slot (time of gate_now() in units of GATE_SLOT_MS); zeros
+ * when it is too long ago. */
 void gate_latency(const struct gate *gate, uint64_t slot, struct gate_latency *out);
 
 /* The sessions' side. */

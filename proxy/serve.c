@@ -185,8 +185,8 @@ static bool open_listeners(struct serve *serve, struct failure *f)
         return fail(f, EXIT_REFUSED, "out of memory");
     }
     for (size_t i = 0; i < config->listen_count; i++) {
-        if (!listener_open(&serve->loop, &config->listen[i], config->unix_socket_mode,
-                           on_client, &serve->service, &serve->listeners[i], f)) {
+        if (!listener_open(&serve->loop, &config->listen[i], config->unix_socket_mode, on_client,
+                           &serve->service, &serve->listeners[i], f)) {
             return false;
         }
         serve->listener_count++;

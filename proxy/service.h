@@ -35,16 +35,17 @@ struct service {
     SSL_CTX *client_tls; /* NULL: client_tls = disable; SIGHUP puts a newer one in its place */
     struct worker **workers;
     unsigned worker_count;
-    char nonce[17];               /* marks the proxy's own failing statements; hex, random */
-    _Atomic uint32_t clients;     /* client connections open now */
-    _Atomic uint64_t next_id;     /* of the next session */
-    _Atomic bool draining;        /* SIGTERM: sessions end at their next transaction boundary */
+    char nonce[17];           /* marks the proxy's own failing statements; hex, random */
+    _Atomic uint32_t clients; /* client connections open now */
+    _Atomic uint64_t next_id; /* of the next session */
+    _Atomic bool draining;    /* SIGTERM: sessions end at their next transaction boundary */
 };
 
 /* A new TLS connection with a client on `fd`, or NULL when there is no TLS, or no memory. */
 SSL *service_accept_tls(struct service *service, int fd);
 
-/* The configuration in force. Older ones live as long as the process: a thread may go on reading. */
+/* The configuration in force. Older ones live as long as the process: a thread may go on reading.
+ */
 static inline struct config *service_config(const struct service *service)
 {
     return atomic_load_explicit(&service->config, memory_order_acquire);

@@ -41,10 +41,10 @@ struct batch {
 };
 
 struct worker_counters {
-    _Atomic uint64_t sessions;      /* open now */
+    _Atomic uint64_t sessions; /* open now */
     _Atomic uint64_t sessions_total;
-    _Atomic uint64_t statements;    /* Query and Execute batches: ReadyForQuery seen */
-    _Atomic uint64_t judged;        /* texts that the prefilter did not clear */
+    _Atomic uint64_t statements; /* Query and Execute batches: ReadyForQuery seen */
+    _Atomic uint64_t judged;     /* texts that the prefilter did not clear */
     _Atomic uint64_t observed, stripped, computed, refused; /* keys, by what was done */
     _Atomic uint64_t cache_hits, cache_misses, cache_bytes; /* of the judges, every second or so */
 };
@@ -66,8 +66,8 @@ struct worker {
     struct catalog_snapshot *snapshot;
     struct judge **judges; /* one for each database of the snapshot, made when first needed */
     struct judge_counters judged_before; /* by judges that are gone */
-    struct large_thread *large; /* judges what takes long; NULL until there is some */
-    uint64_t turn_ns;           /* when the first text of this turn was judged; 0: none was */
+    struct large_thread *large;          /* judges what takes long; NULL until there is some */
+    uint64_t turn_ns; /* when the first text of this turn was judged; 0: none was */
     struct worker_counters counters;
     _Atomic uint32_t assigned; /* clients it was given and has not closed */
     bool stopping;

@@ -54,8 +54,8 @@ struct with_scope {
     int visible; /* of its queries: those in front of the one that the walk is in, else all */
 };
 
-struct revision; /* revision.c */
-struct compute;  /* compute.h */
+struct revision;     /* revision.c */
+struct compute;      /* compute.h */
 struct compare_rule; /* compare.h */
 
 struct refusal {
@@ -107,7 +107,7 @@ struct analysis {
     /* Where the walk is. */
     List *statements;
     const RawStmt *statement;
-    struct with_scope *with; /* the innermost */
+    struct with_scope *with;  /* the innermost */
     struct token_list tokens; /* of the whole text, when first asked for */
     const char *definition;   /* inside this kind of stored definition: nothing is edited */
     bool has_params;          /* "$1" means something here */
@@ -124,9 +124,9 @@ struct supply {
     uint32_t rows, params;
     bool is_update;
     const char *obstacle; /* why it cannot be taken out of the text; NULL when the caller can */
-    const char *hint;     /* beside an obstacle: what to write instead; NULL: leave the column out */
-    bool is_guess;        /* whether the column gets a value is not known */
-    size_t pairs;         /* so many of the analysis's last pairs are its values */
+    const char *hint; /* beside an obstacle: what to write instead; NULL: leave the column out */
+    bool is_guess;    /* whether the column gets a value is not known */
+    size_t pairs;     /* so many of the analysis's last pairs are its values */
     struct comparison compared; /* values that were compared already */
 };
 
@@ -163,8 +163,8 @@ const char *analysis_apply_edits(struct analysis *a, size_t *len, size_t *mark);
 struct rule_target analysis_target(const struct analysis *a, const RangeVar *relation);
 /* The rule as it is for a relation that is its table, or like it. */
 const struct rule *analysis_rule(const struct analysis *a, size_t rule, const RangeVar *relation);
-/* What the rule's values are compared by; NULL: they cannot be. Of a relation that is like its table
- * it is not known which column the expression reads. */
+/* What the rule's values are compared by; NULL: they cannot be. Of a relation that is like its
+ * table it is not known which column the expression reads. */
 const struct compare_rule *analysis_compares(const struct analysis *a, size_t rule,
                                              const RangeVar *relation);
 /* Whether statements of this rule are edited so that they outlive a move of the column. */
@@ -247,7 +247,8 @@ struct insert_rows {
     const struct rule *rule;  /* one of the target's */
     const bool *is_dropped;   /* by position in the row */
     int start;                /* of VALUES in the text */
-    bool is_query; /* with LIMIT, a WITH clause, ...: its values do not meet their columns at once */
+    bool
+        is_query; /* with LIMIT, a WITH clause, ...: its values do not meet their columns at once */
 };
 /* Keeps the parameters declared whose places are dropped; refuses where a type cannot be known. */
 void params_keep(struct analysis *a, const struct insert_rows *insert);

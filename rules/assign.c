@@ -189,7 +189,8 @@ static bool neutralise_part(const struct assignment *set, size_t index)
         return false;
     }
     const char *column = set->neutrals[index];
-    const size_t name = set->firsts[index] + (place == 0); /* the first begins with the parenthesis */
+    const size_t name =
+        set->firsts[index] + (place == 0); /* the first begins with the parenthesis */
     const size_t name_end = place + 1 == (size_t)part->ncolumns
                                 ? (size_t)tokens->items[set->firsts[index - place]].match
                                 : set->firsts[index + 1] - 1;

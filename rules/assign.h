@@ -24,7 +24,8 @@ RowExpr *assign_row(const ResTarget *item);
 Node *assign_value(const ResTarget *item);
 /* Why the item's value cannot be told or taken out; NULL: it can. */
 const char *assign_obstacle(const struct assignment *set, const ResTarget *item);
-/* Notes the value that the list has for the column that the rule's expression reads, if it has one. */
+/* Notes the value that the list has for the column that the rule's expression reads, if it has one.
+ */
 void assign_compare(const struct assignment *set, size_t rule, const ResTarget *key,
                     struct supply *supply);
 /* Finds the items' first tokens. False when text and tree do not agree. */

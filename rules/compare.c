@@ -33,8 +33,9 @@ static enum evaluated read_key(const struct evaluation_input *key, int64_t *valu
     if (key->is_null) {
         return EVALUATED_NULL;
     }
-    const bool is_read = key->is_binary ? evaluation_read_binary_integer(key->bytes, key->len, value)
-                                        : evaluation_read_integer(key->bytes, key->len, value);
+    const bool is_read = key->is_binary
+                             ? evaluation_read_binary_integer(key->bytes, key->len, value)
+                             : evaluation_read_integer(key->bytes, key->len, value);
     return is_read ? EVALUATED_VALUE : EVALUATED_UNKNOWN;
 }
 
@@ -146,7 +147,6 @@ size_t compare_literal_len(const char *text, bool standard_conforming_strings)
 {
     char room[VALUE_ROOM];
     struct value value;
-    return value_read(text, standard_conforming_strings, room, &value)
-               ? (size_t)(value.end - text)
-               : 0;
+    return value_read(text, standard_conforming_strings, room, &value) ? (size_t)(value.end - text)
+                                                                       : 0;
 }

@@ -162,8 +162,7 @@ static bool note_value(struct analysis *a, const Node *value, uint32_t column,
     if (value != NULL && IsA(value, ParamRef)) {
         return note_param(a, (const ParamRef *)value, innermost, column, ref);
     }
-    return value != NULL && IsA(value, A_Const) &&
-           note_literal(a, (const A_Const *)value, ref);
+    return value != NULL && IsA(value, A_Const) && note_literal(a, (const A_Const *)value, ref);
 }
 
 static void note_pair(struct analysis *a, const struct compare_rule *rule, const Node *key,
@@ -193,9 +192,9 @@ static bool is_plain_cast(const char *at, uint32_t column)
     static const struct {
         const char *name;
         uint32_t type;
-    } casts[] = {{"text", OID_TEXT},    {"varchar", OID_VARCHAR}, {"int", OID_INT4},
-                 {"int4", OID_INT4},    {"integer", OID_INT4},    {"bigint", OID_INT8},
-                 {"int8", OID_INT8},    {"smallint", OID_INT2},   {"int2", OID_INT2}};
+    } casts[] = {{"text", OID_TEXT}, {"varchar", OID_VARCHAR}, {"int", OID_INT4},
+                 {"int4", OID_INT4}, {"integer", OID_INT4},    {"bigint", OID_INT8},
+                 {"int8", OID_INT8}, {"smallint", OID_INT2},   {"int2", OID_INT2}};
     at += strspn(at, " \t\n\r\f");
     if (*at == ',' || *at == ')') {
         return true;

@@ -11,8 +11,8 @@
  * too few, a quoted value without an end), something is put in its place that fails with the same
  * SQLSTATE, 22P04. Only what is wrong with a removed value alone is forgiven.
  *
- * A computed column is the last one of the edited statement. Where its value is not certain, nothing
- * goes out any more, and the caller has to end the stream with CopyFail.
+ * A computed column is the last one of the edited statement. Where its value is not certain,
+ * nothing goes out any more, and the caller has to end the stream with CopyFail.
  */
 #pragma once
 
@@ -27,8 +27,9 @@
 #define COPY_NULL_MAX 64
 #define COPY_VALUE_MAX 64 /* of a value that is cut by the end of a piece, this much is kept */
 #define COPY_RUNS_MIN 8   /* the least that copy_filter_feed() can work with */
-#define COPY_SOURCE_MAX 8192 /* no value is computed from a longer one, escapes and quotes included */
-#define COPY_KEYS_MAX 64     /* rows to which one call of copy_filter_feed() adds a value */
+#define COPY_SOURCE_MAX                                                                            \
+    8192                 /* no value is computed from a longer one, escapes and quotes included */
+#define COPY_KEYS_MAX 64 /* rows to which one call of copy_filter_feed() adds a value */
 #define COPY_KEY_MAX 16
 
 enum copy_format {
@@ -58,7 +59,8 @@ struct copy_field {
     char name[COPY_NAME_MAX]; /* of the column, as HEADER MATCH expects it; "": not compared */
 };
 
-/* A column that is computed from one of the stream's and goes out behind the last field of a row. */
+/* A column that is computed from one of the stream's and goes out behind the last field of a row.
+ */
 struct copy_key {
     bool is_there;
     uint32_t source; /* index in the options' fields */
@@ -85,8 +87,8 @@ struct copy_options {
      * the server's version. */
     bool csv_has_end_marker;
     uint32_t width; /* fields in a row, as the client sends it */
-    /* Or one less: without a list, clients send a generated column only while they know it as plain.
-     * Then copy_presence_feed() tells whether there is anything to remove. */
+    /* Or one less: without a list, clients send a generated column only while they know it as
+     * plain. Then copy_presence_feed() tells whether there is anything to remove. */
     bool may_lack;
     size_t null_len;
     char null[COPY_NULL_MAX];
@@ -131,7 +133,7 @@ struct copy_filter {
     struct copy_options options;
     copy_row_cb on_row;
     void *context;
-    uint64_t rows; /* data rows, so far */
+    uint64_t rows;     /* data rows, so far */
     bool is_uncertain; /* the last one's key could not be computed: nothing goes out any more */
 
     /* From here on the filter's own. */
@@ -153,8 +155,8 @@ struct copy_filter {
     char word[4];               /* of an unfinished integer */
     size_t word_len;
     struct copy_capture captures[COPY_FIELDS_MAX];
-    char source[COPY_SOURCE_MAX]; /* what the source's capture stores, */
-    char plain[COPY_SOURCE_MAX];  /* and its value without escapes and quotes */
+    char source[COPY_SOURCE_MAX];           /* what the source's capture stores, */
+    char plain[COPY_SOURCE_MAX];            /* and its value without escapes and quotes */
     char keys[COPY_KEYS_MAX][COPY_KEY_MAX]; /* values added in the call at hand */
     size_t key_count;
 };

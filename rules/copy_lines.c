@@ -121,7 +121,8 @@ bool copy_end_row(struct copy_cursor *c, const char *end)
     }
     if (!f->options.key.is_there) {
         copy_close_run(c, end);
-        copy_write(c, &f->options.delimiter, 1); /* a field too many; of the key there is one less */
+        copy_write(c, &f->options.delimiter,
+                   1); /* a field too many; of the key there is one less */
     }
     return true;
 }

@@ -1,6 +1,6 @@
 /*
- * Whether a stream carries a column; see copy_filter.h. A filter that takes nothing out looks for the
- * last field of the first row. Called by the proxy's sessions; owns nothing.
+ * Whether a stream carries a column; see copy_filter.h. A filter that takes nothing out looks for
+ * the last field of the first row. Called by the proxy's sessions; owns nothing.
  */
 #include <string.h>
 

@@ -534,7 +534,8 @@ static const char *source_ambiguity(const CopyStmt *stmt, const char *source)
             is_meant |= !IsA(name, String) || strcmp(strVal(name), source) == 0;
         }
         if (is_meant) {
-            return "its FORCE_NULL or FORCE_NOT_NULL is about the column that the key is computed from";
+            return "its FORCE_NULL or FORCE_NOT_NULL is about the column that the key is computed "
+                   "from";
         }
     }
     return NULL;
@@ -561,8 +562,7 @@ static const char *read_key(const struct analysis *a, const CopyStmt *stmt, size
         return "in a COPY pgsluice computes columns of type smallint, integer and bigint only";
     }
     if (source == NULL || !evaluation_is_possible(evaluation, &source->value)) {
-        return arena_printf(a->arena,
-                            "only the server knows the text form, or the hash, of \"%s\"",
+        return arena_printf(a->arena, "only the server knows the text form, or the hash, of \"%s\"",
                             evaluation->column);
     }
     options->key.is_there = true;
@@ -627,8 +627,7 @@ void copy_statement_compute(struct analysis *a, CopyStmt *stmt, size_t index,
     } else if (!drop[options->width - 1]) {
         shorten_list(a, stmt, behind, drop, options->width);
         const int close = tokens->items[tokens->items[behind].match].start;
-        analysis_edit(a, close, close,
-                      arena_printf(a->arena, ", %s", quoted_name(rule->column)));
+        analysis_edit(a, close, close, arena_printf(a->arena, ", %s", quoted_name(rule->column)));
         revision_note(a, &stmt->attlist, (int)options->width, 0,
                       lappend(NIL, makeString(pstrdup(rule->column))));
     }
@@ -656,7 +655,8 @@ static bool has_other_values(const CopyStmt *stmt)
     return false;
 }
 
-/* The place in the stream that the rule's expression reads, as a field; false when there is none. */
+/* The place in the stream that the rule's expression reads, as a field; false when there is none.
+ */
 static bool add_source(const struct compare_rule *compares, const struct rule *rule,
                        const CopyStmt *stmt, struct copy_options *options)
 {

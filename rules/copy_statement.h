@@ -18,9 +18,9 @@ uint64_t copy_statement_carries(const struct analysis *a, const CopyStmt *stmt, 
 const char *copy_statement_read(const struct analysis *a, const CopyStmt *stmt, uint64_t rules,
                                 struct copy_options *options);
 
-/* The same of a COPY FROM into the table of a rule in mode compute, whether its column is carried or
- * not, with all that the filter has to know but what the session knows; `hint` says what to write
- * instead. */
+/* The same of a COPY FROM into the table of a rule in mode compute, whether its column is carried
+ * or not, with all that the filter has to know but what the session knows; `hint` says what to
+ * write instead. */
 const char *copy_statement_read_computed(const struct analysis *a, const CopyStmt *stmt,
                                          size_t rule, struct copy_options *options,
                                          const char **hint);
@@ -38,6 +38,6 @@ void copy_statement_strip(struct analysis *a, CopyStmt *stmt, uint64_t rules,
 void copy_statement_compare(const struct analysis *a, const CopyStmt *stmt, uint64_t rules,
                             struct verdict_copy *copy);
 
-/* copy_out.c: puts a query in the place of a guarded table where COPY TO would not give a column that
- * its clients know. */
+/* copy_out.c: puts a query in the place of a guarded table where COPY TO would not give a column
+ * that its clients know. */
 void copy_out_judge(struct analysis *a, CopyStmt *stmt);

@@ -66,9 +66,8 @@ static void judge_rule(struct insert *insert, size_t index)
     if (supplies && insert->kind == &insert_values) {
         compare_note_rows(insert, index, position, &supply);
     }
-    if (supplies
-            ? analysis_supply(a, index, &supply)
-            : supply.obstacle == NULL && drops_default(insert, rule, is_moving)) {
+    if (supplies ? analysis_supply(a, index, &supply)
+                 : supply.obstacle == NULL && drops_default(insert, rule, is_moving)) {
         insert->drop[position] = true;
         insert->add_list |= is_positional;
     }

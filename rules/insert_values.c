@@ -55,8 +55,8 @@ static bool supplies(const struct insert *insert, size_t position, struct supply
     return supply->rows > 0;
 }
 
-/* Whether the server sees a query here whose result is inserted, and not rows: then each column takes
- * a type from all of its values before it is assigned. */
+/* Whether the server sees a query here whose result is inserted, and not rows: then each column
+ * takes a type from all of its values before it is assigned. */
 static bool is_query(const SelectStmt *source)
 {
     return source->sortClause != NIL || source->limitCount != NULL || source->limitOffset != NULL ||
@@ -71,9 +71,9 @@ static const char *obstacle(const struct insert *insert)
                : NULL;
 }
 
-/* The VALUES that starts the rows, in parentheses or not; `at` is behind the relation and its columns.
- * In front of it may stand OVERRIDING ... VALUE, and a WITH clause: its bodies are passed over, and a
- * query of it may be named values. */
+/* The VALUES that starts the rows, in parentheses or not; `at` is behind the relation and its
+ * columns. In front of it may stand OVERRIDING ... VALUE, and a WITH clause: its bodies are passed
+ * over, and a query of it may be named values. */
 static size_t find_values(const struct token_list *tokens, size_t at)
 {
     if (at < tokens->count && tokens->items[at].kind == TOKEN_OTHER) {

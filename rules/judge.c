@@ -43,8 +43,8 @@ struct judge {
     struct value_pair *pair_room;
     size_t pair_size;
     struct shape shape, edited_shape;
-    bool has_shape;         /* the text at hand has, and it is `shape` */
-    bool is_at_once;        /* gives up what takes long */
+    bool has_shape;  /* the text at hand has, and it is `shape` */
+    bool is_at_once; /* gives up what takes long */
     bool gave_up;
     bool is_to_keep;        /* the last verdict, under `key` */
     struct judge_input key; /* under which its verdict is kept: the shape's, or its own */
@@ -163,9 +163,11 @@ static const struct blindness unreadable = {
 static const struct blindness unsettled = {
     .statement = "not readable",
     .refusal = {.sqlstate = "0A000",
-                .message = "statement cannot be judged behind a change of settings in its own batch",
-                .detail = "standard_conforming_strings or client_encoding may have changed ahead of "
-                          "it, and it has a backslash or a character beyond ASCII",
+                .message =
+                    "statement cannot be judged behind a change of settings in its own batch",
+                .detail =
+                    "standard_conforming_strings or client_encoding may have changed ahead of "
+                    "it, and it has a backslash or a character beyond ASCII",
                 .hint = "Send a Sync behind what changes the setting, or bind such values as "
                         "parameters."},
 };
@@ -474,8 +476,7 @@ static bool is_quick(const struct analysis *a, const struct judge_input *input)
 {
     const char *text = a->bulk == NULL ? a->text : a->bulk->short_text;
     const size_t len = a->bulk == NULL ? a->len : a->bulk->short_len;
-    return len <= PARSED_AT_ONCE &&
-           lex_cost_is_low(text, len, input->standard_conforming_strings);
+    return len <= PARSED_AT_ONCE && lex_cost_is_low(text, len, input->standard_conforming_strings);
 }
 
 static void judge_in_arena(struct judge *judge, const struct judge_input *input)
@@ -605,8 +606,7 @@ static const struct verdict *compare(struct judge *judge, const struct verdict *
     void *supplied_room = judge->supplied_room, *pair_room = judge->pair_room;
     const bool has_room =
         make_room(&supplied_room, &judge->supplied_size, supplied, sizeof *verdict->supplied) &&
-        (lifted == NULL ||
-         make_room(&pair_room, &judge->pair_size, pairs, sizeof *verdict->pairs));
+        (lifted == NULL || make_room(&pair_room, &judge->pair_size, pairs, sizeof *verdict->pairs));
     judge->supplied_room = supplied_room;
     judge->pair_room = pair_room;
     if (!has_room) {

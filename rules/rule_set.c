@@ -15,7 +15,7 @@ static const char unicode_identifier[] = "u&\"";
 
 struct rule_set {
     struct rule *rules;
-    struct rule **likes; /* by rule and dependent: the rule as it is for that */
+    struct rule **likes;           /* by rule and dependent: the rule as it is for that */
     struct compare_rule *compares; /* by rule */
     size_t count;
     const char *database;

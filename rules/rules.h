@@ -40,8 +40,9 @@ enum rule_shape {
 
 /* Where a column has its values from. */
 enum column_source {
-    COLUMN_GIVEN,     /* from statements */
-    COLUMN_FIXED,     /* an identity that takes none from INSERT and UPDATE, or an expression of a view */
+    COLUMN_GIVEN, /* from statements */
+    COLUMN_FIXED, /* an identity that takes none from INSERT and UPDATE, or an expression of a view
+                   */
     COLUMN_GENERATED, /* and COPY leaves it out where there is no list */
 };
 
@@ -54,8 +55,8 @@ struct rule_column {
 /* What mode compute must know of a column that the expression may read. */
 struct rule_source {
     const char *column;
-    const char *type; /* as SQL writes it: character varying(36) */
-    bool has_default; /* leaving it out gives something else than NULL */
+    const char *type;               /* as SQL writes it: character varying(36) */
+    bool has_default;               /* leaving it out gives something else than NULL */
     struct evaluation_column value; /* for evaluating it outside of the server */
 };
 
@@ -65,8 +66,8 @@ struct rule_relation {
     /* The guarded column's name in it: "" when it does not have the column, NULL when that is not
      * known, so that any write to it may carry a value. */
     const char *column;
-    /* Its own columns in their order, when a statement that writes it can be relieved of the column as
-     * one on the table itself can; NULL when it cannot. */
+    /* Its own columns in their order, when a statement that writes it can be relieved of the column
+     * as one on the table itself can; NULL when it cannot. */
     const struct rule_column *columns;
     size_t column_count;
 };
@@ -82,14 +83,15 @@ struct rule {
     enum rule_unparsed on_unparsed;
     bool unqualified_guarded; /* an unqualified name that equals table is the guarded table */
     enum rule_shape shape;
-    bool compares;          /* supplied values are compared with the expression's, where they can */
-    bool rejects_mismatch;  /* and refused where they differ, where others are taken out */
+    bool compares;         /* supplied values are compared with the expression's, where they can */
+    bool rejects_mismatch; /* and refused where they differ, where others are taken out */
     /* Live columns in the order in which applications know them: the order of an INSERT without a
      * column list and of "*". After an in-place cutover it is the order of before. */
     const struct rule_column *columns;
     size_t column_count;
     bool reordered; /* the catalog's order differs from `columns` */
-    bool converted; /* a cutover has made the column a generated one: applications know it as plain */
+    bool converted; /* a cutover has made the column a generated one: applications know it as plain
+                     */
     /* Views, rules' source tables, partitions and inheritance children, transitively. */
     const struct rule_relation *dependents;
     size_t dependent_count;
@@ -181,7 +183,8 @@ struct copy_pair {
 struct verdict_copy {
     struct copy_pair pairs[COPY_PAIRS_MAX]; /* of values that can be compared */
     size_t pair_count;
-    struct copy_options options; /* has_encoding and csv_has_end_marker are the session's to fill in */
+    struct copy_options
+        options; /* has_encoding and csv_has_end_marker are the session's to fill in */
 };
 
 struct verdict {
@@ -195,7 +198,8 @@ struct verdict {
     size_t text_len;
     const uint32_t *param_types;
     size_t param_type_count;
-    /* every COPY ... FROM STDIN of the text in order, when one of them is filtered; NULL when none is */
+    /* every COPY ... FROM STDIN of the text in order, when one of them is filtered; NULL when none
+     * is */
     const struct verdict_copy *copies;
     size_t copy_count;
     /* What `text` has of the client's, in order and up to both ends; at most KEPT_MAX pieces. When
@@ -221,7 +225,7 @@ struct verdict {
     /* where literals of pairs are; the client's text, borrowed from it */
     const char *pair_text;
     bool pairs_conforming, pairs_in_encoding; /* as in struct judge_input */
-    uint64_t fingerprint; /* pg_query's; 0 where supplied_count is 0 */
+    uint64_t fingerprint;                     /* pg_query's; 0 where supplied_count is 0 */
     /* Every literal replaced by "?", up to 8 KB, of a bulk load the first row; NULL where
      * supplied_count is 0 */
     const char *masked_text;
@@ -231,8 +235,8 @@ struct verdict {
 enum text_encoding {
     TEXT_ENCODING_UTF8,       /* that ASCII character, in valid UTF-8 only; others are refused */
     TEXT_ENCODING_ASCII_SAFE, /* that ASCII character, always: LATIN1, WIN1252, EUC_JP, ... */
-    TEXT_ENCODING_UNKNOWN, /* it is not known which, nor what a backslash means; only ASCII texts without
-                            * any can be judged */
+    TEXT_ENCODING_UNKNOWN,    /* it is not known which, nor what a backslash means; only ASCII texts
+                               * without    any can be judged */
     TEXT_ENCODING_UNSAFE, /* perhaps a half of another one: SJIS, BIG5, GBK, UHC, GB18030, JOHAB,
                            * SHIFT_JIS_2004; only ASCII texts can be judged */
 };
@@ -260,17 +264,17 @@ void judge_free(struct judge *judge);
 const struct verdict *judge_text(struct judge *judge, const struct rule_set *set,
                                  const struct judge_input *input);
 
-/* The same for a caller that must not be kept long: a verdict that is known, or that is found within
- * some two milliseconds. NULL with *takes_long set leaves it to judge_text(), on another thread and
- * with another judge. */
+/* The same for a caller that must not be kept long: a verdict that is known, or that is found
+ * within some two milliseconds. NULL with *takes_long set leaves it to judge_text(), on another
+ * thread and with another judge. */
 const struct verdict *judge_at_once(struct judge *judge, const struct rule_set *set,
                                     const struct judge_input *input, bool *takes_long);
 /* Keeps what `from` has just found out, for texts that come again. The last input of `from` must
  * still be there, and `judge` must have been asked about the same set. */
 void judge_learn(struct judge *judge, const struct judge *from);
 
-/* Frees all that belongs to the last verdict but what it says: without its text, its parameter types
- * and what judge_learn() takes. NULL when out of memory. */
+/* Frees all that belongs to the last verdict but what it says: without its text, its parameter
+ * types and what judge_learn() takes. NULL when out of memory. */
 const struct verdict *judge_reduce(struct judge *judge);
 
 struct judge_counters {

@@ -70,9 +70,8 @@ static inline size_t word_end(const struct reader *r, size_t at)
     while (r->len - at >= LANES) {
         const lanes bytes = lanes_load(r->text + at), letters = (bytes | 0x20) - 'a',
                     digits = bytes - '0';
-        const unsigned parts =
-            lanes_mask((lanes)(letters < 26) | (lanes)(digits < 10) | (lanes)(bytes == '_') |
-                       (lanes)(bytes == '$') | bytes);
+        const unsigned parts = lanes_mask((lanes)(letters < 26) | (lanes)(digits < 10) |
+                                          (lanes)(bytes == '_') | (lanes)(bytes == '$') | bytes);
         if (parts != (1U << LANES) - 1) {
             return at + (unsigned)__builtin_ctz(~parts);
         }
@@ -456,8 +455,8 @@ static bool lift_ref(const struct shape *shape, struct value_ref *ref)
             high = middle;
         }
     }
-    const bool is_found = low < shape->literal_count &&
-                          shape->literals[low].start == ref->at + ref->lead;
+    const bool is_found =
+        low < shape->literal_count && shape->literals[low].start == ref->at + ref->lead;
     ref->at = (uint32_t)low;
     return is_found;
 }

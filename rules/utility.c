@@ -42,16 +42,17 @@ static void note_stream(struct analysis *a, const struct verdict_copy *copy)
     a->copies[a->copy_count++] = *copy;
 }
 
-/* A COPY whose rows get the column of a rule in mode compute; `rules` are all those of the table. */
+/* A COPY whose rows get the column of a rule in mode compute; `rules` are all those of the table.
+ */
 static void compute_copy(struct analysis *a, CopyStmt *stmt, uint64_t rules,
                          struct verdict_copy *copy)
 {
     const size_t index = rule_first(rule_set_in_mode(a->set, rules, RULE_MODE_COMPUTE));
     const char *hint = "Load the rows by INSERT.";
-    const char *obstacle = (rules & (rules - 1)) != 0
-                               ? "more than one rule is about the table"
-                               : copy_statement_read_computed(a, stmt, index, &copy->options,
-                                                              &hint);
+    const char *obstacle =
+        (rules & (rules - 1)) != 0
+            ? "more than one rule is about the table"
+            : copy_statement_read_computed(a, stmt, index, &copy->options, &hint);
     const uint64_t carried = copy_statement_carries(a, stmt, rules);
     for (uint64_t rest = carried; rest != 0; rest &= rest - 1) {
         analysis_record(a, rule_first(rest), &(struct supply){.statement = "COPY"});
@@ -68,7 +69,8 @@ static void strip_copy(struct analysis *a, CopyStmt *stmt, uint64_t rules,
                        struct verdict_copy *copy)
 {
     const uint64_t carried = copy_statement_carries(a, stmt, rules);
-    const uint64_t stripped = carried == 0 ? 0 : supplied_by_stream(a, stmt, carried, &copy->options);
+    const uint64_t stripped =
+        carried == 0 ? 0 : supplied_by_stream(a, stmt, carried, &copy->options);
     if (stripped != 0) {
         copy_statement_strip(a, stmt, stripped, &copy->options);
         copy_statement_compare(a, stmt, stripped, copy);

@@ -17,7 +17,7 @@ struct value {
 
 enum { VALUE_ROOM = 512 }; /* for strings that are not in the text as they are, and integers */
 
-/* The literal at `text`, which is NUL-terminated: NULL, an integer, a string in plain quotes or with
- * simple escapes. False for all else. */
+/* The literal at `text`, which is NUL-terminated: NULL, an integer, a string in plain quotes or
+ * with simple escapes. False for all else. */
 bool value_read(const char *text, bool standard_conforming_strings, char room[VALUE_ROOM],
                 struct value *out);

@@ -30,7 +30,8 @@ struct input {
 static int connect_admin(const struct config *config, struct failure *f)
 {
     if (config->admin_count == 0) {
-        fail(f, EXIT_USAGE, "%s: no admin address is configured (admin = unix:/path)", config->file);
+        fail(f, EXIT_USAGE, "%s: no admin address is configured (admin = unix:/path)",
+             config->file);
         return -1;
     }
     struct sockaddr_un un = {.sun_family = AF_UNIX};
@@ -42,8 +43,10 @@ static int connect_admin(const struct config *config, struct failure *f)
     memcpy(un.sun_path, path, strlen(path));
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0 || connect(fd, (const struct sockaddr *)&un, sizeof un) != 0) {
-        fail(f, EXIT_REFUSED, "no pgsluice is listening on the admin socket %s: %s (is \"pgsluice "
-             "serve\" running with this configuration?)", path, strerror(errno));
+        fail(f, EXIT_REFUSED,
+             "no pgsluice is listening on the admin socket %s: %s (is \"pgsluice "
+             "serve\" running with this configuration?)",
+             path, strerror(errno));
         if (fd >= 0) {
             close(fd);
         }
@@ -159,6 +162,7 @@ bool admin_call(const struct config *config, const json_t *request,
     sigaction(SIGINT, &old, NULL);
     close(fd);
     return *result != NULL ||
-           fail(f, EXIT_UNKNOWN, "the proxy went away before it answered; \"pgsluice verify\" shows "
+           fail(f, EXIT_UNKNOWN,
+                "the proxy went away before it answered; \"pgsluice verify\" shows "
                 "what is in place");
 }

@@ -41,9 +41,8 @@ static const char *const kind_names[] = {
 typedef enum exit_code (*job_command)(const struct config *config, const struct config_rule *rule,
                                       const struct cutover_options *options,
                                       const struct cutover_host *host, json_t **report);
-static const job_command kind_commands[] = {[JOB_CUTOVER] = cutover_run,
-                                            [JOB_ROLLBACK] = cutover_rollback,
-                                            [JOB_FINISH] = cutover_finish};
+static const job_command kind_commands[] = {
+    [JOB_CUTOVER] = cutover_run, [JOB_ROLLBACK] = cutover_rollback, [JOB_FINISH] = cutover_finish};
 
 const char *job_name(enum job_kind kind)
 {
@@ -131,8 +130,8 @@ static void job_run(void *arg)
         .step = on_step,
     };
     json_t *report = NULL;
-    enum exit_code code = kind_commands[job->kind](config, &config->rules[job->rule],
-                                                   &job->options, &host, &report);
+    enum exit_code code =
+        kind_commands[job->kind](config, &config->rules[job->rule], &job->options, &host, &report);
     if (report == NULL) {
         report = json_pack("{s:s, s:i, s:s}", "command", kind_names[job->kind], "exit", (int)code,
                            "summary", "out of memory");
@@ -142,7 +141,8 @@ static void job_run(void *arg)
                   config->rules[job->rule].name, "exit", json_object_get(report, "exit"), "summary",
                   json_object_get(report, "summary"), "time", json_object_get(report, "time"));
     uv_mutex_lock(&job->lock);
-    job->result = json_deep_copy(result); /* nothing in common with what this thread goes on using */
+    job->result =
+        json_deep_copy(result); /* nothing in common with what this thread goes on using */
     uv_mutex_unlock(&job->lock);
     json_decref(result);
     put_line(job, json_pack("{s:o}", "result", report));
@@ -220,9 +220,9 @@ bool job_has_ended(struct job *job)
 json_t *job_status(struct job *job)
 {
     uv_mutex_lock(&job->lock);
-    json_t *status = json_pack("{s:s, s:s, s:s, s:s, s:f}", "command", kind_names[job->kind], "rule",
-                               service_config(job->service)->rules[job->rule].name, "phase", job->phase,
-                               "text", job->text, "done", job->done);
+    json_t *status = json_pack("{s:s, s:s, s:s, s:s, s:f}", "command", kind_names[job->kind],
+                               "rule", service_config(job->service)->rules[job->rule].name, "phase",
+                               job->phase, "text", job->text, "done", job->done);
     uv_mutex_unlock(&job->lock);
     return status;
 }

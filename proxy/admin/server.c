@@ -32,7 +32,7 @@ struct admin {
     struct client *clients;
     struct job *job;
     struct client *job_owner; /* who is told; NULL when it went away */
-    json_t *last; /* the result of the one before; NULL: there was none */
+    json_t *last;             /* the result of the one before; NULL: there was none */
 };
 
 static void on_client_closed(uv_handle_t *handle)
@@ -209,8 +209,8 @@ static void run_drill(struct client *client, const char *command, const json_t *
     }
     struct gate *gate = admin->service->gates[rule - config->rules];
     if (strcmp(command, "hold") == 0) {
-        uint64_t ttl_ms = ttl > 0 && (uint64_t)ttl < config->hold_ttl_ms ? (uint64_t)ttl
-                                                                        : config->hold_ttl_ms;
+        uint64_t ttl_ms =
+            ttl > 0 && (uint64_t)ttl < config->hold_ttl_ms ? (uint64_t)ttl : config->hold_ttl_ms;
         gate_hold(gate, ttl_ms * 1000000u);
     } else {
         gate_open(gate);
@@ -244,10 +244,10 @@ static void run_request(struct client *client, const char *text, size_t len)
             job_abort(client->admin->job);
         }
         if (client->admin->job_owner != client) {
-            client_result(client, json_pack("{s:s, s:i, s:s}", "command", "abort", "exit", 0,
-                                            "summary",
-                                            client->admin->job != NULL ? "abort requested"
-                                                                       : "nothing is under way"));
+            client_result(
+                client,
+                json_pack("{s:s, s:i, s:s}", "command", "abort", "exit", 0, "summary",
+                          client->admin->job != NULL ? "abort requested" : "nothing is under way"));
         }
     } else {
         fail(&f, EXIT_USAGE, "unknown command \"%s\"", command);

@@ -9,8 +9,8 @@
  *     {"command":"release","table":"chunks"}
  *
  * answered by any number of {"event":...} lines and one {"result":{...,"exit":N,"summary":"..."}}.
- * A client that goes away while its cutover runs aborts it. The socket's file has mode 0600: who may
- * open it may do all this.
+ * A client that goes away while its cutover runs aborts it. The socket's file has mode 0600: who
+ * may open it may do all this.
  */
 #pragma once
 

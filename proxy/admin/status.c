@@ -32,13 +32,13 @@ static json_t *counters(const struct service *service)
         bytes += read_counter(&c->cache_bytes);
     }
     double ratio = hits + misses == 0 ? 0 : (double)hits / (double)(hits + misses);
-    return json_pack("{s:I, s:o, s:I, s:I, s:I, s:{s:I, s:I, s:I, s:I}, s:{s:I, s:I, s:f, s:I}}", "sessions",
-                     (json_int_t)sessions, "sessions_by_worker", by_worker, "sessions_total",
-                     (json_int_t)total, "transactions", (json_int_t)statements, "judged",
-                     (json_int_t)judged, "keys", "observed", (json_int_t)observed, "stripped",
-                     (json_int_t)stripped, "computed", (json_int_t)computed, "refused", (json_int_t)refused, "verdict_cache", "hits",
-                     (json_int_t)hits, "misses", (json_int_t)misses, "hit_ratio", ratio, "bytes",
-                     (json_int_t)bytes);
+    return json_pack("{s:I, s:o, s:I, s:I, s:I, s:{s:I, s:I, s:I, s:I}, s:{s:I, s:I, s:f, s:I}}",
+                     "sessions", (json_int_t)sessions, "sessions_by_worker", by_worker,
+                     "sessions_total", (json_int_t)total, "transactions", (json_int_t)statements,
+                     "judged", (json_int_t)judged, "keys", "observed", (json_int_t)observed,
+                     "stripped", (json_int_t)stripped, "computed", (json_int_t)computed, "refused",
+                     (json_int_t)refused, "verdict_cache", "hits", (json_int_t)hits, "misses",
+                     (json_int_t)misses, "hit_ratio", ratio, "bytes", (json_int_t)bytes);
 }
 
 static json_t *gates(const struct service *service)
@@ -52,15 +52,14 @@ static json_t *gates(const struct service *service)
         gate_count(service->gates[i], &c);
         json_array_append_new(
             list,
-            json_pack("{s:s, s:s+++, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "rule", rule->name,
-                      "table", rule->schema, ".", rule->table, "", "state",
+            json_pack("{s:s, s:s+++, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "rule",
+                      rule->name, "table", rule->schema, ".", rule->table, "", "state",
                       names[gate_state(service->gates[i])], "held", (json_int_t)c.held,
                       "inflight_writes", (json_int_t)c.inflight_writes, "snapshots",
-                      (json_int_t)c.snapshots, "unstripped", (json_int_t)c.unstripped, "held_total", (json_int_t)c.held_total,
-                      "expired_total", (json_int_t)c.expired_total, "dropped_total",
-                      (json_int_t)c.dropped_total, "overflow_total",
-                      (json_int_t)c.overflow_total, "max_held_ms",
-                      (double)c.max_held_ns / 1e6));
+                      (json_int_t)c.snapshots, "unstripped", (json_int_t)c.unstripped, "held_total",
+                      (json_int_t)c.held_total, "expired_total", (json_int_t)c.expired_total,
+                      "dropped_total", (json_int_t)c.dropped_total, "overflow_total",
+                      (json_int_t)c.overflow_total, "max_held_ms", (double)c.max_held_ns / 1e6));
     }
     return list;
 }

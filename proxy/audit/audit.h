@@ -14,10 +14,11 @@
 
 struct audit;
 
-/* Opens (appends, mode 0600) and starts the writer. With path NULL every call below does nothing. */
+/* Opens (appends, mode 0600) and starts the writer. With path NULL every call below does nothing.
+ */
 MUST_CHECK bool audit_open(const char *path, enum audit_fsync fsync, struct audit **out,
                            struct failure *f);
-void audit_close(struct audit *audit); /* writes what is queued, joins the writer */
+void audit_close(struct audit *audit);  /* writes what is queued, joins the writer */
 bool audit_reopen(struct audit *audit); /* after a rotation, on SIGHUP */
 /* False since a record could not be written (disk full, ...) and until one could again. */
 bool audit_healthy(const struct audit *audit);

@@ -112,8 +112,8 @@ static void count_supplied(json_t *clients, const json_t *record)
     }
     const char *verdict = text_of(record, "verdict");
     const bool is_refused = strcmp(verdict, "refused") == 0;
-    if (is_refused || (!is_copied(record) && (strcmp(verdict, "observed") == 0 ||
-                                              strcmp(verdict, "stripped") == 0))) {
+    if (is_refused || (!is_copied(record) &&
+                       (strcmp(verdict, "observed") == 0 || strcmp(verdict, "stripped") == 0))) {
         add_to(client, verdict, 1);
     }
     add_to(client, "supplied", is_copied(record) ? 0 : 1);

@@ -31,7 +31,7 @@ MUST_CHECK bool capture_read(struct cutover *c, struct capture *out, struct fail
 void capture_fini(struct capture *capture);
 
 size_t capture_count(const struct capture *capture);
-int capture_class(const struct capture *capture, size_t i); /* enum capture_class, or more */
+int capture_class(const struct capture *capture, size_t i);        /* enum capture_class, or more */
 const char *capture_what(const struct capture *capture, size_t i); /* "index public.i" */
 const char *capture_drop(const struct capture *capture, size_t i); /* NULL: goes with the column */
 const char *capture_restore(const struct capture *capture, size_t i); /* NULL: refused */

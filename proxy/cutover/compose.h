@@ -16,9 +16,9 @@
 
 struct flip_sql {
     char *first; /* DDL that comes before the lock; NULL: none */
-    char *lock; /* the relations, for LOCK TABLE */
-    char *body; /* the DO statement */
-    char *plan; /* the statements for people, one a line */
+    char *lock;  /* the relations, for LOCK TABLE */
+    char *body;  /* the DO statement */
+    char *plan;  /* the statements for people, one a line */
 };
 void flip_sql_fini(struct flip_sql *sql);
 

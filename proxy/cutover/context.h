@@ -128,8 +128,8 @@ MUST_CHECK bool text_begin(struct text *t);
 char *text_end(struct text *t);
 char *text_printf(const char *fmt, ...) PRINTF_LIKE(1, 2);
 
-/* The strings of a JSON array with commas between them; "" for null. The caller frees. NULL when out
- * of memory. */
+/* The strings of a JSON array with commas between them; "" for null. The caller frees. NULL when
+ * out of memory. */
 char *text_join(const json_t *array);
 
 #define TEXT_TAG_SIZE 24

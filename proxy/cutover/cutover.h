@@ -1,9 +1,10 @@
 /*
- * The cutover machine: takes a guarded table from a trigger-computed to a generated column and back.
+ * The cutover machine: takes a guarded table from a trigger-computed to a generated column and
+ * back.
  *
  * Runs in a thread of its own inside the serving process, on control connections through libpq.
- * PostgreSQL's lock and one transaction are the safety; the gate only saves latency. What it finds and
- * does goes into a report (JSON), from which the command line prints.
+ * PostgreSQL's lock and one transaction are the safety; the gate only saves latency. What it finds
+ * and does goes into a report (JSON), from which the command line prints.
  */
 #pragma once
 
@@ -60,7 +61,8 @@ enum exit_code cutover_verify(const struct config *config, const struct config_r
                               json_t **report);
 
 /* The swaps that have begun and not ended, for `status`: [{"rule","table","phase","rows",
- * "resumable","back"}], read from the servers' state rows; NULL with `f` when one cannot be asked. */
+ * "resumable","back"}], read from the servers' state rows; NULL with `f` when one cannot be asked.
+ */
 json_t *cutover_swaps(const struct config *config, struct failure *f);
 
 /* Prints a report for people on stdout. */

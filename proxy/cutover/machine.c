@@ -516,7 +516,8 @@ static enum machine_state do_release(struct machine *m)
     const struct cutover_host *host = m->c->host;
     struct failure f = {.code = EXIT_DONE};
     /* What the sessions send is right for both shapes since expect_move(); only a key that mode
-     * compute has put in is not, and such statements wait until they are judged by the new shape. */
+     * compute has put in is not, and such statements wait until they are judged by the new shape.
+     */
     if (m->c->rule->mode != RULE_MODE_COMPUTE) {
         open_gate(m);
     }

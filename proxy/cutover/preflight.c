@@ -49,9 +49,10 @@ static void check_mode(struct cutover *c)
                      "column: statements prepared before the flip, and those of transactions that "
                      "are open over it, come to the server with a value and get 428C9");
     } else if (c->rule->mode == RULE_MODE_COMPUTE) {
-        report_check(c, "mode", CHECK_BLOCK, "set mode = strip in the rule first, and let it run",
-                     "mode = compute: statements reach the server with a value for the column, which "
-                     "would be refused with 428C9 after the flip");
+        report_check(
+            c, "mode", CHECK_BLOCK, "set mode = strip in the rule first, and let it run",
+            "mode = compute: statements reach the server with a value for the column, which "
+            "would be refused with 428C9 after the flip");
     } else {
         report_check(c, "mode", CHECK_PASS, NULL,
                      "no value that a client supplies reaches the server through this proxy");

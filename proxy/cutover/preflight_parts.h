@@ -20,8 +20,8 @@ struct names {
 MUST_CHECK bool preflight_names(struct cutover *c, const char *template, struct names *out,
                                 struct failure *f);
 
-/* How long the exclusive lock will be held, in milliseconds, when the table is rewritten under it or
- * not. */
+/* How long the exclusive lock will be held, in milliseconds, when the table is rewritten under it
+ * or not. */
 uint64_t preflight_estimate_ms(const struct cutover *c, bool rewrites);
 
 /* Each runs the checks of its file, in the READ ONLY transaction. */

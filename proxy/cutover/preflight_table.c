@@ -241,9 +241,10 @@ static bool check_planner(struct cutover *c, struct failure *f)
         return false;
     }
     report_check(c, "planner", CHECK_PASS, NULL,
-                 c->swaps ? "the second table is analyzed before it takes the first one's place%s%s"
-                          : "statistics of the column are gone with it and gathered right after the "
-                            "flip by ANALYZE; until then plans that use it rest on defaults%s%s",
+                 c->swaps
+                     ? "the second table is analyzed before it takes the first one's place%s%s"
+                     : "statistics of the column are gone with it and gathered right after the "
+                       "flip by ANALYZE; until then plans that use it rest on defaults%s%s",
                  partial.count > 0 ? "; indexes on it: " : "", partial.text);
     free(partial.text);
     return true;

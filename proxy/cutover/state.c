@@ -66,7 +66,8 @@ bool state_read(struct cutover *c, struct state_run *out, struct failure *f)
         out->phase = strdup(PQgetvalue(r, 0, 1));
         out->strategy = strdup(PQgetvalue(r, 0, 3));
         out->trigger = json_loads(PQgetvalue(r, 0, 2), 0, NULL);
-        ok = (out->run != NULL && out->phase != NULL && out->strategy != NULL && out->trigger != NULL) ||
+        ok = (out->run != NULL && out->phase != NULL && out->strategy != NULL &&
+              out->trigger != NULL) ||
              fail(f, EXIT_REFUSED, "the row of run %s in pgsluice.run cannot be read",
                   PQgetvalue(r, 0, 0));
     }

@@ -456,10 +456,11 @@ bool swap_preflight(struct cutover *c, struct failure *f)
     }
     swap_row_fini(&row);
     if (strcmp(json_string_value(json_object_get(c->table.facts, "kind")), "p") == 0) {
-        report_check(c, "partition-truncate", CHECK_WARN,
-                     "truncate the whole table, or DELETE, until pgsluice finish",
-                     "TRUNCATE of a single partition, and DETACH, are not seen by the triggers that "
-                     "follow the table: until the old table is dropped, neither must happen");
+        report_check(
+            c, "partition-truncate", CHECK_WARN,
+            "truncate the whole table, or DELETE, until pgsluice finish",
+            "TRUNCATE of a single partition, and DETACH, are not seen by the triggers that "
+            "follow the table: until the old table is dropped, neither must happen");
     }
     return true;
 }

@@ -1,8 +1,8 @@
 /*
- * One socket of a session: reads into a buffer that the caller lends, writes at once what the kernel
- * takes and keeps only the rest. A stream whose rest is not yet sent is "full": its owner stops
- * reading whatever feeds it, so that no queue grows with what a peer sends. What is too large to be
- * copied is lent. TLS is a second way to receive and send behind the same calls (tls.h).
+ * One socket of a session: reads into a buffer that the caller lends, writes at once what the
+ * kernel takes and keeps only the rest. A stream whose rest is not yet sent is "full": its owner
+ * stops reading whatever feeds it, so that no queue grows with what a peer sends. What is too large
+ * to be copied is lent. TLS is a second way to receive and send behind the same calls (tls.h).
  */
 #pragma once
 
@@ -20,7 +20,7 @@ enum stream_result {
     STREAM_OK,
     STREAM_AGAIN,
     STREAM_EOF,
-    STREAM_BROKEN,    /* the peer is gone */
+    STREAM_BROKEN, /* the peer is gone */
     STREAM_NO_MEMORY,
 };
 
@@ -28,15 +28,15 @@ struct stream {
     uv_poll_t poll;
     int fd; /* -1: not open */
     int events;
-    SSL *tls;        /* NULL: plain */
-    bool tls_writes; /* TLS waits for the socket to become writable before it can go on */
+    SSL *tls;                  /* NULL: plain */
+    bool tls_writes;           /* TLS waits for the socket to become writable before it can go on */
     struct stream_piece *rest; /* accepted for sending, not yet taken by the kernel, in order */
 };
 
 typedef void (*stream_lent_cb)(void *arg);
 
-/* Takes `fd` (non-blocking, close-on-exec). `tcp` says how its TCP is tuned; NULL: a unix socket. False
- * leaves it to the caller. */
+/* Takes `fd` (non-blocking, close-on-exec). `tcp` says how its TCP is tuned; NULL: a unix socket.
+ * False leaves it to the caller. */
 bool stream_open(struct stream *s, uv_loop_t *loop, int fd, const struct config_tcp *tcp,
                  void *data);
 /* From now on through `tls`, which it takes. */

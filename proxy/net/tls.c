@@ -7,8 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* OpenSSL reads ahead into a buffer of this size: with one read(2) the four largest records, which are
- * as much as the worker's buffer takes. */
+/* OpenSSL reads ahead into a buffer of this size: with one read(2) the four largest records, which
+ * are as much as the worker's buffer takes. */
 #define READ_AHEAD ((size_t)4 * SSL3_RT_MAX_ENCRYPTED_LENGTH)
 
 static const unsigned char alpn_postgresql[] = "\012postgresql";
@@ -16,9 +16,9 @@ static const unsigned char alpn_postgresql[] = "\012postgresql";
 void tls_error(char *room, size_t size)
 {
     unsigned long code = ERR_get_error();
-    const char *reason = code == 0              ? NULL
+    const char *reason = code == 0                ? NULL
                          : ERR_SYSTEM_ERROR(code) ? strerror(ERR_GET_REASON(code))
-                                                : ERR_reason_error_string(code);
+                                                  : ERR_reason_error_string(code);
     snprintf(room, size, "%s", reason != NULL ? reason : "the connection was closed");
     ERR_clear_error();
 }

@@ -1,6 +1,7 @@
 /*
- * TLS for one socket, by OpenSSL on the socket's own descriptor, behind the same calls and results as
- * a plain one (stream.h). A context is made from the configuration and shared by its connections.
+ * TLS for one socket, by OpenSSL on the socket's own descriptor, behind the same calls and results
+ * as a plain one (stream.h). A context is made from the configuration and shared by its
+ * connections.
  */
 #pragma once
 
@@ -28,7 +29,7 @@ MUST_CHECK bool tls_accept_context(const struct config_client_tls *settings, SSL
 
 /* What libpq's keywords ask for towards a server; paths may be NULL. */
 struct tls_connect_settings {
-    bool verify;    /* the certificate must be signed by root_cert's CA */
+    bool verify; /* the certificate must be signed by root_cert's CA */
     bool verify_host;
     const char *root_cert, *cert, *key, *crl, *min_version;
 };
@@ -49,8 +50,9 @@ enum tls_result tls_send(SSL *tls, const uint8_t *bytes, size_t len, size_t *sen
 bool tls_has_alpn(const SSL *tls);
 /* The client certificate's subject and common name into `room`s, "" when it showed none. */
 void tls_peer(const SSL *tls, char *subject, size_t subject_size, char *name, size_t name_size);
-/* A certificate's hash as tls-server-end-point binds to it (RFC 5929): of the peer's, or of the one shown to
- * the peer. Returns its bytes, at most 64; 0 where there is none, or none that it says how to hash. */
+/* A certificate's hash as tls-server-end-point binds to it (RFC 5929): of the peer's, or of the one
+ * shown to the peer. Returns its bytes, at most 64; 0 where there is none, or none that it says how
+ * to hash. */
 size_t tls_peer_hash(const SSL *tls, uint8_t hash[64]);
 size_t tls_own_hash(const SSL *tls, uint8_t hash[64]);
 /* Why the last call on this thread failed, in OpenSSL's words. */

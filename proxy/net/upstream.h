@@ -1,6 +1,7 @@
 /*
- * The servers that `server` names: hosts and ports as libpq reads them, tried in their order, and what
- * is known of each: whether it takes writes (proxy/hosts.c asks), which target_session_attrs chooses by.
+ * The servers that `server` names: hosts and ports as libpq reads them, tried in their order, and
+ * what is known of each: whether it takes writes (proxy/hosts.c asks), which target_session_attrs
+ * chooses by.
  */
 #pragma once
 
@@ -59,9 +60,9 @@ struct upstream {
     bool verify_host;
 };
 
-/* Reads the libpq keywords of config->server: host, hostaddr, port, target_session_attrs, sslmode and its
- * kin. Refuses TLS on both sides where nobody could log in by SCRAM. The caller ends *out with
- * upstream_free(). */
+/* Reads the libpq keywords of config->server: host, hostaddr, port, target_session_attrs, sslmode
+ * and its kin. Refuses TLS on both sides where nobody could log in by SCRAM. The caller ends *out
+ * with upstream_free(). */
 MUST_CHECK bool upstream_new(const struct config *config, struct upstream **out, struct failure *f);
 void upstream_free(struct upstream *upstream);
 const char *upstream_tls_name(const struct upstream *upstream); /* as sslmode has it */
@@ -69,8 +70,8 @@ const char *upstream_tls_name(const struct upstream *upstream); /* as sslmode ha
 /* The index of a target_session_attrs word as an enum upstream_attrs; false: no such word. */
 bool upstream_attrs_read(const char *word, enum upstream_attrs *out);
 const char *upstream_attrs_name(enum upstream_attrs attrs);
-/* The first host from index `from` on that a session may go to, by what is known now; `count` when there
- * is none. prefer-standby has two rounds (0 and 1), every other has one. */
+/* The first host from index `from` on that a session may go to, by what is known now; `count` when
+ * there is none. prefer-standby has two rounds (0 and 1), every other has one. */
 size_t upstream_choose(const struct upstream *upstream, size_t from, unsigned round);
 /* What the hosts are, in a sentence for who looks for another. */
 void upstream_roles(const struct upstream *upstream, char *room, size_t size);

@@ -45,7 +45,7 @@ struct copying {
     /* The streams of the statement under way. */
     struct verdict_copy *streams; /* NULL: none */
     size_t count, at;
-    uint64_t sync; /* the number of the ReadyForQuery that ends it */
+    uint64_t sync;   /* the number of the ReadyForQuery that ends it */
     bool is_settled; /* nothing can have changed client_encoding unseen */
     bool is_refused; /* the stream at hand goes nowhere */
     struct copy_filter filter;
@@ -430,7 +430,8 @@ void copying_data(struct session *s, const uint8_t *data, size_t len)
     }
     if (c->is_held) {
         const enum copy_presence_found found = copy_presence_feed(&c->presence, bytes, len);
-        if (found == COPY_PRESENCE_UNKNOWN && c->held_len + len <= HELD_MAX && hold(c, bytes, len)) {
+        if (found == COPY_PRESENCE_UNKNOWN && c->held_len + len <= HELD_MAX &&
+            hold(c, bytes, len)) {
             return;
         }
         settle(s, found == COPY_PRESENCE_ABSENT);
@@ -456,10 +457,11 @@ static const struct ledger_refusal *refuse_key(struct session *s, const struct c
                  "client_encoding may have been changed by what was sent along with it.");
         verdict.hint = "Send the COPY by itself, or with the option ENCODING.";
     } else {
-        snprintf(detail, sizeof detail,
-                 "The value of \"%s\" in row %" PRIu64 " is not one whose hash is certain outside of "
-                 "the server: it is longer than 8 kB, not in the server's encoding, or no valid value.",
-                 key->evaluation.column, c->filter.rows);
+        snprintf(
+            detail, sizeof detail,
+            "The value of \"%s\" in row %" PRIu64 " is not one whose hash is certain outside of "
+            "the server: it is longer than 8 kB, not in the server's encoding, or no valid value.",
+            key->evaluation.column, c->filter.rows);
     }
     return ledger_refuse(&s->ledger, &verdict, c->sync);
 }

@@ -1,12 +1,12 @@
 /*
- * COPY streams of one session's client that a rule takes columns out of, or adds a computed one to. The
- * statement that begins one was edited, so that the server has no place for the columns; here every
- * CopyData goes through the stream's filter (rules/copy_filter.h), and leaves as another one.
+ * COPY streams of one session's client that a rule takes columns out of, or adds a computed one to.
+ * The statement that begins one was edited, so that the server has no place for the columns; here
+ * every CopyData goes through the stream's filter (rules/copy_filter.h), and leaves as another one.
  *
- * Should the session lose track (a portal that it does not know), the stream goes unfiltered, and the
- * server refuses it for its extra column: no value gets through. Of a computed column that is not so:
- * the session ends rather than forget such a portal. Where a value is not certain, the rest of the
- * stream goes nowhere, and the client's CopyDone becomes a CopyFail.
+ * Should the session lose track (a portal that it does not know), the stream goes unfiltered, and
+ * the server refuses it for its extra column: no value gets through. Of a computed column that is
+ * not so: the session ends rather than forget such a portal. Where a value is not certain, the rest
+ * of the stream goes nowhere, and the client's CopyDone becomes a CopyFail.
  */
 #pragma once
 
@@ -24,8 +24,8 @@ bool copying_executed(struct session *s, struct span portal);
 bool copying_filters(const struct session *s);
 /* Bytes of CopyData; what stays of them goes into the worker's batch. */
 void copying_data(struct session *s, const uint8_t *bytes, size_t len);
-/* CopyDone (the last of what stays goes into the batch) or CopyFail. True when another message was put
- * in its place. */
+/* CopyDone (the last of what stays goes into the batch) or CopyFail. True when another message was
+ * put in its place. */
 bool copying_ended(struct session *s, bool done);
 /* ReadyForQuery: what it answers takes no more rows. */
 void copying_ready(struct session *s);

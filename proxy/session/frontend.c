@@ -158,8 +158,9 @@ static void refuse_violation(struct session *s, uint8_t type)
     }
 }
 
-/* Whether enough of the message is at hand to judge it; if not, asks for all of it. A Bind tells its
- * statement's name ahead of its values, which are forwarded as they come in unless they are compared. */
+/* Whether enough of the message is at hand to judge it; if not, asks for all of it. A Bind tells
+ * its statement's name ahead of its values, which are forwarded as they come in unless they are
+ * compared. */
 static bool is_enough(struct session *s, const uint8_t *message, size_t size, size_t have)
 {
     struct span portal, name;
@@ -177,8 +178,8 @@ static bool is_enough(struct session *s, const uint8_t *message, size_t size, si
     }
     uint64_t limit = service_config(session_service(s))->max_packet_size;
     if (size > limit) {
-        session_fail(s, "54000", "a message of %zu bytes is longer than max_packet_size, %llu", size,
-                     (unsigned long long)limit);
+        session_fail(s, "54000", "a message of %zu bytes is longer than max_packet_size, %llu",
+                     size, (unsigned long long)limit);
         return false;
     }
     s->front.need = size;
@@ -223,8 +224,8 @@ static void send_batch(struct session *s)
     }
 }
 
-/* CopyData that is the filter's, CopyDone and CopyFail. True when another message was put in the place of
- * what is at hand. */
+/* CopyData that is the filter's, CopyDone and CopyFail. True when another message was put in the
+ * place of what is at hand. */
 static bool filter(struct session *s, const uint8_t *message, size_t have)
 {
     if (message[0] == 'd' && copying_filters(s)) {

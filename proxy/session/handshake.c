@@ -26,8 +26,8 @@ void handshake_look(struct session *s)
 {
     /* the first byte of a startup packet is its length's, of a TLS record its type, 22 */
     uint8_t byte;
-    bool first = s->front.stash_len == 0 && s->client.tls == NULL && !s->asked_ssl &&
-                 !s->asked_gssenc;
+    bool first =
+        s->front.stash_len == 0 && s->client.tls == NULL && !s->asked_ssl && !s->asked_gssenc;
     if (first && service_config(session_service(s))->client_tls.mode != CLIENT_TLS_DISABLE &&
         recv(s->client.fd, &byte, 1, MSG_PEEK) == 1 && byte == 0x16) {
         s->direct_tls = true;

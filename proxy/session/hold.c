@@ -19,9 +19,9 @@
 /* and this many at a time are let go, so that the server does not meet a herd. */
 #define RELEASE_AT_ONCE 64
 
-#define EACH_BIT(i, mask) \
-    for (uint64_t rest_ = (mask), i = 0; rest_ != 0 && ((i = (uint64_t)__builtin_ctzll(rest_)), 1); \
-         rest_ &= rest_ - 1)
+#define EACH_BIT(i, mask)                                                                          \
+    for (uint64_t rest_ = (mask), i = 0;                                                           \
+         rest_ != 0 && ((i = (uint64_t)__builtin_ctzll(rest_)), 1); rest_ &= rest_ - 1)
 
 static struct gate *gate_of(const struct session *s, uint64_t rule)
 {
@@ -60,7 +60,8 @@ static uint64_t all_rules(const struct session *s)
     return mask;
 }
 
-/* A place at each of the gates; false when one has none left: who waits there waits at PostgreSQL's lock. */
+/* A place at each of the gates; false when one has none left: who waits there waits at PostgreSQL's
+ * lock. */
 static bool take_places(const struct session *s, uint64_t mask)
 {
     const uint32_t most = service_config(session_service(s))->max_held_clients;
@@ -255,11 +256,11 @@ void hold_cancel(struct session *s)
     bool single = type == 'Q' || type == 'F';
     struct writer w;
     writer_init(&w, 1024);
-    message_write_error(&w, &(struct message_error){
-                                .severity = "ERROR",
-                                .severity_code = "ERROR",
-                                .sqlstate = "57014",
-                                .message = "canceling statement due to user request"});
+    message_write_error(
+        &w, &(struct message_error){.severity = "ERROR",
+                                    .severity_code = "ERROR",
+                                    .sqlstate = "57014",
+                                    .message = "canceling statement due to user request"});
     if (single) {
         message_write_ready(&w, 'I');
     }

@@ -317,8 +317,8 @@ static const struct verdict *verdict_of_large(struct session *s)
     return s->large->verdict;
 }
 
-/* The verdict on a text; NULL when out of memory, or with s->wait set when it takes long or depends on
- * what the server has still to answer. `room` is for those made here. */
+/* The verdict on a text; NULL when out of memory, or with s->wait set when it takes long or depends
+ * on what the server has still to answer. `room` is for those made here. */
 static const struct verdict *verdict_on(struct session *s, const struct judged *judged,
                                         struct verdict *room)
 {
@@ -326,9 +326,9 @@ static const struct verdict *verdict_on(struct session *s, const struct judged *
     if (s->large != NULL && s->large->is_cancelled) {
         return &cancelled;
     }
-    bool may_concern = s->large != NULL ? s->large->may_concern
-                                        : rule_set_may_concern(s->rules->set, judged->text.ptr,
-                                                               judged->text.len);
+    bool may_concern =
+        s->large != NULL ? s->large->may_concern
+                         : rule_set_may_concern(s->rules->set, judged->text.ptr, judged->text.len);
     if (!may_concern) {
         return &passes;
     }
@@ -376,8 +376,8 @@ static bool put_query(struct session *s, const struct judged *judged, const char
         return put_long_query(s, text, len);
     }
     struct batch *batch = &s->worker->batch;
-    struct writer *w = batch_build(batch, FRAME_HEADER + judged->name.len + 1 + len + 1 + 2 +
-                                              type_count * 4);
+    struct writer *w =
+        batch_build(batch, FRAME_HEADER + judged->name.len + 1 + len + 1 + 2 + type_count * 4);
     if (w == NULL) {
         return false;
     }
@@ -640,8 +640,8 @@ static bool tell_refused(struct session *s, const struct ledger_note *note,
     return true;
 }
 
-/* A Parse that fails in the server takes the Bind's place, under a name: the unnamed statement stays
- * what it was. */
+/* A Parse that fails in the server takes the Bind's place, under a name: the unnamed statement
+ * stays what it was. */
 static enum judging refuse_bind(struct session *s, const struct ledger_note *note,
                                 const struct verdict *verdict)
 {

@@ -99,7 +99,8 @@ static void judge_large(struct large *large)
     const struct judged *judged = &large->judged;
     large->may_concern =
         rule_set_may_concern(large->rules->set, judged->text.ptr, judged->text.len);
-    large->is_plain = encoding_is_readable(TEXT_ENCODING_UNKNOWN, judged->text.ptr, judged->text.len);
+    large->is_plain =
+        encoding_is_readable(TEXT_ENCODING_UNKNOWN, judged->text.ptr, judged->text.len);
     /* its own, so that the verdict stays until the loop has done with it */
     large->judge = large->may_concern ? judge_new(0) : NULL;
     if (large->judge != NULL && (large->types != NULL || !judged->extended)) {
@@ -117,8 +118,8 @@ static void judge_large(struct large *large)
     }
     look_for_words(large);
     if (large->verdict != NULL && large->verdict->action == VERDICT_EDIT) {
-        large->map = position_map_new(large->verdict, judged->text.ptr, judged->text.len,
-                                      large->characters);
+        large->map =
+            position_map_new(large->verdict, judged->text.ptr, judged->text.len, large->characters);
     }
     if (large->verdict != NULL && large->size > WORKER_BUFFER) {
         if (large->verdict->action == VERDICT_EDIT) {
@@ -332,9 +333,9 @@ bool large_is_current(const struct session *s)
     const struct large *large = s->large;
     return large->is_cancelled ||
            (large->rules == s->rules && large->epoch == s->rules_epoch &&
-           large->conforming == s->strings_standard && large->encoding == settings_encoding(s) &&
-           large->in_server_encoding == settings_are_servers(s) &&
-           large->characters == judging_characters(s));
+            large->conforming == s->strings_standard && large->encoding == settings_encoding(s) &&
+            large->in_server_encoding == settings_are_servers(s) &&
+            large->characters == judging_characters(s));
 }
 
 bool large_fills_stash(const struct session *s)

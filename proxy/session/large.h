@@ -45,20 +45,20 @@ struct large {
     _Atomic bool is_abandoned; /* nobody waits for it */
     bool is_done;
     bool is_cancelled; /* by a CancelRequest meanwhile */
-    int refs; /* the session's, the stream's */
+    int refs;          /* the session's, the stream's */
     /* what was found out */
-    bool is_readable; /* the message is not malformed */
-    bool may_concern; /* a rule */
-    bool is_plain;    /* it is read in one way only */
+    bool is_readable;        /* the message is not malformed */
+    bool may_concern;        /* a rule */
+    bool is_plain;           /* it is read in one way only */
     bool isolation, execute; /* the text mentions */
     bool may_change;         /* how texts are read */
     struct judged judged;
     uint32_t *types;
-    struct judge *judge; /* owns the verdict */
+    struct judge *judge;           /* owns the verdict */
     const struct verdict *verdict; /* NULL: out of memory */
-    struct position_map *map; /* of an edited text */
-    bool is_learned;      /* by the worker's own judge */
-    struct writer edited; /* the message in its place, where that is large */
+    struct position_map *map;      /* of an edited text */
+    bool is_learned;               /* by the worker's own judge */
+    struct writer edited;          /* the message in its place, where that is large */
 };
 
 /* A thread that is started for a worker's first text. */

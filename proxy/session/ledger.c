@@ -267,8 +267,8 @@ static bool change(struct ledger *ledger, struct ledger_spot spot, struct ledger
     return true;
 }
 
-/* The server has another statement now, or has dropped the change. What is doubtful is taken for what
- * would be missed. */
+/* The server has another statement now, or has dropped the change. What is doubtful is taken for
+ * what would be missed. */
 static void settle_first(struct ledger *ledger, bool is_done)
 {
     struct ledger_change *first = change_at(ledger, ledger->change_first++);
@@ -362,12 +362,11 @@ static bool put(struct ledger *ledger, struct ledger_spot spot, struct span name
                 struct ledger_statement *statement)
 {
     struct ledger_named *named = name.len == 0 ? NULL : named_find(ledger, name);
-    const struct ledger_known *known = name.len == 0 ? &ledger->unnamed
+    const struct ledger_known *known = name.len == 0   ? &ledger->unnamed
                                        : named == NULL ? NULL
                                                        : &named->known;
-    const bool changes =
-        is_notable(statement) ||
-        (known != NULL && (known->pending > 0 || is_notable(&known->statement)));
+    const bool changes = is_notable(statement) ||
+                         (known != NULL && (known->pending > 0 || is_notable(&known->statement)));
     if (!changes || ledger->failed == spot.sync) {
         statement_drop(ledger, statement);
         return true;

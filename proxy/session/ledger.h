@@ -4,9 +4,10 @@
  * server are to the proxy's own failing statements (refusals), and which ones are about a text that
  * is not the client's (places).
  *
- * A Parse or Close counts for what is sent behind it at once, and for good when the server has carried
- * it out: until then it is a change that is pending, and is dropped when its batch fails ahead of it.
- * Portals need no such care: an error that has a Bind skipped ends all of them with the transaction.
+ * A Parse or Close counts for what is sent behind it at once, and for good when the server has
+ * carried it out: until then it is a change that is pending, and is dropped when its batch fails
+ * ahead of it. Portals need no such care: an error that has a Bind skipped ends all of them with
+ * the transaction.
  *
  * Pure bookkeeping by name and by position in the stream of ReadyForQuery; knows no sockets.
  */
@@ -33,7 +34,7 @@ struct ledger_note {
     bool conforming, in_encoding;
     struct comparison *compared; /* one for each supplied: what the Bind at hand supplies */
     uint64_t fingerprint;
-    char *text; /* masked */
+    char *text;                /* masked */
     bool edited;               /* else observed */
     struct verdict_copy *copy; /* it takes a stream, which is filtered; else NULL */
     struct audit_piece **said; /* one for each supplied, rendered when it is first said; then there
@@ -95,7 +96,7 @@ struct ledger {
     struct ledger_change *changes; /* a ring; the number of a change tells its place */
     size_t change_room;            /* a power of two */
     uint64_t change_first, change_end;
-    uint64_t failed; /* the number of a batch: what is still to come in it is skipped */
+    uint64_t failed;             /* the number of a batch: what is still to come in it is skipped */
     struct position_map *portal; /* of the unnamed portal's statement */
     struct ledger_place *places; /* oldest first */
     size_t place_count, place_room;
@@ -135,11 +136,11 @@ void ledger_deallocated(struct ledger *ledger);
 /* The statement of that name, if all that is pending is carried out; zeros when nothing is to be
  * remembered of it. */
 struct ledger_statement ledger_find(const struct ledger *ledger, struct span name);
-/* Whether a message of batch `sync` may meet another statement of that name, because of changes in an
- * earlier batch. Within its own batch it would be skipped. */
+/* Whether a message of batch `sync` may meet another statement of that name, because of changes in
+ * an earlier batch. Within its own batch it would be skipped. */
 bool ledger_is_doubtful(const struct ledger *ledger, struct span name, uint64_t sync);
-/* No more changes can be kept apart: until the server has answered, the last one of a name stands for
- * those before it, and the writes of all of them for every statement. */
+/* No more changes can be kept apart: until the server has answered, the last one of a name stands
+ * for those before it, and the writes of all of them for every statement. */
 static inline bool ledger_is_behind(const struct ledger *ledger)
 {
     return ledger->change_end - ledger->change_first >= LEDGER_CHANGES_MAX;
@@ -152,14 +153,15 @@ void ledger_failed(struct ledger *ledger, uint64_t sync, uint32_t messages);
  * batches up to `counted` keep their number. */
 void ledger_doubt(struct ledger *ledger, uint64_t sync, uint64_t counted);
 
-/* Notes a refusal whose batch ends with ReadyForQuery number `sync`. A batch has one at most: behind
- * it the server skips to the Sync, so that a later one is never asked for and gets the same. NULL when
- * out of memory or full. Borrowed until the next call. */
+/* Notes a refusal whose batch ends with ReadyForQuery number `sync`. A batch has one at most:
+ * behind it the server skips to the Sync, so that a later one is never asked for and gets the same.
+ * NULL when out of memory or full. Borrowed until the next call. */
 const struct ledger_refusal *ledger_refuse(struct ledger *ledger, const struct verdict *verdict,
                                            uint64_t sync);
 /* No refusal of batch `sync` can be noted until the server has answered earlier ones. */
 bool ledger_is_full(const struct ledger *ledger, uint64_t sync);
-/* The refusal that an error with `message`, within the batch before ReadyForQuery `sync`, answers. */
+/* The refusal that an error with `message`, within the batch before ReadyForQuery `sync`, answers.
+ */
 const struct ledger_refusal *ledger_answers(const struct ledger *ledger, const char *nonce,
                                             const char *message, uint64_t sync);
 /* ReadyForQuery number `sync` arrived: what was sent for it is answered or was skipped. */

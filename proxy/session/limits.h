@@ -23,9 +23,9 @@ struct limits *limits_new(void);
 /* After the last session. */
 void limits_free(struct limits *limits);
 
-/* Any thread. Counts one more connection of `user` and of `database`, unless one of them has as many
- * as it may (0: any number): then nothing is counted. Names are told apart as the server does, by
- * their first 63 bytes. */
+/* Any thread. Counts one more connection of `user` and of `database`, unless one of them has as
+ * many as it may (0: any number): then nothing is counted. Names are told apart as the server does,
+ * by their first 63 bytes. */
 MUST_CHECK enum limits_result limits_enter(struct limits *limits, const char *user,
                                            const char *database, uint32_t user_max,
                                            uint32_t database_max);

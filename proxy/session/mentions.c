@@ -8,7 +8,8 @@
 #define LANES 16
 typedef uint8_t lanes __attribute__((vector_size(LANES)));
 
-/* Letters in lower case; other bytes may turn into each other, which the full comparison sorts out. */
+/* Letters in lower case; other bytes may turn into each other, which the full comparison sorts out.
+ */
 static lanes load_folded(const char *at)
 {
     lanes bytes;

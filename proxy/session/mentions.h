@@ -1,4 +1,5 @@
-/* Whether a word stands in a text: what a session looks for in every statement, so it has to be quick. */
+/* Whether a word stands in a text: what a session looks for in every statement, so it has to be
+ * quick. */
 #pragma once
 
 #include <stdbool.h>

@@ -256,7 +256,8 @@ bool session_enter_limits(struct session *s)
 
 /* --- input --- */
 
-/* Of what TLS has decrypted, by one session before the others' turn; each at most a worker's buffer. */
+/* Of what TLS has decrypted, by one session before the others' turn; each at most a worker's
+ * buffer. */
 #define READS_AT_ONCE 16
 
 /* Of a message that gets room of its own; copying more would keep the others waiting. */
@@ -271,8 +272,8 @@ static enum stream_result intake_read(struct intake *in, struct stream *from, ui
     if (in->need > WORKER_BUFFER) {
         /* the stash has room for the whole message: intake_keep() saw to that */
         const size_t room = in->stash_room - in->stash_len;
-        result = stream_recv(from, in->stash + in->stash_len, room < READ_MAX ? room : READ_MAX,
-                             &got);
+        result =
+            stream_recv(from, in->stash + in->stash_len, room < READ_MAX ? room : READ_MAX, &got);
         in->stash_len += got;
         *bytes = in->stash;
         *len = in->stash_len;
@@ -384,8 +385,8 @@ static bool may_read_server(const struct session *s)
     return (s->state == SESSION_LOGIN || s->state == SESSION_RELAY) && !stream_is_full(&s->client);
 }
 
-/* Input that TLS has decrypted already: the loop does not tell of it. What is too much for one turn has
- * the loop come back after the others had theirs. */
+/* Input that TLS has decrypted already: the loop does not tell of it. What is too much for one turn
+ * has the loop come back after the others had theirs. */
 static void read_pending(struct session *s)
 {
     int turns = READS_AT_ONCE;
@@ -484,8 +485,8 @@ static bool is_arriving(const struct session *s)
            (s->state == SESSION_LOGIN && !login_reads_client(s));
 }
 
-/* The client's end came while it is not read. What it sent before is executed, as a server does that has
- * read it; a held statement is not, and a connection that was reset carries no answer. */
+/* The client's end came while it is not read. What it sent before is executed, as a server does
+ * that has read it; a held statement is not, and a connection that was reset carries no answer. */
 static void client_ends(struct session *s)
 {
     uint8_t byte;

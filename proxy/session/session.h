@@ -3,17 +3,17 @@
  *
  *   (PROXIED)
  *      |
- *   STARTUP --startup packet--> CONNECTING --connected--> LOGIN --> RELAY --either side ends--> CLOSING
- *    |   ^   \                   ^ |    NEGOTIATING ^     /                                   /
- *    v   |    \                  | \____ TLS ______/     /                                   /
- *   HANDSHAKE  \                 \_ another way, host __/                                    /
- *   TLS         \__________________ error, timeout, disconnect ____________________________/
+ *   STARTUP --startup packet--> CONNECTING --connected--> LOGIN --> RELAY --a side ends--> CLOSING
+ *    |   ^   \                   ^ |    NEGOTIATING ^     /                                 /
+ *    v   |    \                  | \____ TLS ______/     /                                 /
+ *   HANDSHAKE  \                 \_ another way, host __/                                  /
+ *   TLS         \_________________ error, timeout, disconnect ____________________________/
  *
  * Everything here runs on the session's worker. session.c owns the life cycle and the sockets'
- * events; proxied.c, startup.c and handshake.c what the client begins with; limits.c how many there may
- * be; connect.c the way to a server and login.c the login there; frontend.c and backend.c the two
- * directions; judging.c the rules, settings.c how a text is read, large.c those that take long; hold.c the
- * gate.
+ * events; proxied.c, startup.c and handshake.c what the client begins with; limits.c how many there
+ * may be; connect.c the way to a server and login.c the login there; frontend.c and backend.c the
+ * two directions; judging.c the rules, settings.c how a text is read, large.c those that take long;
+ * hold.c the gate.
  */
 #pragma once
 
@@ -28,14 +28,14 @@
 #include "proxy/worker.h"
 
 enum session_state {
-    SESSION_PROXIED,    /* a PROXY protocol header is awaited */
-    SESSION_STARTUP,    /* the client's startup packet is awaited */
-    SESSION_HANDSHAKE,  /* TLS with the client is being set up */
-    SESSION_CONNECTING, /* the server connection is under way */
+    SESSION_PROXIED,     /* a PROXY protocol header is awaited */
+    SESSION_STARTUP,     /* the client's startup packet is awaited */
+    SESSION_HANDSHAKE,   /* TLS with the client is being set up */
+    SESSION_CONNECTING,  /* the server connection is under way */
     SESSION_NEGOTIATING, /* TLS with the server is being asked for and set up */
-    SESSION_LOGIN,      /* the startup packet is sent; what the server answers decides how to go on */
-    SESSION_RELAY,      /* both sides are open */
-    SESSION_CLOSING,    /* the loop is letting go of the handles */
+    SESSION_LOGIN,   /* the startup packet is sent; what the server answers decides how to go on */
+    SESSION_RELAY,   /* both sides are open */
+    SESSION_CLOSING, /* the loop is letting go of the handles */
 };
 
 /* Why the client is not being read although there is room. */
@@ -62,11 +62,11 @@ struct copying;
 
 /* One direction's input that was received and not yet consumed. */
 struct intake {
-    uint8_t *stash;   /* heap; NULL when empty, as it is between complete messages */
+    uint8_t *stash; /* heap; NULL when empty, as it is between complete messages */
     size_t stash_len;
     size_t stash_room; /* bytes that the stash was made for */
-    size_t need;      /* bytes of the whole message that the stash begins; 0 when unknown */
-    uint32_t body;    /* bytes still to pass of a message that is streamed */
+    size_t need;       /* bytes of the whole message that the stash begins; 0 when unknown */
+    uint32_t body;     /* bytes still to pass of a message that is streamed */
 };
 
 struct session {
@@ -78,40 +78,40 @@ struct session {
     struct intake front, back;
     enum session_state state;
     enum session_wait wait;
-    int handles;         /* that the loop has not let go of */
-    char transaction;    /* 'I', 'T' or 'E', from the last ReadyForQuery; 0 before the first */
-    bool batch_open;     /* extended-protocol messages since the last Sync */
-    bool batch_executed; /* an Execute among them */
-    bool copying;        /* the server is taking CopyData */
-    bool client_eof;     /* the client sends no more */
-    bool client_ending;  /* so it will turn out, once it is read again */
-    bool terminated;     /* the client sent Terminate */
-    bool fatal;          /* the server said its last words */
-    bool discarding;     /* a held batch was cancelled: skip to its Sync */
-    bool may_snapshot;   /* may run REPEATABLE READ or SERIALIZABLE transactions */
-    bool rules_known;    /* `rules` was looked up, at rules_epoch */
-    bool unread;         /* more input was decrypted than was read in one turn */
-    bool server_gone;    /* it takes no more; its last words are being read */
-    bool strings_standard; /* standard_conforming_strings, as last reported */
+    int handles;            /* that the loop has not let go of */
+    char transaction;       /* 'I', 'T' or 'E', from the last ReadyForQuery; 0 before the first */
+    bool batch_open;        /* extended-protocol messages since the last Sync */
+    bool batch_executed;    /* an Execute among them */
+    bool copying;           /* the server is taking CopyData */
+    bool client_eof;        /* the client sends no more */
+    bool client_ending;     /* so it will turn out, once it is read again */
+    bool terminated;        /* the client sent Terminate */
+    bool fatal;             /* the server said its last words */
+    bool discarding;        /* a held batch was cancelled: skip to its Sync */
+    bool may_snapshot;      /* may run REPEATABLE READ or SERIALIZABLE transactions */
+    bool rules_known;       /* `rules` was looked up, at rules_epoch */
+    bool unread;            /* more input was decrypted than was read in one turn */
+    bool server_gone;       /* it takes no more; its last words are being read */
+    bool strings_standard;  /* standard_conforming_strings, as last reported */
     bool settings_touched;  /* those two may change, or change back, at the next Execute: */
     bool settings_prepared; /* at any, by a statement with a name */
-    bool sql_edited;       /* an SQL-level PREPARE is among the edited texts */
+    bool sql_edited;        /* an SQL-level PREPARE is among the edited texts */
     enum text_encoding encoding; /* client_encoding, as last reported */
     bool in_server_encoding;     /* what the client sends, so that nothing is converted */
     char client_encoding[ENCODING_NAME], server_encoding[ENCODING_NAME]; /* "": not reported */
     enum text_characters client_characters, server_characters; /* of both sides' encodings */
-    bool schema_changed;   /* DDL went through: the catalog is read again at the next boundary */
+    bool schema_changed; /* DDL went through: the catalog is read again at the next boundary */
     bool asked_ssl, asked_gssenc; /* each may be asked for once */
     bool direct_tls;              /* TLS without being asked for: ALPN is demanded */
     bool client_proxied;          /* client_name is what a PROXY protocol header said */
     bool streaming;               /* CopyBoth: replication, which no timeout ends */
     bool counted;                 /* in the service's limits, under its user and database */
-    bool is_cancel;        /* carries a CancelRequest, not a session */
-    uint64_t syncs_sent;   /* messages that a ReadyForQuery will answer */
+    bool is_cancel;               /* carries a CancelRequest, not a session */
+    uint64_t syncs_sent;          /* messages that a ReadyForQuery will answer */
     uint64_t syncs_done;
     uint32_t batch_messages; /* of the batch being sent, those with an answer of their own */
     uint32_t batch_answered; /* of the batch being answered, such answers */
-    uint64_t last_query;   /* of these, the number of the last Query or FunctionCall */
+    uint64_t last_query;     /* of these, the number of the last Query or FunctionCall */
     uint64_t doubtful;     /* the number of one that may stay without an answer, 0: none. The answer
                               in its place is taken for the last one */
     uint32_t copies_ended; /* CopyDone and CopyFail sent ahead of the server's CopyInResponse */
@@ -133,7 +133,7 @@ struct session {
     bool front_filtered;             /* what is left of the message in front.body is the filter's */
     enum copy_encoding copy_encoding; /* of client_encoding, as last reported */
     unsigned server_major;
-    struct large *large; /* the message at the stash's head, being judged or judged */
+    struct large *large;             /* the message at the stash's head, being judged or judged */
     struct registry_key *cancel_key; /* once announced */
     char *user, *database, *application_name, *client_name;
     char *tls_subject, *tls_name; /* of the client's certificate; NULL: it showed none */
@@ -143,17 +143,17 @@ struct session {
     enum rule_mode who_mode;
     uint32_t backend_pid;
     /* connecting */
-    size_t host;                 /* index in the upstream */
-    unsigned round;              /* of upstream_choose() */
-    bool host_fixed;             /* only that one: a cancel request goes where its session is */
-    bool settled;                /* the server goes on with the login: no other will be tried */
-    bool tls_otherwise;          /* the address is tried the second time, the other way */
+    size_t host;        /* index in the upstream */
+    unsigned round;     /* of upstream_choose() */
+    bool host_fixed;    /* only that one: a cancel request goes where its session is */
+    bool settled;       /* the server goes on with the login: no other will be tried */
+    bool tls_otherwise; /* the address is tried the second time, the other way */
     enum connect_after after_drop;
-    struct login *login;         /* while pgsluice answers the login itself */
-    struct addrinfo *addresses;  /* of a host that had to be resolved */
-    struct addrinfo *address;    /* being tried */
+    struct login *login;        /* while pgsluice answers the login itself */
+    struct addrinfo *addresses; /* of a host that had to be resolved */
+    struct addrinfo *address;   /* being tried */
     uv_getaddrinfo_t *resolving;
-    int connect_error;   /* errno of the last attempt */
+    int connect_error;       /* errno of the last attempt */
     const char *connect_why; /* in place of its text; a static string or NULL */
     uint64_t connect_ns;     /* when it began */
 };
@@ -215,8 +215,8 @@ void connect_begin(struct session *s);     /* with the first host that suits, or
 void connect_writable(struct session *s);  /* the server's socket is connected, or is not */
 void connect_negotiate(struct session *s); /* the server answered about TLS */
 void connect_dropped(struct session *s);   /* the socket that failed is closed: the next attempt */
-/* The server refused the login with `sqlstate` before it asked for anything: true when it is being tried
- * on another connection. */
+/* The server refused the login with `sqlstate` before it asked for anything: true when it is being
+ * tried on another connection. */
 bool connect_otherwise(struct session *s, const char *sqlstate);
 /* Every second: gives up a server that has not answered the startup packet within
  * server_connect_timeout. */
@@ -229,7 +229,8 @@ void login_begin(struct session *s); /* the server is there: the startup packet 
 size_t login_consume_server(struct session *s, uint8_t *bytes, size_t len);
 size_t login_consume_client(struct session *s, const uint8_t *bytes, size_t len);
 bool login_reads_client(const struct session *s);
-/* What the login asked for is there: takes `lookup`. `s` may be gone when the lookup is forgotten. */
+/* What the login asked for is there: takes `lookup`. `s` may be gone when the lookup is forgotten.
+ */
 void login_looked_up(struct session *s, struct secrets_lookup *lookup);
 void login_fini(struct session *s);
 
@@ -273,8 +274,8 @@ void settings_parameter(struct session *s, struct span name, struct span value);
 void settings_parsed(struct session *s, struct span name, struct span text);
 /* Whether executing the text may change, or change back, how texts are read. */
 bool settings_may_change(struct span text);
-/* Whether the text, which may concern a rule, must wait until the server has answered what is ahead of it:
- * it may be read in two ways, and whatever is executed may change how. */
+/* Whether the text, which may concern a rule, must wait until the server has answered what is ahead
+ * of it: it may be read in two ways, and whatever is executed may change how. */
 bool settings_are_awaited(const struct session *s, struct span text);
 /* For the text to come. Behind an Execute of its own batch nobody can know what has changed. */
 enum text_encoding settings_encoding(const struct session *s);

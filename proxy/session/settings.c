@@ -1,10 +1,12 @@
 /*
- * What a session's settings say about its texts. standard_conforming_strings and client_encoding decide
- * where a literal ends; the server reports them with the ReadyForQuery behind their change, which a
- * pipelined text is sent ahead of. So a text for which they matter waits for what is unanswered. Inside one
- * batch that would be for ever: there it is refused, if something that may change them was executed.
+ * What a session's settings say about its texts. standard_conforming_strings and client_encoding
+ * decide where a literal ends; the server reports them with the ReadyForQuery behind their change,
+ * which a pipelined text is sent ahead of. So a text for which they matter waits for what is
+ * unanswered. Inside one batch that would be for ever: there it is refused, if something that may
+ * change them was executed.
  *
- * A function's body that changes them in the same batch is not seen; it may as well write the column.
+ * A function's body that changes them in the same batch is not seen; it may as well write the
+ * column.
  */
 #include "proxy/session/session.h"
 
@@ -19,8 +21,8 @@
 
 void settings_text(struct session *s, struct span text)
 {
-    /* BEGIN ISOLATION LEVEL ..., SET default_transaction_isolation, SET SESSION CHARACTERISTICS ...:
-     * every way to another isolation level says so */
+    /* BEGIN ISOLATION LEVEL ..., SET default_transaction_isolation, SET SESSION CHARACTERISTICS
+     * ...: every way to another isolation level says so */
     if (!s->may_snapshot && mentions(text.ptr, text.len, "isolation")) {
         s->may_snapshot = true;
     }
@@ -34,7 +36,7 @@ static bool span_is(struct span s, const char *text)
 static enum text_encoding encoding_of(struct span name)
 {
     /* their second bytes may look like a quote or a backslash */
-    static const char *const unsafe[] = {"SJIS", "BIG5",  "GBK",  "UHC",
+    static const char *const unsafe[] = {"SJIS",    "BIG5",  "GBK",           "UHC",
                                          "GB18030", "JOHAB", "SHIFT_JIS_2004"};
     for (size_t i = 0; i < sizeof unsafe / sizeof unsafe[0]; i++) {
         if (name.len == strlen(unsafe[i]) && strncasecmp(name.ptr, unsafe[i], name.len) == 0) {
@@ -49,10 +51,9 @@ static void note_encoding(struct session *s, char name[ENCODING_NAME], struct sp
 {
     const char *client = s->client_encoding, *server = s->server_encoding;
     snprintf(name, ENCODING_NAME, "%.*s", (int)value.len, value.ptr);
-    s->in_server_encoding =
-        client[0] != '\0' && server[0] != '\0' &&
-        (strcmp(client, server) == 0 || strcmp(client, "SQL_ASCII") == 0 ||
-         strcmp(server, "SQL_ASCII") == 0);
+    s->in_server_encoding = client[0] != '\0' && server[0] != '\0' &&
+                            (strcmp(client, server) == 0 || strcmp(client, "SQL_ASCII") == 0 ||
+                             strcmp(server, "SQL_ASCII") == 0);
 }
 
 void settings_parameter(struct session *s, struct span name, struct span value)
@@ -93,8 +94,8 @@ bool settings_may_change(struct span text)
     }
     /* as a statement's first word; comments may hide it */
     const bool may_begin_so = at < text.len && strchr("dDeE/-", text.ptr[at]) != NULL;
-    if (may_begin_so && (mentions(text.ptr, text.len, "discard") ||
-                         mentions(text.ptr, text.len, "execute"))) {
+    if (may_begin_so &&
+        (mentions(text.ptr, text.len, "discard") || mentions(text.ptr, text.len, "execute"))) {
         return true;
     }
     if (mentions(text.ptr, text.len, "u&\"")) {

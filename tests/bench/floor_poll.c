@@ -67,8 +67,8 @@ static void on_event(uv_poll_t *poll, int status, int events);
 /* Reads from an end while the other one has taken everything; tells of room while it has not. */
 static void watch(struct end *end)
 {
-    int events = (end->other->unsent == NULL ? UV_READABLE : 0) |
-                 (end->unsent != NULL ? UV_WRITABLE : 0);
+    int events =
+        (end->other->unsent == NULL ? UV_READABLE : 0) | (end->unsent != NULL ? UV_WRITABLE : 0);
     if (events != end->events) {
         end->events = events;
         uv_poll_start(&end->poll, events, on_event);

@@ -5,9 +5,9 @@
  *
  *   cutover_probe plan|cutover|rollback|finish|verify|catalog CONNINFO KEY=VALUE...
  *
- * Keys: database, schema, table, column, expression, mode, strategy, max_hold, pause, abort_after (ms,
- * from the start or from the beginning of abort_phase), proxied (the server process that a proxy's
- * session has), audit (a log), text (yes: for people).
+ * Keys: database, schema, table, column, expression, mode, strategy, max_hold, pause, abort_after
+ * (ms, from the start or from the beginning of abort_phase), proxied (the server process that a
+ * proxy's session has), audit (a log), text (yes: for people).
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -111,7 +111,8 @@ static void check_again(const struct kept *kept, const struct verdict *v)
     FUZZ_CHECK(v->kept_count == first->kept_count && v->is_kept_cut == first->is_kept_cut);
 }
 
-/* The cache knows texts by their shape: whatever it has seen, it says what a judge without one says. */
+/* The cache knows texts by their shape: whatever it has seen, it says what a judge without one
+ * says. */
 static void check_uncached(const struct kept *kept, const struct rule_set *set,
                            const struct judge_input *input)
 {

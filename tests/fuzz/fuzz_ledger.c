@@ -70,8 +70,8 @@ static void check_statement(const struct ledger *ledger, const struct model *mod
     char room[16];
     const struct ledger_statement found = ledger_find(ledger, name_of(number, room));
     const size_t last = newest(model, number);
-    const struct fact fact = last < model->change_count ? model->changes[last].fact
-                                                        : model->statements[number].known;
+    const struct fact fact =
+        last < model->change_count ? model->changes[last].fact : model->statements[number].known;
     const bool is_doubtful =
         last < model->change_count && model->changes[last].spot.sync < model->sync &&
         (model->statements[number].pending > 1 || is_notable(model->statements[number].known));
@@ -98,8 +98,8 @@ static void keep(struct model *model, size_t number)
 
 static void note_change(struct model *model, size_t number, struct fact fact)
 {
-    const bool is_known = is_notable(model->statements[number].known) ||
-                          model->statements[number].pending > 0;
+    const bool is_known =
+        is_notable(model->statements[number].known) || model->statements[number].pending > 0;
     if ((!is_known && !is_notable(fact)) || model->failed == model->sync) {
         return;
     }
@@ -133,8 +133,7 @@ static void settle(struct model *model, uint64_t sync, uint32_t messages, bool h
         const struct ledger_spot spot = model->changes[count].spot;
         const size_t number = model->changes[count].number;
         const struct fact fact = model->changes[count].fact;
-        const bool is_before =
-            spot.sync < sync || (spot.sync == sync && spot.message < messages);
+        const bool is_before = spot.sync < sync || (spot.sync == sync && spot.message < messages);
         if (!is_before && !(has_failed && spot.sync == sync)) {
             break;
         }
@@ -150,8 +149,7 @@ static void settle(struct model *model, uint64_t sync, uint32_t messages, bool h
         keep(model, number);
     }
     model->change_count -= count;
-    memmove(model->changes, model->changes + count,
-            model->change_count * sizeof model->changes[0]);
+    memmove(model->changes, model->changes + count, model->change_count * sizeof model->changes[0]);
 }
 
 static void parse(struct ledger *ledger, struct model *model, size_t number, uint64_t writes,

@@ -1,6 +1,7 @@
 /*
- * The COPY filters and the expression for the Python tests: requests on stdin, answers on stdout, until
- * stdin ends. Integers are of four bytes, low byte first; bytes are a length and so many bytes.
+ * The COPY filters and the expression for the Python tests: requests on stdin, answers on stdout,
+ * until stdin ends. Integers are of four bytes, low byte first; bytes are a length and so many
+ * bytes.
  *
  * 'C': format, encoding's name (bytes), header, width, whether \. ends CSV, delimiter, quote,
  * escape, null (bytes), number of fields, for each index, stays, name (bytes); seed, greatest

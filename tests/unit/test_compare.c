@@ -1,6 +1,6 @@
 /*
- * Supplied values against the expression's, where a data file cannot say it: many places, texts that
- * are known by their shape, rows of bulk loads, and the literals themselves.
+ * Supplied values against the expression's, where a data file cannot say it: many places, texts
+ * that are known by their shape, rows of bulk loads, and the literals themselves.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -98,9 +98,10 @@ static void every_place_of_a_text_is_counted(void **state)
     assert_int_equal(mismatched, 99);
 }
 
-static const char *const sources[] = {"'a'",     "'coll-0'", "'it''s'",  "NULL", "12",
+static const char *const sources[] = {"'a'",       "'coll-0'", "'it''s'",       "NULL", "12",
                                       "'a'::text", "E'a'",     "'caf\xc3\xa9'", "''",   "DEFAULT"};
-static const char *const keys[] = {"57", "-24", "'57'", "- 24", "NULL", "57::int", "1.5", "DEFAULT"};
+static const char *const keys[] = {"57",   "-24",     "'57'", "- 24",
+                                   "NULL", "57::int", "1.5",  "DEFAULT"};
 #define PICK(list) ((list)[(size_t)rand() % (sizeof(list) / sizeof(list)[0])])
 
 static void write_rows(char *to, int rows)
@@ -147,7 +148,8 @@ static void bulk_loads_of_one_shape_are_counted_apart(void **state)
     assert_non_null(set);
     for (uint32_t wrong = 0; wrong < 3; wrong++) {
         char text[2048], *to = text;
-        to += sprintf(to, "INSERT INTO chunks (collection_id, partition_key) VALUES (lower('a'), 1)");
+        to +=
+            sprintf(to, "INSERT INTO chunks (collection_id, partition_key) VALUES (lower('a'), 1)");
         for (uint32_t row = 0; row < 20; row++) {
             to += sprintf(to, ", ('a', %d)", row < wrong ? 58 : 57);
         }
@@ -167,18 +169,40 @@ static void literals_are_read_or_refused(void **state)
         const char *text, *value; /* NULL: not read */
         bool backslash_escapes;
     } literals[] = {
-        {"'a')", "a", false},          {"'it''s',", "it's", false},  {"'',", "", false},
-        {"''''", "'", false},          {"'a\\b'", "a\\b", false},    {"'a\\'b'", "a\\", false},
-        {"'a\\'b'", "a'b", true},      {"'a\\'", NULL, true},        {"E'\\t\\\\'", "\t\\", false},
-        {"e'\\''", "'", false},        {"E'\\x41'", NULL, false},    {"E'\\101'", NULL, false},
-        {"E'\\u0041'", NULL, false},   {"E'\\", NULL, false},        {"'open", NULL, false},
-        {"'a' 'b'", NULL, false},      {"'a'\n'b'", NULL, false},    {"007 ", "7", false},
-        {"-5)", "-5", false},          {"- 5)", "-5", false},        {"+5,", "5", false},
-        {"-0,", "0", false},           {"5.0", NULL, false},         {"5e3", NULL, false},
-        {"0x10", NULL, false},         {"1_000", NULL, false},       {"-", NULL, false},
-        {"true", NULL, false},         {"DEFAULT", NULL, false},     {"nullable", NULL, false},
+        {"'a')", "a", false},
+        {"'it''s',", "it's", false},
+        {"'',", "", false},
+        {"''''", "'", false},
+        {"'a\\b'", "a\\b", false},
+        {"'a\\'b'", "a\\", false},
+        {"'a\\'b'", "a'b", true},
+        {"'a\\'", NULL, true},
+        {"E'\\t\\\\'", "\t\\", false},
+        {"e'\\''", "'", false},
+        {"E'\\x41'", NULL, false},
+        {"E'\\101'", NULL, false},
+        {"E'\\u0041'", NULL, false},
+        {"E'\\", NULL, false},
+        {"'open", NULL, false},
+        {"'a' 'b'", NULL, false},
+        {"'a'\n'b'", NULL, false},
+        {"007 ", "7", false},
+        {"-5)", "-5", false},
+        {"- 5)", "-5", false},
+        {"+5,", "5", false},
+        {"-0,", "0", false},
+        {"5.0", NULL, false},
+        {"5e3", NULL, false},
+        {"0x10", NULL, false},
+        {"1_000", NULL, false},
+        {"-", NULL, false},
+        {"true", NULL, false},
+        {"DEFAULT", NULL, false},
+        {"nullable", NULL, false},
         {"9223372036854775807", "9223372036854775807", false},
-        {"9223372036854775808", NULL, false}, {"U&'a'", NULL, false}, {"$$a$$", NULL, false},
+        {"9223372036854775808", NULL, false},
+        {"U&'a'", NULL, false},
+        {"$$a$$", NULL, false},
         {"", NULL, false},
     };
     char room[VALUE_ROOM];

@@ -307,7 +307,8 @@ static const struct refusal refusals[] = {
     {MAIN_SECTION "proxy_protocol = v2\n",
      "pgsluice.ini:4: proxy_protocol: \"v2\" is not one of off, require"},
     {MAIN_SECTION "proxy_protocol_from = 10.0.0.0/8, example\n",
-     "pgsluice.ini:4: proxy_protocol_from: \"10.0.0.0/8, example\" names example, which is no network: "
+     "pgsluice.ini:4: proxy_protocol_from: \"10.0.0.0/8, example\" names example, which is no "
+     "network: "
      "10.0.0.0/8, fd00::/8, an address, or unix"},
     {MAIN_SECTION "proxy_protocol_from = 10.0.0.1/8\n",
      "pgsluice.ini:4: proxy_protocol_from: \"10.0.0.1/8\" names 10.0.0.1/8, which has bits set "

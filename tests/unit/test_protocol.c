@@ -54,8 +54,9 @@ static void writer_stops_at_its_cap(void **state)
     writer_end(&w);
     assert_true(w.ok);
     assert_int_equal(w.len, 8);
-    assert_memory_equal(w.bytes, "Q\0\0\0\x07"
-                                 "abc",
+    assert_memory_equal(w.bytes,
+                        "Q\0\0\0\x07"
+                        "abc",
                         8);
     writer_u8(&w, 1);
     assert_false(w.ok);
@@ -181,8 +182,8 @@ static void startup_is_given_another_application_name(void **state)
                 BYTES("\0\0\0\x44\0\3\0\0" NAMED_AHEAD "psql - 192.0.2.7:1" NAMED_BEHIND));
     /* of two the server takes the last */
     check_named(BYTES("\0\0\0\x49\0\3\0\0application_name\0first\0" NAMED_AHEAD "" NAMED_BEHIND),
-                BYTES("\0\0\0\x5b\0\3\0\0application_name\0first\0" NAMED_AHEAD "psql - 192.0.2.7:1"
-                      NAMED_BEHIND));
+                BYTES("\0\0\0\x5b\0\3\0\0application_name\0first\0" NAMED_AHEAD
+                      "psql - 192.0.2.7:1" NAMED_BEHIND));
 }
 
 static void startup_without_a_name_is_given_one(void **state)
@@ -203,10 +204,10 @@ static void check_not_named(const uint8_t *packet, size_t size, const char *name
 static void startup_that_is_malformed_or_would_be_too_long_stays(void **state)
 {
     (void)state;
-    check_not_named(BYTES("\0\0\0\x10\0\3\0\0user\0me\0"), "x");       /* no end */
-    check_not_named(BYTES("\0\0\0\x12\0\3\0\0user\0me\0\0\0"), "x");   /* something behind it */
-    check_not_named(BYTES("\0\0\0\x10\0\3\0\0user\0me\0\0"), "x");     /* more than the packet */
-    check_not_named(BYTES("\0\0\0\x08\x04\xd2\x16\x2f"), "x");         /* an SSLRequest */
+    check_not_named(BYTES("\0\0\0\x10\0\3\0\0user\0me\0"), "x");     /* no end */
+    check_not_named(BYTES("\0\0\0\x12\0\3\0\0user\0me\0\0\0"), "x"); /* something behind it */
+    check_not_named(BYTES("\0\0\0\x10\0\3\0\0user\0me\0\0"), "x");   /* more than the packet */
+    check_not_named(BYTES("\0\0\0\x08\x04\xd2\x16\x2f"), "x");       /* an SSLRequest */
     char name[STARTUP_LENGTH_MAX] = "";
     memset(name, 'x', STARTUP_LENGTH_MAX - 34);
     check_not_named(BYTES("\0\0\0\x11\0\3\0\0user\0me\0\0"), name);

@@ -47,8 +47,13 @@ static struct rule_case cases[CASES_MAX];
 static size_t case_count;
 
 static const struct rule_column chunk_columns[] = {
-    {"id", 20, false},          {"collection_id", 1043, false}, {"partition_key", 23, false}, {"document_id", 1043, false},
-    {"chunk_index", 23, false}, {"content", 25, false},         {"metadata", 3802, false},
+    {"id", 20, false},
+    {"collection_id", 1043, false},
+    {"partition_key", 23, false},
+    {"document_id", 1043, false},
+    {"chunk_index", 23, false},
+    {"content", 25, false},
+    {"metadata", 3802, false},
 };
 static const struct rule_column renamed_columns[] = {
     {"id", 20, false}, {"pk", 23, false}, {"Text", 25, false}, {"length", 23, true}};
@@ -96,8 +101,8 @@ static struct rule_set *make_set(const struct rule_case *c)
             .converted = c->converted,
             .dependents = chunk_dependents,
             .dependent_count = sizeof chunk_dependents / sizeof chunk_dependents[0],
-            .expression = c->expression != NULL ? c->expression
-                                                : "mod(hashtext(collection_id::text), 100)",
+            .expression =
+                c->expression != NULL ? c->expression : "mod(hashtext(collection_id::text), 100)",
             .sources = chunk_sources,
             .source_count = sizeof chunk_sources / sizeof chunk_sources[0],
         },

@@ -15,8 +15,11 @@
 
 #include "rules/rules.h"
 
-static const struct rule_column columns[] = {
-    {"id", 20, false}, {"collection_id", 1043, false}, {"partition_key", 23, false}, {"content", 25, false}, {"hash", 25, false}};
+static const struct rule_column columns[] = {{"id", 20, false},
+                                             {"collection_id", 1043, false},
+                                             {"partition_key", 23, false},
+                                             {"content", 25, false},
+                                             {"hash", 25, false}};
 
 static struct rule rule_on(const char *column, enum rule_mode mode)
 {

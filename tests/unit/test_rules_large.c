@@ -74,8 +74,7 @@ static bool takes_long(struct fixture *fixture, const char *text)
 {
     const struct judge_input input = input_of(text);
     bool answer = false;
-    const struct verdict *verdict =
-        judge_at_once(fixture->judge, fixture->set, &input, &answer);
+    const struct verdict *verdict = judge_at_once(fixture->judge, fixture->set, &input, &answer);
     assert_true((verdict == NULL) == answer);
     return answer;
 }

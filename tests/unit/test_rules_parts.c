@@ -291,7 +291,8 @@ static void cache_keeps_all_of_a_verdict(void **state)
         .message = "m",
     };
     struct judge_input input = input_of("a text");
-    verdict_cache_put(cache, &input, &(struct verdict_kept){.verdict = verdict, .slots = slots, .slot_count = 2});
+    verdict_cache_put(cache, &input,
+                      &(struct verdict_kept){.verdict = verdict, .slots = slots, .slot_count = 2});
     const struct verdict_kept *found = verdict_cache_get(cache, &input);
     assert_non_null(found);
     assert_int_equal(found->slot_count, 2);

@@ -26,10 +26,8 @@ static struct span span_of(const char *text)
     return (struct span){.ptr = text, .len = strlen(text)};
 }
 
-static const struct verdict refusal = {.action = VERDICT_REFUSE,
-                                       .sqlstate = "428C9",
-                                       .message = "no",
-                                       .hint = "leave it out"};
+static const struct verdict refusal = {
+    .action = VERDICT_REFUSE, .sqlstate = "428C9", .message = "no", .hint = "leave it out"};
 
 static void an_error_is_the_answer_only_by_its_mark_and_its_batch(void **state)
 {
