@@ -222,7 +222,7 @@ static bool read_since(struct cutover *c, char out[32], struct failure *f)
     }
     PGresult *r = context_query(
         c,
-        "SELECT to_char(max(flipped_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS') "
+        "SELECT to_char(max(flipped_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US') "
         "FROM pgsluice.run WHERE relation = {rel} AND column_name = {key}",
         STATEMENT_TIMEOUT_MS, f);
     if (r == NULL) {
@@ -260,11 +260,11 @@ bool acceptance_clients(struct cutover *c, struct failure *f)
         since[0] != '\0' ? since : json_string_value(json_object_get(report, "from"));
     if (names != NULL && statements > 0) {
         report_check(c, "clients", CHECK_WARN, "pgsluice audit report names their statements",
-                     "%lld statements supplied the key since %s, by: %s", statements,
+                     "%lld statements supplied the key since %.19s, by: %s", statements,
                      from != NULL ? from : "the log begins", names);
     } else {
         report_check(c, "clients", CHECK_PASS, NULL,
-                     "no application has supplied the key since %s, says %s",
+                     "no application has supplied the key since %.19s, says %s",
                      from != NULL && *from != '\0' ? from : "the log begins", c->config->audit);
     }
     free(names);
