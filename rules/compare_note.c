@@ -186,6 +186,23 @@ void compare_note_values(struct analysis *a, const struct compare_rule *compares
 
 /* --- bulk loads --- */
 
+static const char *behind_blanks(const char *at)
+{
+    while (*at == ' ' || (*at >= '\t' && *at <= '\r' && *at != '\v')) {
+        at++;
+    }
+    return at;
+}
+
+static size_t name_length(const char *at)
+{
+    size_t len = 0;
+    while ((at[len] >= 'a' && at[len] <= 'z') || (at[len] >= '0' && at[len] <= '9')) {
+        len++;
+    }
+    return len;
+}
+
 /* What stands behind a value of a cut row: nothing, or casts that leave it as it is. */
 static bool is_plain_cast(const char *at, uint32_t column)
 {
@@ -195,18 +212,18 @@ static bool is_plain_cast(const char *at, uint32_t column)
     } casts[] = {{"text", OID_TEXT}, {"varchar", OID_VARCHAR}, {"int", OID_INT4},
                  {"int4", OID_INT4}, {"integer", OID_INT4},    {"bigint", OID_INT8},
                  {"int8", OID_INT8}, {"smallint", OID_INT2},   {"int2", OID_INT2}};
-    at += strspn(at, " \t\n\r\f");
+    at = behind_blanks(at);
     if (*at == ',' || *at == ')') {
         return true;
     }
-    if (strncmp(at, "::", 2) != 0) {
+    if (at[0] != ':' || at[1] != ':') {
         return false;
     }
     at += 2;
-    const size_t len = strspn(at, "abcdefghijklmnopqrstuvwxyz0123456789");
+    const size_t len = name_length(at);
     for (size_t i = 0; i < sizeof casts / sizeof casts[0]; i++) {
         if (strlen(casts[i].name) == len && memcmp(casts[i].name, at, len) == 0) {
-            at += len + strspn(at + len, " \t\n\r\f");
+            at = behind_blanks(at + len);
             return is_kept(casts[i].type, column) && (*at == ',' || *at == ')');
         }
     }

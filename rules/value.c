@@ -89,7 +89,10 @@ static bool copy_string(const char *at, bool has_escapes, char room[VALUE_ROOM],
 /* From behind its opening quote. */
 static bool read_string(const char *at, bool has_escapes, char room[VALUE_ROOM], struct value *out)
 {
-    const char *end = strchrnul(at, '\'');
+    const char *end = at;
+    while (*end != '\'' && *end != '\0') {
+        end++;
+    }
     const bool is_plain = !has_escapes || memchr(at, '\\', (size_t)(end - at)) == NULL;
     if (*end == '\'' && end[1] != '\'' && is_plain) {
         out->bytes = at;
