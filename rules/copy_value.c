@@ -33,6 +33,23 @@ static void put_character(struct reading *r)
     }
 }
 
+/* The bytes in front of the next `stop`, of which the one at hand is none: at once where no byte of
+ * a longer character can look like it. */
+static void put_until(struct reading *r, char stop)
+{
+    if (r->encoding != COPY_ENCODING_ASCII_SAFE) {
+        put_character(r);
+        return;
+    }
+    const char *end = memchr(r->at, stop, (size_t)(r->end - r->at));
+    const size_t len = (size_t)((end != NULL ? end : r->end) - r->at);
+    if (r->len < r->room) {
+        memcpy(r->out + r->len, r->at, len < r->room - r->len ? len : r->room - r->len);
+    }
+    r->len += len;
+    r->at += len;
+}
+
 static int digit_value(char digit)
 {
     return isdigit((unsigned char)digit) ? digit - '0' : tolower((unsigned char)digit) - 'a' + 10;
@@ -81,7 +98,7 @@ static void read_text(struct reading *r)
 {
     while (r->at < r->end) {
         if (*r->at != '\\') {
-            put_character(r);
+            put_until(r, '\\');
         } else if (r->at + 1 < r->end) {
             r->at++;
             put_escaped(r);
