@@ -506,23 +506,33 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
     return judging;
 }
 
-static void note_words(struct session *s, const struct judged *judged,
-                       const struct verdict *verdict)
+/* What stands around the plain rows of a bulk load, which say nothing. */
+static struct span head_of(struct span text, const struct verdict *verdict)
 {
-    const struct span text = judged->text;
-    const struct span head = {text.ptr, verdict->plain_from};
-    const struct span tail = {text.ptr + verdict->plain_to, text.len - verdict->plain_to};
-    bool may_change = s->large != NULL && s->large->may_change;
+    return (struct span){text.ptr, verdict->plain_from};
+}
+
+static struct span tail_of(struct span text, const struct verdict *verdict)
+{
+    return (struct span){text.ptr + verdict->plain_to, text.len - verdict->plain_to};
+}
+
+static void note_words(struct session *s, struct span text, const struct verdict *verdict)
+{
     if (s->large != NULL) {
         s->may_snapshot = s->may_snapshot || s->large->isolation;
-    } else {
-        settings_text(s, head);
-        settings_text(s, tail);
-        may_change = !judged->extended && (settings_may_change(head) || settings_may_change(tail));
+        return;
     }
-    if (!judged->extended && may_change) {
-        s->settings_touched = true;
-    }
+    settings_text(s, head_of(text, verdict));
+    settings_text(s, tail_of(text, verdict));
+}
+
+static bool may_change_settings(const struct session *s, struct span text,
+                                const struct verdict *verdict)
+{
+    return s->large != NULL ? s->large->may_change
+                            : settings_may_change(head_of(text, verdict)) ||
+                                  settings_may_change(tail_of(text, verdict));
 }
 
 static enum judging judge(struct session *s, const struct judged *judged)
@@ -536,7 +546,7 @@ static enum judging judge(struct session *s, const struct judged *judged)
         session_fail(s, "53200", "out of memory");
         return JUDGING_CLOSED;
     }
-    note_words(s, judged, verdict);
+    note_words(s, judged->text, verdict);
     uint64_t writes = gates_of(s, verdict->writes);
     if (s->sql_prepared != 0 && says_execute(s, judged->text)) {
         writes |= s->sql_prepared;
@@ -556,8 +566,8 @@ static enum judging judge(struct session *s, const struct judged *judged)
     if (verdict->prepares) {
         s->sql_prepared |= writes;
     }
-    if (judged->extended) {
-        settings_parsed(s, judged->name, judged->text);
+    if (may_change_settings(s, judged->text, verdict)) {
+        settings_sent(s, judged->name.len > 0);
     }
     if (verdict->action != VERDICT_REFUSE) {
         hold_note_write(s, writes);

@@ -270,8 +270,8 @@ void judging_tell_copied(struct session *s, size_t rule, const struct judging_co
 void settings_text(struct session *s, struct span text);
 /* ParameterStatus, or a parameter of the startup packet. */
 void settings_parameter(struct session *s, struct span name, struct span value);
-/* A Parse goes to the server: whether what it makes may change how texts are read. */
-void settings_parsed(struct session *s, struct span name, struct span text);
+/* A text that may change how texts are read goes to the server; under a name it may do so again. */
+void settings_sent(struct session *s, bool is_named);
 /* Whether executing the text may change, or change back, how texts are read. */
 bool settings_may_change(struct span text);
 /* Whether the text, which may concern a rule, must wait until the server has answered what is ahead

@@ -110,13 +110,10 @@ bool settings_may_change(struct span text)
     return false;
 }
 
-void settings_parsed(struct session *s, struct span name, struct span text)
+void settings_sent(struct session *s, bool is_named)
 {
-    if (s->large != NULL ? !s->large->may_change : !settings_may_change(text)) {
-        return;
-    }
     s->settings_touched = true;
-    s->settings_prepared = s->settings_prepared || name.len > 0;
+    s->settings_prepared = s->settings_prepared || is_named;
 }
 
 bool settings_are_awaited(const struct session *s, struct span text)

@@ -149,36 +149,41 @@ PREPARED = {
 }
 
 
+def prepare_all(session):
+    for name, (sql, _) in PREPARED.items():
+        session.send(wire.Parse(name, sql), wire.Sync())
+        assert wire.errors(session.read_until()) == [], name
+
+
+def execute_all(session, era):
+    """Runs each of PREPARED; what failed, in words."""
+    failures = []
+    for name, (_, values) in PREPARED.items():
+        codes = wire.errors(session.send(
+            wire.Bind("", name, values), wire.Execute(""), wire.Sync()).read_until())
+        failures += [f"{name} {era}: {code}" for code in codes[:1]]
+    return failures
+
+
 @pytest.mark.proxy
 @pytest.mark.skipif(common.pg_major() < 12, reason="generated columns need PostgreSQL 12 or newer")
 def test_prepared_statements_outlive_cutover_and_rollback(table, front):
     """DESIGN section 5: after the flip, prepared statements of open sessions go on working."""
     failures = []
 
-    def execute_all(session, era):
-        for name, (_, values) in PREPARED.items():
-            codes = wire.errors(session.send(
-                wire.Bind("", name, values), wire.Execute(""), wire.Sync()).read_until())
-            if codes:
-                failures.append(f"{name} {era}: {codes[0]}")
-
     with wire.connect(front, user="app") as session:
-        for name, (sql, _) in PREPARED.items():
-            session.send(wire.Parse(name, sql), wire.Sync())
-            assert wire.errors(session.read_until()) == [], name
-        execute_all(session, "before")
+        prepare_all(session)
+        failures += execute_all(session, "before")
         run(front, "cutover", "chunks", "--yes", "--max-hold", "2s")
-        execute_all(session, "after the cutover")
+        failures += execute_all(session, "after the cutover")
         run(front, "rollback", "chunks")
-        execute_all(session, "after the rollback")
+        failures += execute_all(session, "after the rollback")
     with wire.connect(front, user="app") as session:  # prepared in the generated era
         run(front, "cutover", "chunks", "--yes", "--max-hold", "2s")
-        for name, (sql, _) in PREPARED.items():
-            session.send(wire.Parse(name, sql), wire.Sync())
-            assert wire.errors(session.read_until()) == [], name
-        execute_all(session, "prepared after the cutover")
+        prepare_all(session)
+        failures += execute_all(session, "prepared after the cutover")
         run(front, "rollback", "chunks")
-        execute_all(session, "prepared after the cutover, after the rollback")
+        failures += execute_all(session, "prepared after the cutover, after the rollback")
     assert schema.wrong_keys(table) == 0
     misplaced = table.psql("SELECT count(*) FROM chunks WHERE document_id ~ '^[0-9-]+$' OR content <> 'x'"
                            " AND content <> 'changed' AND content !~ '^x+$'")

@@ -16,7 +16,7 @@ from lib.proxy import Proxy, strip_rule
 
 from ledger import (READERS, WRITERS, Ledger, ManyRows, PreparedStarReader, Psycopg2Worker, Reader,
                     SingleRows)
-from test_ledger import PREPARED, is_generated, leftovers, method, run
+from test_ledger import execute_all, is_generated, leftovers, method, prepare_all, run
 
 pytestmark = [
     pytest.mark.proxy,
@@ -177,23 +177,13 @@ def test_swaps_and_rollbacks_under_load_lose_nothing_and_disturb_nobody(table, f
 
 def test_prepared_statements_outlive_a_swap_and_its_rollback(table, front):
     failures = []
-
-    def execute_all(session, era):
-        for name, (_, values) in PREPARED.items():
-            codes = wire.errors(session.send(
-                wire.Bind("", name, values), wire.Execute(""), wire.Sync()).read_until())
-            if codes:
-                failures.append(f"{name} {era}: {codes[0]}")
-
     with wire.connect(front, user="app") as session:
-        for name, (sql, _) in PREPARED.items():
-            session.send(wire.Parse(name, sql), wire.Sync())
-            assert wire.errors(session.read_until()) == [], name
-        execute_all(session, "before")
+        prepare_all(session)
+        failures += execute_all(session, "before")
         run(front, *SWAP)
-        execute_all(session, "after the swap")
+        failures += execute_all(session, "after the swap")
         run(front, "rollback", "chunks")
-        execute_all(session, "after the rollback")
+        failures += execute_all(session, "after the rollback")
     assert not failures, "\n".join(failures)
     assert schema.wrong_keys(table) == 0
 

@@ -10,6 +10,7 @@ import psycopg2
 import pytest
 
 from lib import common, schema, wire
+from lib.copy_rows import csv_of, text_of
 from lib.proxy import Proxy, strip_rule
 
 pytestmark = pytest.mark.proxy
@@ -48,21 +49,6 @@ def rows_of(count, seed=1):
 
 def with_key(row, place, key="4711"):
     return row if place is None else row[:place] + [key] + row[place:]
-
-
-def text_of(rows):
-    escape = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
-
-    def field(value):
-        return "\\N" if value is None else "".join(escape.get(c, c) for c in value)
-    return "".join("\t".join(map(field, row)) + "\n" for row in rows)
-
-
-def csv_of(rows, header=None):
-    def field(value):
-        return "" if value is None else '"' + value.replace('"', '""') + '"'
-    lines = [] if header is None else [",".join(header)]
-    return "\n".join(lines + [",".join(map(field, row)) for row in rows]) + "\n"
 
 
 def copy(place=None, options="", columns=None):

@@ -9,6 +9,7 @@ import psycopg2
 import pytest
 
 from lib import schema, wire
+from lib.copy_rows import csv_of, text_of
 from lib.proxy import Proxy, strip_rule
 
 pytestmark = pytest.mark.proxy
@@ -45,21 +46,6 @@ def rows_of(count, seed=1):
             for n in range(count)]
 
 
-def text_of(rows):
-    escape = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
-
-    def field(value):
-        return "\\N" if value is None else "".join(escape.get(c, c) for c in value)
-    return "".join("\t".join(map(field, row)) + "\n" for row in rows)
-
-
-def csv_of(rows, header=True):
-    def field(value):
-        return "" if value is None else '"' + value.replace('"', '""') + '"'
-    lines = [",".join(COLUMNS)] if header else []
-    return "\n".join(lines + [",".join(map(field, row)) for row in rows]) + "\n"
-
-
 def stored(server):
     """What is in the table, in the order of arrival, without the key."""
     with psycopg2.connect(server.dsn("app")) as connection, connection.cursor() as cursor:
@@ -79,7 +65,7 @@ def assert_right(server, rows):
 @pytest.mark.parametrize("form", ["text", "csv"])
 def test_psycopg2_copies(server, proxy, form):
     rows = rows_of(2000)
-    data = text_of(rows) if form == "text" else csv_of(rows)
+    data = text_of(rows) if form == "text" else csv_of(rows, COLUMNS)
     options = "" if form == "text" else "WITH (FORMAT csv, HEADER)"
     with psycopg2.connect(proxy.dsn("app")) as connection, connection.cursor() as cursor:
         cursor.copy_expert(f"COPY chunks ({', '.join(COLUMNS)}) FROM STDIN {options}",
@@ -158,7 +144,7 @@ def test_several_copies_in_one_query(server, proxy):
         connection.read_until("G")
         connection.send(wire.CopyData(text_of(plain)), wire.CopyDone())
         connection.read_until("G")
-        connection.send(wire.CopyData(csv_of(first, header=False)), wire.CopyDone())
+        connection.send(wire.CopyData(csv_of(first)), wire.CopyDone())
         assert not wire.errors(connection.read_until("Z"))
     assert_right(server, first + second + first)
 

@@ -47,6 +47,47 @@ static struct config *loaded(const char *text)
     return config;
 }
 
+static void check_main_section(const struct config *config)
+{
+    assert_int_equal(config->listen_count, 4);
+    assert_string_equal(config->listen[1].host, "::1");
+    assert_int_equal(config->listen[1].port, 6432);
+    assert_string_equal(config->listen[2].host, "*");
+    assert_true(config->listen[3].is_unix);
+    assert_string_equal(config->listen[3].host, "/run/.s.PGSQL.6432");
+    assert_string_equal(config->server, "host=db1 port=5432 sslmode=prefer");
+    assert_string_equal(config->control, "host=db1 user=pgsluice dbname=app");
+    assert_int_equal(config->workers, 3);
+    assert_int_equal(config->admin_count, 1);
+    assert_string_equal(config->audit, "/var/log/pgsluice/audit.jsonl");
+    assert_int_equal(config->audit_fsync, AUDIT_FSYNC_EACH);
+    assert_true(config->audit_failure_reject);
+    assert_true(config->log_json);
+    assert_int_equal(config->log_level, LOG_LEVEL_DEBUG);
+    assert_int_equal(config->max_client_conn, 20);
+    assert_int_equal(config->max_packet_size, 2 * 1024 * 1024);
+    assert_int_equal(config->max_user_client_connections, 7);
+    assert_int_equal(config->max_db_client_connections, 9);
+    assert_int_equal(config->max_held_clients, 7);
+    assert_int_equal(config->unix_socket_mode, 0770);
+    assert_false(config->tcp.keepalive);
+    assert_int_equal(config->tcp.keepidle_s, 30);
+    assert_int_equal(config->tcp.keepintvl_s, 2);
+    assert_int_equal(config->tcp.keepcnt, 4);
+    assert_int_equal(config->tcp.user_timeout_ms, 30000);
+    assert_true(config->proxy_protocol);
+    assert_int_equal(config->proxy_from_count, 4);
+    assert_int_equal(config->proxy_from[0].family, AF_INET);
+    assert_int_equal(config->proxy_from[0].bits, 8);
+    assert_int_equal(config->proxy_from[1].family, AF_INET6);
+    assert_int_equal(config->proxy_from[2].bits, 32);
+    assert_int_equal(config->proxy_from[3].family, AF_UNIX);
+    assert_true(config->application_name_add_host);
+    assert_int_equal(config->client_login_timeout_ms, 0);
+    assert_int_equal(config->server_connect_timeout_ms, 1500);
+    assert_int_equal(config->hold_ttl_ms, 750);
+}
+
 static void every_key_is_read(void **state)
 {
     (void)state;
@@ -98,43 +139,7 @@ static void every_key_is_read(void **state)
                "table = chunks\n"
                "column = k\n"
                "expression = 1");
-    assert_int_equal(config->listen_count, 4);
-    assert_string_equal(config->listen[1].host, "::1");
-    assert_int_equal(config->listen[1].port, 6432);
-    assert_string_equal(config->listen[2].host, "*");
-    assert_true(config->listen[3].is_unix);
-    assert_string_equal(config->listen[3].host, "/run/.s.PGSQL.6432");
-    assert_string_equal(config->server, "host=db1 port=5432 sslmode=prefer");
-    assert_string_equal(config->control, "host=db1 user=pgsluice dbname=app");
-    assert_int_equal(config->workers, 3);
-    assert_int_equal(config->admin_count, 1);
-    assert_string_equal(config->audit, "/var/log/pgsluice/audit.jsonl");
-    assert_int_equal(config->audit_fsync, AUDIT_FSYNC_EACH);
-    assert_true(config->audit_failure_reject);
-    assert_true(config->log_json);
-    assert_int_equal(config->log_level, LOG_LEVEL_DEBUG);
-    assert_int_equal(config->max_client_conn, 20);
-    assert_int_equal(config->max_packet_size, 2 * 1024 * 1024);
-    assert_int_equal(config->max_user_client_connections, 7);
-    assert_int_equal(config->max_db_client_connections, 9);
-    assert_int_equal(config->max_held_clients, 7);
-    assert_int_equal(config->unix_socket_mode, 0770);
-    assert_false(config->tcp.keepalive);
-    assert_int_equal(config->tcp.keepidle_s, 30);
-    assert_int_equal(config->tcp.keepintvl_s, 2);
-    assert_int_equal(config->tcp.keepcnt, 4);
-    assert_int_equal(config->tcp.user_timeout_ms, 30000);
-    assert_true(config->proxy_protocol);
-    assert_int_equal(config->proxy_from_count, 4);
-    assert_int_equal(config->proxy_from[0].family, AF_INET);
-    assert_int_equal(config->proxy_from[0].bits, 8);
-    assert_int_equal(config->proxy_from[1].family, AF_INET6);
-    assert_int_equal(config->proxy_from[2].bits, 32);
-    assert_int_equal(config->proxy_from[3].family, AF_UNIX);
-    assert_true(config->application_name_add_host);
-    assert_int_equal(config->client_login_timeout_ms, 0);
-    assert_int_equal(config->server_connect_timeout_ms, 1500);
-    assert_int_equal(config->hold_ttl_ms, 750);
+    check_main_section(config);
     assert_int_equal(config->rule_count, 2);
     const struct config_rule *rule = &config->rules[0];
     assert_string_equal(rule->name, "chunks");
