@@ -248,11 +248,10 @@ void copy_report_row(struct copy_filter *f)
 {
     f->rows++;
     if (f->on_row != NULL) {
-        struct copy_value values[COPY_FIELDS_MAX];
         for (size_t i = 0; i < f->options.field_count; i++) {
-            values[i] = copy_captured(f, i);
+            f->values[i] = copy_captured(f, i);
         }
-        f->on_row(f->context, values);
+        f->on_row(f->context, f->values);
     }
 }
 

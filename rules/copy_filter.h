@@ -155,9 +155,10 @@ struct copy_filter {
     char word[4];               /* of an unfinished integer */
     size_t word_len;
     struct copy_capture captures[COPY_FIELDS_MAX];
-    char source[COPY_SOURCE_MAX];           /* what the source's capture stores, */
-    char plain[COPY_SOURCE_MAX];            /* and its value without escapes and quotes */
-    char keys[COPY_KEYS_MAX][COPY_KEY_MAX]; /* values added in the call at hand */
+    char source[COPY_SOURCE_MAX];              /* what the source's capture stores, */
+    char plain[COPY_SOURCE_MAX];               /* and its value without escapes and quotes */
+    struct copy_value values[COPY_FIELDS_MAX]; /* of the row that on_row is told */
+    char keys[COPY_KEYS_MAX][COPY_KEY_MAX];    /* values added in the call at hand */
     size_t key_count;
 };
 
@@ -182,9 +183,10 @@ enum copy_plain {
     COPY_PLAIN_UNKNOWN, /* not all of it is at hand, or it does not fit */
 };
 
-/* A value without its quotes and escapes, as the server would read it. */
+/* A value without its quotes and escapes, as the server would read it: `plain` is where it came when
+ * there is nothing to undo, of any length, otherwise in `room`, which has `size` bytes. */
 enum copy_plain copy_value_plain(const struct copy_options *options, const struct copy_value *value,
-                                 char *out, size_t room, size_t *len);
+                                 char *room, size_t size, struct copy_run *plain);
 
 enum copy_presence_found {
     COPY_PRESENCE_UNKNOWN, /* the first row has not ended */

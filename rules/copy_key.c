@@ -13,21 +13,23 @@ static enum evaluated evaluate(struct copy_filter *f, int32_t *value)
     const struct copy_options *options = &f->options;
     const struct copy_value raw = copy_captured(f, options->key.source);
     struct evaluation_input input = {
-        .bytes = f->plain,
         .is_binary = options->format == COPY_FORMAT_BINARY,
         .is_in_encoding = options->key.is_in_encoding,
     };
+    struct copy_run plain;
     /* Longer ones are at hand or not, as the stream was cut. */
     if (raw.len > COPY_SOURCE_MAX) {
         return EVALUATED_UNKNOWN;
     }
-    switch (copy_value_plain(options, &raw, f->plain, sizeof f->plain, &input.len)) {
+    switch (copy_value_plain(options, &raw, f->plain, sizeof f->plain, &plain)) {
     case COPY_PLAIN_UNKNOWN:
         return EVALUATED_UNKNOWN;
     case COPY_PLAIN_NULL:
         input.is_null = true;
         break;
     case COPY_PLAIN_VALUE:
+        input.bytes = plain.bytes;
+        input.len = plain.len;
         break;
     }
     return evaluation_value(&options->key.evaluation, &options->key.column, &input, value);

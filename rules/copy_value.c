@@ -130,40 +130,50 @@ static bool read_csv(struct reading *r, char quote, char escape)
     return has_quotes;
 }
 
-enum copy_plain copy_value_plain(const struct copy_options *options, const struct copy_value *value,
-                                 char *out, size_t room, size_t *len)
+/* Whether such a value is NULL, unless it has quotes. */
+static bool is_null(const struct copy_options *options, const char *bytes, size_t len)
 {
-    *len = 0;
+    return len == options->null_len && memcmp(bytes, options->null, len) == 0;
+}
+
+/* Text or CSV: the value has escapes or quotes, or bytes that look like them. */
+static enum copy_plain undo(const struct copy_options *options, const struct copy_value *value,
+                            char *room, size_t size, struct copy_run *plain)
+{
+    struct reading r = {.at = value->bytes,
+                        .end = value->bytes + value->len,
+                        .encoding = options->encoding,
+                        .out = room,
+                        .room = size};
+    bool can_be_null = true;
+    if (options->format == COPY_FORMAT_TEXT) {
+        read_text(&r);
+    } else {
+        can_be_null = !read_csv(&r, options->quote, options->escape);
+    }
+    *plain = (struct copy_run){room, r.len};
+    if (can_be_null && is_null(options, value->bytes, (size_t)(r.end - value->bytes))) {
+        return COPY_PLAIN_NULL;
+    }
+    return r.len <= size ? COPY_PLAIN_VALUE : COPY_PLAIN_UNKNOWN;
+}
+
+enum copy_plain copy_value_plain(const struct copy_options *options, const struct copy_value *value,
+                                 char *room, size_t size, struct copy_run *plain)
+{
     if (value->is_null) {
         return COPY_PLAIN_NULL;
     }
     if (value->bytes == NULL) {
         return COPY_PLAIN_UNKNOWN;
     }
-    struct reading r = {.at = value->bytes,
-                        .end = value->bytes + value->len,
-                        .encoding = options->encoding,
-                        .out = out,
-                        .room = room};
-    bool can_be_null = options->format != COPY_FORMAT_BINARY;
-    switch (options->format) {
-    case COPY_FORMAT_TEXT:
-        read_text(&r);
-        break;
-    case COPY_FORMAT_CSV:
-        can_be_null = !read_csv(&r, options->quote, options->escape);
-        break;
-    case COPY_FORMAT_BINARY:
-        while (r.at < r.end) {
-            put(&r, *r.at++);
-        }
-        break;
+    *plain = (struct copy_run){value->bytes, value->len};
+    if (options->format == COPY_FORMAT_BINARY) {
+        return COPY_PLAIN_VALUE;
     }
-    *len = r.len;
-    const size_t raw_len = (size_t)(r.end - value->bytes);
-    if (can_be_null && raw_len == options->null_len &&
-        memcmp(value->bytes, options->null, raw_len) == 0) {
-        return COPY_PLAIN_NULL;
+    const char sign = options->format == COPY_FORMAT_TEXT ? '\\' : options->quote;
+    if (memchr(value->bytes, sign, value->len) != NULL) {
+        return undo(options, value, room, size, plain);
     }
-    return r.len <= room ? COPY_PLAIN_VALUE : COPY_PLAIN_UNKNOWN;
+    return is_null(options, value->bytes, value->len) ? COPY_PLAIN_NULL : COPY_PLAIN_VALUE;
 }

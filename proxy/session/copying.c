@@ -22,7 +22,7 @@
  * counts as one that has it; the server refuses it when that is not so. */
 #define HELD_MAX (256 * 1024)
 
-/* Of a value that is compared, in its plain form; a longer one is not known. */
+/* Of a value that is compared, without its quotes and escapes; a longer one is not known. */
 #define PLAIN_ROOM 1024
 
 struct portal {
@@ -53,10 +53,12 @@ struct copying {
     struct copy_presence presence;
     char *held;
     size_t held_len, held_size;
+    struct copy_run runs[RUNS]; /* of the piece at hand */
     /* What its rows supply, by pair. */
     bool is_open; /* the audit is still to be told */
     struct compared compared[COPY_PAIRS_MAX];
     uint64_t rules_epoch; /* to which the rules in there belong */
+    char key_room[PLAIN_ROOM], source_room[PLAIN_ROOM];
     bool in_encoding;     /* its text is in the server's */
     uint64_t fingerprint;
     bool extended;
@@ -139,14 +141,14 @@ static bool take_value(const struct copying *c, const struct copy_value *value,
                        char room[PLAIN_ROOM], struct evaluation_input *out)
 {
     const struct copy_options *options = &c->filter.options;
-    size_t len;
-    const enum copy_plain plain = copy_value_plain(options, value, room, PLAIN_ROOM, &len);
-    *out = (struct evaluation_input){.bytes = room,
-                                     .len = len,
-                                     .is_null = plain == COPY_PLAIN_NULL,
+    struct copy_run plain = {0};
+    const enum copy_plain found = copy_value_plain(options, value, room, PLAIN_ROOM, &plain);
+    *out = (struct evaluation_input){.bytes = plain.bytes,
+                                     .len = plain.len,
+                                     .is_null = found == COPY_PLAIN_NULL,
                                      .is_binary = options->format == COPY_FORMAT_BINARY,
                                      .is_in_encoding = c->in_encoding};
-    return plain != COPY_PLAIN_UNKNOWN;
+    return found != COPY_PLAIN_UNKNOWN;
 }
 
 /* One row that the server gets, or is about to refuse. */
@@ -155,13 +157,12 @@ static void on_row(void *context, const struct copy_value *values)
     struct copying *c = context;
     const struct verdict_copy *stream = &c->streams[c->at];
     const uint32_t row = c->filter.rows < UINT32_MAX ? (uint32_t)c->filter.rows : UINT32_MAX;
-    char key_room[PLAIN_ROOM], source_room[PLAIN_ROOM];
     struct evaluation_input key, source;
     for (size_t i = 0; i < stream->pair_count; i++) {
         struct compared *compared = &c->compared[i];
         const struct copy_pair *pair = &stream->pairs[i];
-        if (compared->compares != NULL && take_value(c, &values[pair->key], key_room, &key) &&
-            take_value(c, &values[pair->source], source_room, &source)) {
+        if (compared->compares != NULL && take_value(c, &values[pair->key], c->key_room, &key) &&
+            take_value(c, &values[pair->source], c->source_room, &source)) {
             compare_row(compared->compares, &key, &source, row, &compared->found);
         }
     }
@@ -373,17 +374,16 @@ static const struct compared *find_refused(const struct copying *c)
 static void pass_on(struct session *s, const char *bytes, size_t len)
 {
     struct copying *c = s->copying_streams;
-    struct copy_run runs[RUNS] = {{bytes, len}};
     if (c->is_whole) {
-        put(s, runs, 1);
+        put(s, &(struct copy_run){bytes, len}, 1);
         return;
     }
     while (len > 0 && !c->is_refused) {
         size_t taken;
-        size_t count = copy_filter_feed(&c->filter, bytes, len, &taken, runs, RUNS);
+        size_t count = copy_filter_feed(&c->filter, bytes, len, &taken, c->runs, RUNS);
         c->is_refused = find_refused(c) != NULL;
         if (!c->is_refused) {
-            put(s, runs, count);
+            put(s, c->runs, count);
         }
         bytes += taken;
         len -= taken;

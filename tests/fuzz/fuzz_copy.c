@@ -80,17 +80,17 @@ static void on_row(void *context, const struct copy_value *values)
 {
     struct outcome *outcome = context;
     for (size_t i = 0; i < outcome->options->field_count; i++) {
-        char plain[PLAIN_MAX];
-        size_t len = 0;
+        char room[PLAIN_MAX];
+        struct copy_run plain;
         const enum copy_plain kind =
-            copy_value_plain(outcome->options, &values[i], plain, sizeof plain, &len);
+            copy_value_plain(outcome->options, &values[i], room, sizeof room, &plain);
         /* One that is cut is told when it is short, and not said otherwise to be another. */
         const bool is_told = kind == COPY_PLAIN_NULL ||
                              (kind == COPY_PLAIN_VALUE && values[i].len <= COPY_VALUE_MAX);
         const char told = (char)('0' + (is_told ? (int)kind : (int)COPY_PLAIN_UNKNOWN));
         append(&outcome->values, &told, 1);
         if (told == '0') {
-            append(&outcome->values, plain, len);
+            append(&outcome->values, plain.bytes, plain.len);
         }
     }
 }

@@ -123,9 +123,9 @@ static void on_row(void *context, const struct copy_value *values)
 {
     struct noted *noted = context;
     for (size_t i = 0; i < noted->options.field_count; i++) {
-        char plain[PLAIN_MAX];
-        size_t len = 0;
-        switch (copy_value_plain(&noted->options, &values[i], plain, sizeof plain, &len)) {
+        char room[PLAIN_MAX];
+        struct copy_run plain;
+        switch (copy_value_plain(&noted->options, &values[i], room, sizeof room, &plain)) {
         case COPY_PLAIN_NULL:
             append_int(&noted->values, (uint32_t)-1);
             break;
@@ -133,8 +133,8 @@ static void on_row(void *context, const struct copy_value *values)
             append_int(&noted->values, (uint32_t)-2);
             break;
         case COPY_PLAIN_VALUE:
-            append_int(&noted->values, (uint32_t)len);
-            append(&noted->values, plain, len);
+            append_int(&noted->values, (uint32_t)plain.len);
+            append(&noted->values, plain.bytes, plain.len);
             break;
         }
     }

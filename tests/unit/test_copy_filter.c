@@ -29,11 +29,13 @@ static const struct copy_options *noting_options;
 static void note_value(void *context, const struct copy_value *values)
 {
     struct output *out = context;
-    char plain[200];
-    size_t len = 0, at = strlen(out->values);
-    switch (copy_value_plain(noting_options, &values[0], plain, sizeof plain, &len)) {
+    char room[200];
+    struct copy_run plain;
+    size_t at = strlen(out->values);
+    switch (copy_value_plain(noting_options, &values[0], room, sizeof room, &plain)) {
     case COPY_PLAIN_VALUE:
-        snprintf(out->values + at, sizeof out->values - at, "[%.*s]", (int)len, plain);
+        snprintf(out->values + at, sizeof out->values - at, "[%.*s]", (int)plain.len,
+                 plain.bytes);
         break;
     case COPY_PLAIN_NULL:
         snprintf(out->values + at, sizeof out->values - at, "[NULL]");
