@@ -4,6 +4,7 @@ import json
 import os
 import statistics
 
+import cutover_report
 import goals
 from candidates import FloorPoll
 
@@ -57,10 +58,11 @@ def pipe_line(row):
 
 
 class Results:
-    def __init__(self, bench, cpu, pipes, others, seconds):
+    def __init__(self, bench, cpu, pipes, others, cutovers, seconds):
         self.cpu = [row for row in cpu if row]
         self.pipes = [row for row in pipes if row]
         self.others = [row for row in others if row]
+        self.cutovers = cutovers
         self.bench = bench
         self.seconds = seconds
 
@@ -81,13 +83,17 @@ class Results:
             lines += ["", PIPE_LINE.format("byte pipes, CPU in us", "streams", "uv_poll",
                                            "uv_poll / streams")]
             lines += map(pipe_line, self.pipes)
+        if self.cutovers:
+            lines += ["", *cutover_report.lines(self.cutovers)]
         return "\n".join(lines + self._closing_lines())
 
     def _closing_lines(self):
-        lines = ["", f"{self.bench.rounds} rounds of {self.bench.seconds:g} s, median (min..max) "
-                 f"of their ratios; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+        rounds = (f"{self.bench.rounds} rounds of {self.bench.seconds:g} s, median (min..max) of "
+                  "their ratios; " if self.cpu or self.pipes or self.others else "")
+        lines = ["", f"{rounds}{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
                  f"{self.seconds:.0f} s in all"]
         marks = [mark(row) for row in self.cpu + self.others]
+        marks += [MARKS[reached] for reached in cutover_report.verdicts(self.cutovers)]
         lines.append(f"goals: {marks.count('reached')} reached, {marks.count('MISSED')} missed")
         lines += [f"could not be measured: {failure}" for failure in self.bench.failures]
         return lines
@@ -109,4 +115,5 @@ class Results:
             "cpu": [with_ratios(row, ("floor", "pgbouncer")) for row in self.cpu],
             "pipes": [with_ratios(row, ("floor",)) for row in self.pipes],
             "others": [plain(row) for row in self.others],
+            "cutovers": self.cutovers,
             "failures": self.bench.failures}, indent=2) + "\n"

@@ -39,7 +39,9 @@ class Entry:
     count: int
     sent: float
     done: float = 0.0
-    outcome: str = "unknown"  # acknowledged | failed | unknown (the load ended first)
+    # acknowledged | undone (the rows must not be there) | unknown (the client did not await the
+    # answer) | failed | nothing yet
+    outcome: str = ""
     error: str = ""
 
     @property
@@ -54,6 +56,10 @@ class Read:
     worker: str
     sent: float
     done: float
+
+
+def rows_of_entry(entry):
+    return [(entry.worker, number) for number in range(entry.first, entry.first + entry.count)]
 
 
 def collection(number):
@@ -83,9 +89,12 @@ class Worker(threading.Thread):
     def finish(self):
         pass
 
+    def check(self, server):
+        """For what the ledger's own comparison does not see."""
+
     @contextlib.contextmanager
     def entry(self, count=1):
-        """Keeps the ledger around one write."""
+        """Keeps the ledger around one write; acknowledged at its end unless the outcome was set."""
         entry = Entry(self.name, self.next, count, time.monotonic())
         self.next += count
         self.ledger.entries.append(entry)
@@ -96,7 +105,7 @@ class Worker(threading.Thread):
             raise
         finally:
             entry.done = time.monotonic()
-        entry.outcome = "acknowledged"
+        entry.outcome = entry.outcome or "acknowledged"
 
     @contextlib.contextmanager
     def reading(self):
@@ -172,6 +181,11 @@ class Transactions(Psycopg2Worker):
         with self.entry(2) as entry:
             self._write(entry.first, self.name)
             self.connection.commit()
+
+    def check(self, server):
+        counted = server.psql(f"SELECT chunk_count FROM documents WHERE id = '{self.name}'",
+                              dbname=self.ledger.dbname)
+        assert int(counted or 0) == self.next, f"{self.name}: the two tables disagree"
 
     def _write(self, first, document):
         self.cursor.execute(
@@ -270,6 +284,7 @@ class Ledger:
     def __init__(self, endpoint, server, workers=WRITERS + READERS, pause=0.004, supply_key=True,
                  dbname="app"):
         self.server = server
+        self.endpoint = endpoint
         self.dbname = dbname
         self.target = endpoint.params(dbname, user="app")
         self.supply_key = supply_key
@@ -296,6 +311,10 @@ class Ledger:
     def acknowledged_rows(self):
         return sum(entry.count for entry in list(self.entries) if entry.outcome == "acknowledged")
 
+    def rows_of(self, outcome):
+        return {row for entry in self.entries if entry.outcome == outcome
+                for row in rows_of_entry(entry)}
+
     def wait_for_writes(self, count, timeout=20):
         """Until `count` more rows are acknowledged: the load really runs."""
         wanted = self.acknowledged_rows() + count
@@ -314,24 +333,31 @@ class Ledger:
     def check(self):
         """Compares the ledger with the table."""
         assert not self.errors, "clients saw errors:\n" + "\n".join(self.errors[:10])
-        unfinished = [entry for entry in self.entries if entry.outcome != "acknowledged"]
+        unfinished = [entry for entry in self.entries if entry.outcome in ("", "failed")]
         assert not unfinished, f"not acknowledged: {unfinished[:5]}"
+        # What vanished clients have sent may still be at work.
+        common.wait_until(lambda: not self.server.backends("usename = 'app' AND state <> 'idle'"), 20,
+                          "the end of all statements")
 
-        sent = {(entry.worker, number)
-                for entry in self.entries
-                for number in range(entry.first, entry.first + entry.count)}
         stored = [line.split("\t") for line in self.server.psql(
             "COPY (SELECT document_id, chunk_index, id FROM chunks WHERE document_id <> 'base'"
             " ORDER BY id) TO STDOUT", dbname=self.dbname).splitlines()]
         found = [(worker, int(number)) for worker, number, _ in stored]
-        lost = sent - set(found)
+        present = set(found)
+        sent = self.rows_of("acknowledged")
+        lost = sent - present
         assert not lost, f"I1: {len(lost)} acknowledged rows are lost: {sorted(lost)[:10]}"
-        assert len(found) == len(set(found)), "I2: rows are there twice"
-        extra = set(found) - sent
+        assert len(found) == len(present), "I2: rows are there twice"
+        undone = present & self.rows_of("undone")
+        assert not undone, f"rows of statements that failed: {sorted(undone)[:10]}"
+        extra = present - sent - self.rows_of("unknown")
         assert not extra, f"rows that nobody sent: {sorted(extra)[:10]}"
+        halves = [entry for entry in self.entries if entry.outcome == "unknown"
+                  and len({row in present for row in rows_of_entry(entry)}) > 1]
+        assert not halves, f"parts of transactions: {halves[:5]}"
 
         last = {}
-        for worker, number in found:
+        for worker, number in filter(sent.__contains__, found):
             assert number > last.get(worker, -1), f"I3: {worker} {number} is out of order"
             last[worker] = number
 
@@ -342,8 +368,4 @@ class Ledger:
         assert wrong == "0", f"I8: {wrong} rows with a wrong key or content"
 
         for worker in self.workers:
-            if isinstance(worker, Transactions):
-                counted = self.server.psql(
-                    f"SELECT chunk_count FROM documents WHERE id = '{worker.name}'",
-                    dbname=self.dbname)
-                assert int(counted or 0) == worker.next, "the two tables disagree"
+            worker.check(self.server)

@@ -11,7 +11,8 @@ from lib import common, schema, wire
 from lib.pgserver import Server
 from lib.proxy import Direct, Proxy, strip_rule
 
-from ledger import READERS, WRITERS, Ledger, PreparedStarReader
+from ledger import READERS, WRITERS, Ledger, PreparedStarReader, rows_of_entry
+from workers import UNUSUAL, Cancelled, Vanishing
 
 ROUNDS = 3
 BASE_ROWS = 5000
@@ -68,7 +69,8 @@ def leftovers(server):
 
 def test_the_ledger_balances_without_any_cutover(table):
     """The load itself, against the server."""
-    with Ledger(Direct(table), table, workers=WRITERS + READERS + (PreparedStarReader,)) as ledger:
+    workers = WRITERS + READERS + UNUSUAL + (PreparedStarReader,)
+    with Ledger(Direct(table), table, workers=workers) as ledger:
         ledger.wait_for_writes(1000)
     ledger.check()
     assert len(ledger.reads) > 10
@@ -91,13 +93,34 @@ def test_the_ledger_notices_damage(table, damage, verdict):
         ledger.check()
 
 
+@pytest.mark.parametrize("outcome,damage,verdict", [
+    ("undone", "INSERT INTO chunks (collection_id, document_id, chunk_index, content)"
+     " VALUES ('a', '{0}', {1}, 'content of {0} {1}')", "statements that failed"),
+    ("unknown", "DELETE FROM chunks WHERE document_id = '{0}' AND chunk_index = {1}",
+     "parts of transactions"),
+])
+def test_the_ledger_notices_what_cancelled_and_vanished_clients_must_not_leave(table, outcome, damage,
+                                                                             verdict):
+    with Ledger(Direct(table), table, workers=WRITERS + (Cancelled, Vanishing)) as ledger:
+        ledger.wait_for_writes(500)
+    ledger.check()
+    there = {tuple(line.split("\t")) for line in table.psql(
+        "COPY (SELECT document_id, chunk_index FROM chunks) TO STDOUT").splitlines()}
+    worker, number = next((worker, number) for entry in ledger.entries if entry.outcome == outcome
+                          for worker, number in rows_of_entry(entry)
+                          if outcome == "undone" or (worker, str(number)) in there)
+    table.psql(damage.format(worker, number))
+    with pytest.raises(AssertionError, match=verdict):
+        ledger.check()
+
+
 @pytest.mark.proxy
 @pytest.mark.skipif(common.pg_major() < 12, reason="generated columns need PostgreSQL 12 or newer")
 def test_cutovers_and_rollbacks_under_load_lose_nothing_and_disturb_nobody(table, front):
     primary_key = table.psql("SELECT pg_get_constraintdef(oid) FROM pg_constraint"
                              " WHERE conrelid = 'chunks'::regclass AND contype = 'p'")
     spans = []
-    with Ledger(front, table) as ledger:
+    with Ledger(front, table, workers=WRITERS + READERS + UNUSUAL) as ledger:
         for _ in range(ROUNDS):
             for command in (["cutover", "chunks", "--yes", "--max-hold", "2s"], ["rollback", "chunks"]):
                 ledger.wait_for_writes(300)

@@ -1,6 +1,5 @@
 """The cutover by swap through the proxy: under load in every isolation level, killed and resumed, aborted."""
 
-import itertools
 import json
 import os
 import signal
@@ -14,9 +13,9 @@ from lib import common, schema, wire
 from lib.pgserver import Server
 from lib.proxy import Proxy, strip_rule
 
-from ledger import (READERS, WRITERS, Ledger, ManyRows, PreparedStarReader, Psycopg2Worker, Reader,
-                    SingleRows)
+from ledger import READERS, WRITERS, Ledger, ManyRows, PreparedStarReader, Reader, SingleRows
 from test_ledger import execute_all, is_generated, leftovers, method, prepare_all, run
+from workers import UNUSUAL
 
 pytestmark = [
     pytest.mark.proxy,
@@ -28,70 +27,7 @@ PAUSE = 0.02  # of each worker: what the machine can do beside the copying
 SWAP = ["cutover", "chunks", "--yes", "--strategy", "swap", "--max-hold", "2s"]
 
 
-class Churn(Psycopg2Worker):
-    """Updates, deletes and inserts rows of its own, and knows what they must be in the end. A
-    snapshot of the whole transaction is taken before the table is touched."""
-
-    autocommit = False
-    isolation = "READ COMMITTED"
-    number = itertools.count()
-
-    def open(self, stack):
-        super().open(stack)
-        self.turns = itertools.count()
-        self.first = 1_000_000_000 + 1_000_000 * next(Churn.number)
-        self.rows_now = {}
-
-    def step(self):
-        turn = next(self.turns)
-        rows = dict(self.rows_now)
-        try:
-            self.cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {self.isolation}")
-            self.cursor.execute("SELECT count(*) FROM documents")
-            self.change(turn, rows)
-            self.connection.commit()
-        except psycopg2.errors.SerializationFailure:
-            # What any SERIALIZABLE transaction must expect, cutover or not; never otherwise.
-            self.connection.rollback()
-            if self.isolation != "SERIALIZABLE":
-                raise
-            return
-        self.rows_now = rows
-
-    def change(self, turn, rows):
-        new = self.first + turn
-        self.cursor.execute(
-            "INSERT INTO chunks (id, collection_id, document_id, chunk_index, content)"
-            " VALUES (%s, %s, 'base', 1, %s)", (new, f"collection {turn % 37}", f"new {turn}"))
-        rows[new] = f"new {turn}"
-        if turn % 3 == 0:
-            self.cursor.execute("UPDATE chunks SET content = %s WHERE id = %s",
-                                (f"changed {turn}", new - 6))
-            if new - 6 in rows:
-                rows[new - 6] = f"changed {turn}"
-        if turn % 5 == 0:
-            self.cursor.execute("UPDATE chunks SET id = %s WHERE id = %s", (-new, new))
-            rows[-new] = rows.pop(new)
-        if turn % 4 == 0:
-            self.cursor.execute("DELETE FROM chunks WHERE id = %s", (new - 11,))
-            rows.pop(new - 11, None)
-
-    def check(self, server):
-        stored = dict(line.split("\t") for line in server.psql(
-            f"COPY (SELECT id, content FROM chunks WHERE abs(id) BETWEEN {self.first} AND"
-            f" {self.first + 999_999}) TO STDOUT", dbname="app").splitlines())
-        assert {int(key): value for key, value in stored.items()} == self.rows_now, self.name
-
-
-class RepeatableChurn(Churn):
-    isolation = "REPEATABLE READ"
-
-
-class SerializableChurn(Churn):
-    isolation = "SERIALIZABLE"
-
-
-WORKERS = WRITERS + READERS + (PreparedStarReader, Churn, RepeatableChurn, SerializableChurn)
+WORKERS = WRITERS + READERS + UNUSUAL + (PreparedStarReader,)
 
 
 @pytest.fixture(scope="module")
@@ -145,13 +81,6 @@ def wait_for_copy(server):
     common.wait_until(copied, 20, "rows that are copied")
 
 
-def check_all(ledger, server):
-    ledger.check()
-    for worker in ledger.workers:
-        if isinstance(worker, Churn):
-            worker.check(server)
-
-
 def test_swaps_and_rollbacks_under_load_lose_nothing_and_disturb_nobody(table, front):
     spans = []
     with Ledger(front, table, workers=WORKERS, pause=PAUSE) as ledger:
@@ -165,7 +94,7 @@ def test_swaps_and_rollbacks_under_load_lose_nothing_and_disturb_nobody(table, f
             assert is_generated(table) == forward
             assert method(front) == ("generated" if forward else "trigger")
         ledger.wait_for_writes(300)
-    check_all(ledger, table)
+    ledger.check()
     for name, begin, end, text in spans:
         print(f"{name}: {end - begin:.2f} s, slowest write {ledger.slowest(begin, end) * 1000:.0f} ms,"
               f" slowest read {ledger.slowest_read(begin, end) * 1000:.0f} ms; {text.splitlines()[0:1]}")
@@ -228,7 +157,7 @@ def test_an_interrupted_swap_leaves_nothing_behind(table, front):
         took = time.monotonic() - began
         assert command.returncode == 1 and "nothing changed" in text, text
         ledger.wait_for_writes(100)
-    check_all(ledger, table)
+    ledger.check()
     assert residue(table) == "" and leftovers(table) == "2"
     assert took < 2 * common.slowness() + 1, f"{took:.1f} s"
 
@@ -289,7 +218,7 @@ def test_a_large_table(table, front):
     table.psql("CREATE INDEX ON chunks (document_id, chunk_index)")
     table.psql("CREATE INDEX ON chunks (created_at); ANALYZE chunks")
     # Without those that count all rows again and again.
-    workers = WRITERS + (PreparedStarReader, Churn, RepeatableChurn, SerializableChurn)
+    workers = WRITERS + UNUSUAL + (PreparedStarReader,)
     with Ledger(front, table, workers=workers, pause=PAUSE) as ledger:
         quiet = time.monotonic()
         ledger.wait_for_writes(2000, timeout=120)
@@ -307,7 +236,7 @@ def test_a_large_table(table, front):
         command = front.command("rollback", "chunks", timeout=1800)
         assert command.returncode == 0, command.stdout + command.stderr
         print(f"rollback: {time.monotonic() - begin:.1f} s")
-    check_all(ledger, table)
+    ledger.check()
 
 
 def test_a_table_partitioned_by_the_column_is_left_by_compute_for_strip(table):
