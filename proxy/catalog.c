@@ -167,6 +167,13 @@ static bool read_one(struct catalog *catalog, const char *name, struct collectio
         catalog_database_fini(&database);
         return fail_for_rule(config, rules, count, name, f);
     }
+    /* Later the columns may be changing: what is known must not grow old for that. */
+    if (catalog->current == NULL && database.complaint != NULL &&
+        database.complaint_mode == RULE_MODE_COMPUTE) {
+        fail(f, EXIT_REFUSED, "%s", database.complaint);
+        catalog_database_fini(&database);
+        return false;
+    }
     if (database.rule_count == 0) {
         catalog_database_fini(&database);
         return names_has(&catalog->without, name) || names_add(&catalog->without, name) ||

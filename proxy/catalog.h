@@ -22,6 +22,9 @@ struct catalog_database {
     /* default_transaction_isolation of the server, the database or any role is above READ COMMITTED
      */
     bool snapshot_default;
+    /* What the server has against a rule's expression, and that rule's mode; NULL: nothing */
+    char *complaint;
+    enum rule_mode complaint_mode;
 };
 
 struct catalog_snapshot {
@@ -33,8 +36,9 @@ struct catalog_snapshot {
 struct catalog;
 
 /* Connects to each rule's database, reads it, and starts the refreshing thread. False when a rule
- * cannot be served: table or column missing, strip on a table partitioned by the column, server
- * unreachable, wrong password. Without rules: an empty snapshot and no thread. */
+ * cannot be served: table or column missing, strip on a table partitioned by the column, an
+ * expression under compute that the server does not understand (under other modes it is a warning),
+ * server unreachable, wrong password. Without rules: an empty snapshot and no thread. */
 MUST_CHECK bool catalog_open(const struct config *config, struct catalog **out, struct failure *f);
 void catalog_close(struct catalog *catalog);
 

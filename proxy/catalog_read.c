@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/catalog_expression.h"
 #include "proxy/catalog_views.h"
 #include "rules/compare.h"
 
@@ -153,7 +154,7 @@ static const char database_sql[] =
 /* What one rule's relation looked like; the results own the strings. */
 struct reading {
     PGresult *columns;
-    PGresult *sources; /* NULL: nobody wants to know */
+    PGresult *sources;
     struct rule_source *source;
     struct rule_column *column;
     struct catalog_dependents dependents;
@@ -161,6 +162,7 @@ struct reading {
     bool reordered;
     bool converted;
     bool absent;
+    char *complaint; /* the server's about the expression; NULL: none */
 };
 
 static void reading_fini(struct reading *r)
@@ -169,6 +171,7 @@ static void reading_fini(struct reading *r)
     PQclear(r->sources);
     free(r->source);
     free(r->column);
+    free(r->complaint);
     catalog_dependents_fini(&r->dependents);
 }
 
@@ -297,9 +300,8 @@ static bool is_compared(const struct config *config, const struct config_rule *r
     return config->audit != NULL || rule->reject_mismatch;
 }
 
-static bool read_rule(struct control *control, const struct config *config,
-                      const struct config_rule *rule, bool recorded, struct reading *out,
-                      FILE *print, struct failure *f)
+static bool read_rule(struct control *control, const struct config_rule *rule, bool recorded,
+                      struct reading *out, FILE *print, struct failure *f)
 {
     PGresult *r = control_query(control, relation_sql, 3,
                                 (const char *const[]){rule->schema, rule->table, rule->column},
@@ -311,8 +313,13 @@ static bool read_rule(struct control *control, const struct config *config,
     if (ok && !out->absent) {
         ok = read_lists(control, rule, PQgetvalue(r, 0, 0), recorded, out, f);
     }
-    if (ok && !out->absent && (rule->mode == RULE_MODE_COMPUTE || is_compared(config, rule))) {
-        ok = read_sources(control, PQgetvalue(r, 0, 0), out, f);
+    if (ok && !out->absent) {
+        ok = read_sources(control, PQgetvalue(r, 0, 0), out, f) &&
+             catalog_try_expression(control, rule, out->source, (size_t)PQntuples(out->sources),
+                                    &out->complaint, f);
+    }
+    if (ok && out->complaint != NULL) {
+        fprintf(print, CATALOG_WARNING "%s\n", out->complaint);
     }
     PQclear(r);
     return ok;
@@ -395,6 +402,19 @@ static void print_rule(FILE *print, const struct rule *rule, size_t index)
     }
 }
 
+/* The first one, but rather one about a rule that computes. */
+static void keep_complaint(struct catalog_database *out, const struct config_rule *rule,
+                           struct reading *r)
+{
+    const bool is_graver = rule->mode == RULE_MODE_COMPUTE && out->complaint_mode != rule->mode;
+    if (r->complaint != NULL && (out->complaint == NULL || is_graver)) {
+        free(out->complaint);
+        out->complaint = r->complaint;
+        out->complaint_mode = rule->mode;
+        r->complaint = NULL;
+    }
+}
+
 bool catalog_read_database(struct control *control, const struct config *config,
                            const size_t *rules, size_t count, uint64_t moving,
                            struct catalog_database *out, FILE *print, struct failure *f)
@@ -421,7 +441,7 @@ bool catalog_read_database(struct control *control, const struct config *config,
     fprintf(print, "database %s snapshots %d\n", out->name, out->snapshot_default);
     for (size_t i = 0; i < count; i++) {
         const struct config_rule *from = &config->rules[rules[i]];
-        if (!read_rule(control, config, from, is_true(db, 1), &reading[i], print, f)) {
+        if (!read_rule(control, from, is_true(db, 1), &reading[i], print, f)) {
             goto out;
         }
         if (!reading[i].absent) {
@@ -432,6 +452,7 @@ bool catalog_read_database(struct control *control, const struct config *config,
             }
             rule[out->rule_count].reordered |= (moving >> rules[i] & 1) != 0;
             print_rule(print, &rule[out->rule_count], rules[i]);
+            keep_complaint(out, from, &reading[i]);
             out->rule_index[out->rule_count++] = rules[i];
         }
     }
@@ -457,6 +478,7 @@ void catalog_database_fini(struct catalog_database *database)
         rule_set_free(database->set);
     }
     free(database->rule_index);
+    free(database->complaint);
     *database = (struct catalog_database){.name = NULL};
 }
 

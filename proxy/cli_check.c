@@ -88,12 +88,17 @@ static bool read_rules(const struct config *config, json_t *rules, struct failur
         return false;
     }
     struct catalog_snapshot *snapshot = catalog_ref(catalog);
+    bool ok = true;
     for (size_t i = 0; i < snapshot->database_count; i++) {
-        add_rules(config, &snapshot->databases[i], rules);
+        const struct catalog_database *database = &snapshot->databases[i];
+        add_rules(config, database, rules);
+        if (database->complaint != NULL && ok) {
+            ok = fail(f, EXIT_REFUSED, "%s", database->complaint);
+        }
     }
     catalog_unref(catalog, snapshot);
     catalog_close(catalog);
-    return true;
+    return ok;
 }
 
 static const char *text_of(const json_t *object, const char *member)

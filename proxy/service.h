@@ -35,10 +35,11 @@ struct service {
     SSL_CTX *client_tls; /* NULL: client_tls = disable; SIGHUP puts a newer one in its place */
     struct worker **workers;
     unsigned worker_count;
-    char nonce[17];           /* marks the proxy's own failing statements; hex, random */
-    _Atomic uint32_t clients; /* client connections open now */
-    _Atomic uint64_t next_id; /* of the next session */
-    _Atomic bool draining;    /* SIGTERM: sessions end at their next transaction boundary */
+    char nonce[17];                   /* marks the proxy's own failing statements; hex, random */
+    _Atomic uint32_t clients;         /* client connections open now */
+    _Atomic uint32_t strange_cancels; /* under way now, with keys that no session here has */
+    _Atomic uint64_t next_id;         /* of the next session */
+    _Atomic bool draining;            /* SIGTERM: sessions end at their next transaction boundary */
 };
 
 /* A new TLS connection with a client on `fd`, or NULL when there is no TLS, or no memory. */

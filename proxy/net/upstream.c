@@ -104,11 +104,22 @@ static bool host_names(struct upstream_host *host, const struct lists *lists, si
     return host->port != NULL && host->name != NULL;
 }
 
+/* getaddrinfo() would take the number modulo 65536. */
+static bool is_port(const char *text)
+{
+    char *end;
+    const long number = strtol(text, &end, 10);
+    return text[0] >= '0' && text[0] <= '9' && *end == '\0' && number >= 1 && number <= 65535;
+}
+
 static bool host_init(struct upstream_host *host, const struct lists *lists, size_t index,
                       struct failure *f)
 {
     if (!host_names(host, lists, index)) {
         return fail(f, EXIT_REFUSED, "out of memory");
+    }
+    if (!is_port(host->port)) {
+        return fail(f, EXIT_USAGE, "server: port %s is no number from 1 to 65535", host->port);
     }
     host->is_unix = host->numeric == NULL && host->name[0] == '/';
     if (host->is_unix) {

@@ -103,6 +103,9 @@ void session_close(struct session *s)
     worker_add(&s->worker->counters.sessions, (uint64_t)-1);
     count_gone(s->worker);
     leave_limits(s);
+    if (s->is_strange) {
+        atomic_fetch_sub(&session_service(s)->strange_cancels, 1);
+    }
     if (s->cancel_key != NULL) {
         registry_remove(session_service(s)->registry, s->cancel_key);
     }

@@ -107,6 +107,7 @@ struct session {
     bool streaming;               /* CopyBoth: replication, which no timeout ends */
     bool counted;                 /* in the service's limits, under its user and database */
     bool is_cancel;               /* carries a CancelRequest, not a session */
+    bool is_strange;              /* for a session that is not here: counted in the service */
     uint64_t syncs_sent;          /* messages that a ReadyForQuery will answer */
     uint64_t syncs_done;
     uint32_t batch_messages; /* of the batch being sent, those with an answer of their own */

@@ -48,8 +48,23 @@ static void accept_session(struct session *s, const struct startup *packet)
     }
 }
 
+/* Of requests with keys that no session here has, so many are carried at once. Each occupies two
+ * sockets and a process of the server, and nobody needs to log in to send one. */
+enum { STRANGE_CANCELS_MAX = 256 };
+
+static bool enter_strange_cancels(struct session *s)
+{
+    _Atomic uint32_t *count = &session_service(s)->strange_cancels;
+    s->is_strange = atomic_fetch_add(count, 1) < STRANGE_CANCELS_MAX;
+    if (!s->is_strange) {
+        atomic_fetch_sub(count, 1);
+    }
+    return s->is_strange;
+}
+
 /* A cancel request for a session that is held here is answered here: the server knows nothing of
- * the statement yet. Any other goes to the server, which alone knows whether the key fits. */
+ * the statement yet. Any other goes to the server, which alone knows whether the key fits: the
+ * session may have come by another proxy. */
 static void accept_cancel(struct session *s, const struct startup *packet)
 {
     struct registry_key key = {.len = (uint16_t)(4 + packet->cancel_key.len)};
@@ -65,6 +80,10 @@ static void accept_cancel(struct session *s, const struct startup *packet)
             mail->key = key;
             worker_post(session_service(s)->workers[entry.worker], mail);
         }
+        session_close(s);
+        return;
+    }
+    if (!s->host_fixed && !enter_strange_cancels(s)) {
         session_close(s);
         return;
     }

@@ -159,6 +159,45 @@ def test_what_the_server_does_not_have_is_named(settings, written, key, value):
     assert value.rpartition(".")[2] in lines[0]
 
 
+@pytest.mark.parametrize("port", ["99999", "0", "-1", "5432x", "5432,70000"])
+def test_an_impossible_port_of_the_server_is_named(settings, written, port):
+    hosts = "127.0.0.1,127.0.0.1" if "," in port else "127.0.0.1"
+    settings["server"] = f"host={hosts} port={port}"
+    assert_fails(written(render_config(settings)), USAGE, port.rpartition(",")[2], "1 to 65535")
+
+
+MISTAKEN_EXPRESSIONS = {
+    "mod(hashtext(collectoin_id::text), 100)": 'column "collectoin_id" does not exist',
+    "mod(hashtextt(collection_id::text), 100)": "function hashtextt(text) does not exist",
+    "mod(hashtext(collection_id::text), 100": "syntax error",
+    "1; SELECT 2": "syntax error",
+    "partition_key + 1": 'column "partition_key" does not exist',
+}
+
+
+@pytest.mark.parametrize("expression", MISTAKEN_EXPRESSIONS)
+def test_an_expression_that_the_server_does_not_understand_is_named(settings, written, server,
+                                                                    expression):
+    """check refuses it; to serve in a mode that does without it is worth a warning."""
+    rule = strip_rule(expression=expression)
+    path = written(render_config(settings, [rule]))
+    done = subprocess.run([str(common.binary()), "check", "--config", str(path)],
+                          capture_output=True, text=True, timeout=30 * common.slowness())
+    assert done.returncode == 1 and MISTAKEN_EXPRESSIONS[expression] in done.stderr, done.stderr
+    proxy = Proxy(server, rules=[rule]).start()
+    assert MISTAKEN_EXPRESSIONS[expression] in proxy.log()
+    with wire.connect(proxy) as session:
+        assert session.rows("SELECT 1") == [["1"]]
+    assert proxy.stop() == 0
+
+
+def test_an_expression_that_cannot_be_computed_is_refused(settings, written, server):
+    schema.create_database(server, "mistaken")
+    schema.create_chunks(server, "partitioned", "mistaken")
+    rule = strip_rule("compute", database="mistaken", expression="mod(hashtextt(collection_id), 100)")
+    assert_fails(written(render_config(settings, [rule])), REFUSED, "function hashtextt(character varying)")
+
+
 def test_a_table_partitioned_by_the_column_cannot_be_stripped(settings, written, server):
     """Neither a trigger nor a generated column can compute it there (SQLSTATE 42P17)."""
     schema.create_database(server, "listed")

@@ -4,6 +4,7 @@ nobody else notices (I16)."""
 import ctypes
 import fcntl
 import resource
+import signal
 import socket
 import statistics
 import struct
@@ -189,6 +190,31 @@ def test_more_connections_than_descriptors(server, start):
         except AssertionError:
             return False  # no descriptor for the server's side yet
     common.wait_until(gets_in, 10, "room for a session")
+
+
+def test_thousands_of_cancel_requests_for_nobody(server, start):
+    """What a server that is too busy to take them leaves waiting is bounded; who has a session is
+    not refused."""
+    proxy = start()
+    bystander = Bystander(proxy)
+    with wire.connect(proxy) as session:
+        session.send(wire.Query("SELECT pg_sleep(60)"))
+        server.wait_until_active(session.pid)
+        before = descriptors(proxy)
+        server.process.send_signal(signal.SIGSTOP)  # its postmaster: the sessions go on
+        try:
+            for n in range(MANY):
+                with Connection.to(proxy) as other:
+                    other.send(wire.CancelRequest(n, b"none"))
+            with Connection.to(proxy) as other:
+                other.send(wire.CancelRequest(session.pid, session.key))
+            assert session.is_quiet(0.5)
+            assert descriptors(proxy) - before < 2 * 300
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        assert wire.errors(session.read_until()) == ["57014"]
+    common.wait_until(lambda: descriptors(proxy) <= before, 20, "the descriptors' return")
+    assert_small(bystander.end())
 
 
 # --- slow ones ---
