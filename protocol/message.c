@@ -209,6 +209,15 @@ void message_begin_query(struct writer *w, size_t len)
     }
 }
 
+void message_write_close(struct writer *w, struct span statement)
+{
+    writer_begin(w, 'C');
+    writer_u8(w, 'S');
+    writer_bytes(w, statement.ptr, statement.len);
+    writer_u8(w, 0);
+    writer_end(w);
+}
+
 void message_write_parse(struct writer *w, struct span name, const char *text, size_t len,
                          const uint32_t *types, size_t type_count)
 {

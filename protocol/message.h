@@ -69,5 +69,6 @@ void message_write_ready(struct writer *w, char status);
 void message_write_query(struct writer *w, const char *text, size_t len);
 /* Only what stands before a text of `len` bytes; the text and its NUL follow from elsewhere. */
 void message_begin_query(struct writer *w, size_t len);
+void message_write_close(struct writer *w, struct span statement);
 void message_write_parse(struct writer *w, struct span name, const char *text, size_t len,
                          const uint32_t *types, size_t type_count);

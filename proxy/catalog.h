@@ -19,6 +19,8 @@ struct catalog_database {
     /* set's rule i is configuration rule rule_index[i] */
     size_t *rule_index;
     size_t rule_count;
+    uint64_t computes; /* bit i: configuration rule i is here in mode compute, */
+    uint64_t computed; /* and pgsluice puts its key in: the server does not compute it yet */
     /* default_transaction_isolation of the server, the database or any role is above READ COMMITTED
      */
     bool snapshot_default;

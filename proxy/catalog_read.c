@@ -461,6 +461,11 @@ bool catalog_read_database(struct control *control, const struct config *config,
     }
     out->set = rule_set_new(rule, out->rule_count, out->name);
     ok = out->set != NULL || fail(f, EXIT_REFUSED, "out of memory");
+    for (size_t i = 0; ok && i < out->rule_count; i++) {
+        const uint64_t bit = (uint64_t)1 << out->rule_index[i];
+        out->computes |= rule[i].mode == RULE_MODE_COMPUTE ? bit : 0;
+        out->computed |= rule_set_get(out->set, i)->mode == RULE_MODE_COMPUTE ? bit : 0;
+    }
 out:
     PQclear(db);
     for (size_t i = 0; reading != NULL && i < count; i++) {

@@ -313,8 +313,9 @@ static enum machine_state do_arm(struct machine *m)
     if (m->counts.unstripped > 0) {
         char why[sizeof m->why];
         snprintf(why, sizeof why,
-                 "%llu sessions hold prepared statements that still send the key, made while the "
-                 "rule observed or computed: let these sessions reconnect",
+                 "%llu sessions hold prepared statements that would fail after the flip: made while "
+                 "the rule observed, or under mode compute by SQL's PREPARE or longer than 32 KB: "
+                 "let these sessions reconnect",
                  (unsigned long long)m->counts.unstripped);
         return give_up(m, why);
     }

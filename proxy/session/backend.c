@@ -45,6 +45,7 @@ static void note_ready(struct session *s, char status)
     s->copying = s->streaming = false;
     s->batch_answered = 0;
     if (s->doubtful > 0 && s->doubtful <= s->syncs_done + 1) {
+        s->answers_shifted = true;
         ledger_skip(&s->ledger, s->doubtful, s->syncs_sent);
         s->doubtful = 0;
         s->syncs_done = s->syncs_sent;
@@ -78,6 +79,19 @@ static bool may_be_deallocation(const struct session *s, uint8_t type, size_t si
     return type == 'C' && !ledger_is_empty(&s->ledger) &&
            (size == FRAME_HEADER + sizeof "DEALLOCATE ALL" ||
             size == FRAME_HEADER + sizeof "DISCARD ALL");
+}
+
+/* The next answer is to a message that was not the client's. */
+static bool is_own_answer(struct session *s)
+{
+    return ledger_has_own(&s->ledger) &&
+           ledger_is_own(&s->ledger, s->syncs_done + 1, s->batch_answered);
+}
+
+static void note_own_answer(struct session *s)
+{
+    s->batch_answered++;
+    ledger_answered(&s->ledger, s->syncs_done + 1, s->batch_answered);
 }
 
 static void note_command(struct session *s, const uint8_t *message, size_t size)
@@ -219,7 +233,7 @@ static enum interest interest_in(uint8_t type)
 /* Whether the message must be whole before it is passed on. One that does not fit the buffer tells
  * nothing that is needed, unless it is a complaint about an edited text, of which it may quote
  * much. */
-static bool is_noted(const struct session *s, uint8_t type, size_t size)
+static bool is_noted(struct session *s, uint8_t type, size_t size)
 {
     switch (interest_in(type)) {
     case INTEREST_NOTED:
@@ -227,14 +241,14 @@ static bool is_noted(const struct session *s, uint8_t type, size_t size)
     case INTEREST_PLACED:
         return size <= COMPLAINT_MAX && is_placed(s);
     case INTEREST_ANSWER:
-        return may_be_deallocation(s, type, size);
+        return may_be_deallocation(s, type, size) || is_own_answer(s);
     case INTEREST_NONE:
         break;
     }
     return false;
 }
 
-/* Notes a whole message; true when another one was put in its place. */
+/* Notes a whole message; true when it does not go on as it is. */
 static bool note_message(struct session *s, const uint8_t *message, size_t size)
 {
     struct message_parameter parameter;
@@ -258,6 +272,10 @@ static bool note_message(struct session *s, const uint8_t *message, size_t size)
     case 'C':
         note_command(s, message, size);
         return false;
+    case '1':
+    case '3':
+        note_own_answer(s);
+        return true;
     case 'K':
         note_key(s, message, size);
         return false;

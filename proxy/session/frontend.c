@@ -100,6 +100,11 @@ static void note_message(struct session *s, uint8_t type)
     }
 }
 
+void frontend_sent(struct session *s, uint8_t type)
+{
+    note_message(s, type);
+}
+
 /* A held batch was cancelled: its messages up to Sync are dropped, and the Sync answered here. */
 static void discard_message(struct session *s, uint8_t type)
 {
@@ -137,7 +142,7 @@ static bool is_judged(const struct session *s, uint8_t type)
     case 'E':
         return s->may_snapshot || s->copying_streams != NULL || judging_has_places(s);
     case 'D':
-        return judging_has_places(s);
+        return judging_has_places(s) || s->ledger.source_bytes > 0;
     default:
         return false;
     }

@@ -15,6 +15,7 @@
 #include "proxy/session/deallocate.h"
 #include "proxy/session/large.h"
 #include "proxy/session/mentions.h"
+#include "proxy/session/reprepare.h"
 
 /* Parse messages with more declared types than this take their room from the heap. */
 #define TYPES_ON_STACK 64
@@ -233,7 +234,7 @@ static const struct verdict cancelled = {
     .message = "canceling statement due to user request",
 };
 
-static uint64_t gates_of(const struct session *s, uint64_t writes)
+uint64_t judging_gates(const struct session *s, uint64_t writes)
 {
     uint64_t mask = 0;
     for (size_t i = 0; i < s->rules->rule_count; i++) {
@@ -253,19 +254,14 @@ static uint64_t supplied_rules(const struct session *s, const struct verdict *ve
     return mask;
 }
 
-/* Rules whose key a statement sends to the server each time that it is executed. */
-static uint64_t rules_sent(const struct session *s, const struct verdict *verdict)
+/* Rules whose flip a prepared statement would not outlive: it sends a key each time that it is
+ * executed, or the table needs another text then, and it cannot be made anew. */
+static uint64_t rules_in_the_way(const struct session *s, const struct verdict *verdict,
+                                 bool is_lost)
 {
-    if (verdict->action == VERDICT_PASS) {
-        return supplied_rules(s, verdict);
-    }
-    uint64_t computed = 0;
-    for (size_t i = 0; verdict->action == VERDICT_EDIT && i < s->rules->rule_count; i++) {
-        if (rule_set_get(s->rules->set, i)->mode == RULE_MODE_COMPUTE) {
-            computed |= (uint64_t)1 << i;
-        }
-    }
-    return gates_of(s, verdict->writes & computed);
+    const uint64_t sent = verdict->action == VERDICT_PASS ? supplied_rules(s, verdict) : 0;
+    const uint64_t lost = is_lost ? judging_gates(s, verdict->writes) : 0;
+    return (sent & ~s->rules->computes) | (lost & s->rules->computes) | s->ledger.overflow_sources;
 }
 
 static bool is_turn_over(struct worker *worker)
@@ -467,7 +463,8 @@ static bool note_ended(struct session *s, struct span text)
 static enum judging carry_out(struct session *s, const struct judged *judged,
                               const struct verdict *verdict, struct position_map *map)
 {
-    bool ok = true;
+    bool ok = true, is_lost = !judged->extended;
+    struct ledger_source *source;
     enum judging judging = JUDGING_REPLACED;
     s->schema_changed = s->schema_changed || verdict->schema_change;
     switch (verdict->action) {
@@ -493,11 +490,14 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
     if (verdict->action == VERDICT_REFUSE || !judged->extended) {
         ok = tell_verdict(s, verdict, judged->extended) && ok;
     } else if (ok) {
+        source = reprepare_keep(s, judged, verdict, &is_lost);
         ok = ledger_parsed(&s->ledger, spot_of(s), judged->name, verdict,
-                           gates_of(s, verdict->writes), s->rules->rule_index, map);
+                           judging_gates(s, verdict->writes), s->rules->rule_index, map, source,
+                           s->rules->computed);
+        ledger_source_unref(&s->ledger, source);
     }
     if (judged->extended || verdict->prepares) {
-        hold_note_unstripped(s, rules_sent(s, verdict));
+        hold_note_unstripped(s, rules_in_the_way(s, verdict, is_lost));
     }
     if (!ok) {
         session_fail(s, "53200", "out of memory");
@@ -547,7 +547,7 @@ static enum judging judge(struct session *s, const struct judged *judged)
         return JUDGING_CLOSED;
     }
     note_words(s, judged->text, verdict);
-    uint64_t writes = gates_of(s, verdict->writes);
+    uint64_t writes = judging_gates(s, verdict->writes);
     if (s->sql_prepared != 0 && says_execute(s, judged->text)) {
         writes |= s->sql_prepared;
     }
@@ -650,10 +650,8 @@ static bool tell_refused(struct session *s, const struct ledger_note *note,
     return true;
 }
 
-/* A Parse that fails in the server takes the Bind's place, under a name: the unnamed statement
- * stays what it was. */
-static enum judging refuse_bind(struct session *s, const struct ledger_note *note,
-                                const struct verdict *verdict)
+/* The Parse has a name: the unnamed statement stays what it was. */
+enum judging judging_refuse(struct session *s, const struct verdict *verdict)
 {
     static const char name[] = "refused by pgsluice";
     if (ledger_is_full(&s->ledger, s->syncs_sent + 1)) {
@@ -662,11 +660,27 @@ static enum judging refuse_bind(struct session *s, const struct ledger_note *not
     }
     const struct judged judged = {.extended = true, .name = {name, sizeof name - 1}};
     place(s, NULL);
-    if (!put_refusal(s, &judged, verdict) || !tell_refused(s, note, verdict)) {
+    if (!put_refusal(s, &judged, verdict) || !tell_verdict(s, verdict, true)) {
         session_fail(s, "53200", "out of memory");
         return JUDGING_CLOSED;
     }
     return JUDGING_REPLACED;
+}
+
+static enum judging refuse_bind(struct session *s, const struct ledger_note *note,
+                                const struct verdict *verdict)
+{
+    const enum judging judging = judging_refuse(s, verdict);
+    if (judging == JUDGING_REPLACED && !tell_refused(s, note, verdict)) {
+        session_fail(s, "53200", "out of memory");
+        return JUDGING_CLOSED;
+    }
+    return judging;
+}
+
+static size_t message_size(const uint8_t *message)
+{
+    return 1 + (size_t)load_u32(message + 1);
 }
 
 static enum judging judge_bind(struct session *s, const uint8_t *message, size_t size)
@@ -686,6 +700,12 @@ static enum judging judge_bind(struct session *s, const uint8_t *message, size_t
     }
     if (hold_check(s, statement.writes) == JUDGING_WAIT) {
         return JUDGING_WAIT;
+    }
+    if (is_read) {
+        const enum judging judging = reprepare(s, name, size, message_size(message), &statement);
+        if (judging != JUDGING_FORWARD) {
+            return judging;
+        }
     }
     struct compare_words words;
     struct verdict refusal;
@@ -712,10 +732,15 @@ static enum judging judge_bind(struct session *s, const uint8_t *message, size_t
 static enum judging judge_describe(struct session *s, const uint8_t *message, size_t size)
 {
     struct span name;
+    enum judging judging = JUDGING_FORWARD;
     if (message_read_close(message, size, &name)) {
-        place(s, ledger_find(&s->ledger, name).map);
+        struct ledger_statement statement = ledger_find(&s->ledger, name);
+        judging = reprepare(s, name, size, size, &statement);
+        if (judging == JUDGING_FORWARD) {
+            place(s, statement.map);
+        }
     }
-    return JUDGING_FORWARD;
+    return judging;
 }
 
 static enum judging judge_close(struct session *s, const uint8_t *message, size_t size)

@@ -121,11 +121,58 @@ static struct ledger_note *note_new(const struct verdict *verdict, const size_t 
     return note;
 }
 
+/* --- sources --- */
+
+struct ledger_source *ledger_source_new(struct ledger *ledger, struct span text,
+                                        const uint32_t *types, size_t type_count)
+{
+    const size_t size = sizeof(struct ledger_source) + type_count * sizeof *types + text.len + 1;
+    if (size > LEDGER_SOURCE_MAX || size > LEDGER_SOURCES_MAX - ledger->source_bytes) {
+        return NULL;
+    }
+    struct ledger_source *source = malloc(size);
+    if (source == NULL) {
+        return NULL;
+    }
+    uint32_t *own_types = (uint32_t *)(void *)(source + 1);
+    char *own_text = (char *)(own_types + type_count);
+    if (type_count > 0) {
+        memcpy(own_types, types, type_count * sizeof *types);
+    }
+    memcpy(own_text, text.ptr, text.len);
+    own_text[text.len] = '\0';
+    *source = (struct ledger_source){.refs = 1,
+                                     .size = size,
+                                     .type_count = type_count,
+                                     .len = text.len,
+                                     .types = own_types,
+                                     .text = own_text};
+    ledger->source_bytes += size;
+    return source;
+}
+
+static struct ledger_source *source_ref(struct ledger_source *source)
+{
+    if (source != NULL) {
+        source->refs++;
+    }
+    return source;
+}
+
+void ledger_source_unref(struct ledger *ledger, struct ledger_source *source)
+{
+    if (source != NULL && --source->refs == 0) {
+        ledger->source_bytes -= source->size;
+        free(source);
+    }
+}
+
 /* --- statements by name --- */
 
 static bool is_notable(const struct ledger_statement *statement)
 {
-    return statement->writes != 0 || statement->note != NULL || statement->map != NULL;
+    return statement->writes != 0 || statement->note != NULL || statement->map != NULL ||
+           statement->source != NULL;
 }
 
 static void statement_drop(struct ledger *ledger, struct ledger_statement *statement)
@@ -133,6 +180,7 @@ static void statement_drop(struct ledger *ledger, struct ledger_statement *state
     ledger->edited_count -= statement->map != NULL;
     note_free(statement->note);
     position_map_unref(statement->map);
+    ledger_source_unref(ledger, statement->source);
     *statement = (struct ledger_statement){0};
 }
 
@@ -198,6 +246,7 @@ static void overflow(struct ledger *ledger, struct ledger_statement *statement)
 {
     ledger->overflow_writes |= statement->writes;
     ledger->overflow_edited |= statement->map != NULL;
+    ledger->overflow_sources |= statement->source != NULL ? statement->writes : 0;
     statement_drop(ledger, statement);
 }
 
@@ -262,6 +311,7 @@ static bool change(struct ledger *ledger, struct ledger_spot spot, struct ledger
     }
     known->newest = ledger->change_end++;
     known->pending++;
+    ledger->own_count += statement->is_own;
     *change_at(ledger, known->newest) =
         (struct ledger_change){.named = named, .spot = spot, .statement = *statement};
     return true;
@@ -276,8 +326,10 @@ static void settle_first(struct ledger *ledger, bool is_done)
     if (first->is_doubtful) {
         is_done = is_notable(&first->statement);
         ledger->overflow_writes |= is_done ? known->statement.writes : 0;
+        first->statement.is_gone = true; /* made anew, it is what it should be */
     }
     known->pending--;
+    ledger->own_count -= first->statement.is_own;
     if (is_done) {
         statement_drop(ledger, &known->statement);
         known->statement = first->statement;
@@ -389,20 +441,57 @@ static bool put(struct ledger *ledger, struct ledger_spot spot, struct span name
     return changed;
 }
 
-bool ledger_parsed(struct ledger *ledger, struct ledger_spot spot, struct span name,
-                   const struct verdict *verdict, uint64_t writes, const size_t *rule_index,
-                   struct position_map *map)
+/* Takes `statement`, but for its note and map, which are made here. */
+static bool put_parsed(struct ledger *ledger, struct ledger_spot spot, struct span name,
+                       const struct verdict *verdict, const size_t *rule_index,
+                       struct position_map *map, struct ledger_statement *statement)
 {
-    struct ledger_statement statement = {.writes = writes};
     if (verdict->supplied_count > 0 || verdict->copy_count > 0) {
-        statement.note = note_new(verdict, rule_index);
-        if (statement.note == NULL) {
+        statement->note = note_new(verdict, rule_index);
+        if (statement->note == NULL) {
+            statement_drop(ledger, statement);
             return false;
         }
     }
-    statement.map = position_map_ref(map);
+    statement->map = position_map_ref(map);
     ledger->edited_count += map != NULL;
-    return put(ledger, spot, name, &statement);
+    return put(ledger, spot, name, statement);
+}
+
+bool ledger_parsed(struct ledger *ledger, struct ledger_spot spot, struct span name,
+                   const struct verdict *verdict, uint64_t writes, const size_t *rule_index,
+                   struct position_map *map, struct ledger_source *source, uint64_t computed)
+{
+    struct ledger_statement statement = {
+        .writes = writes, .source = source_ref(source), .computed = computed};
+    return put_parsed(ledger, spot, name, verdict, rule_index, map, &statement);
+}
+
+bool ledger_remade(struct ledger *ledger, struct ledger_spot spot, struct span name,
+                   const struct ledger_statement *was, const struct verdict *verdict,
+                   uint64_t writes, const size_t *rule_index, struct position_map *map,
+                   uint64_t computed)
+{
+    struct ledger_statement closed = {
+        .writes = was->writes, .source = source_ref(was->source), .is_gone = true, .is_own = true};
+    struct ledger_statement parsed = {
+        .writes = writes, .source = source_ref(was->source), .computed = computed, .is_own = true};
+    const struct ledger_spot behind = {.sync = spot.sync, .message = spot.message + 1};
+    if (!put(ledger, spot, name, &closed)) {
+        statement_drop(ledger, &parsed);
+        return false;
+    }
+    return put_parsed(ledger, behind, name, verdict, rule_index, map, &parsed);
+}
+
+bool ledger_is_own(struct ledger *ledger, uint64_t sync, uint32_t message)
+{
+    ledger_answered(ledger, sync, message);
+    if (ledger->change_first == ledger->change_end) {
+        return false;
+    }
+    const struct ledger_change *first = change_at(ledger, ledger->change_first);
+    return first->statement.is_own && first->spot.sync == sync && first->spot.message == message;
 }
 
 bool ledger_closed(struct ledger *ledger, struct ledger_spot spot, struct span name)

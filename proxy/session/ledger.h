@@ -9,6 +9,10 @@
  * ahead of it. Portals need no such care: an error that has a Bind skipped ends all of them with
  * the transaction.
  *
+ * Of statements that a flip of their table would make others, the client's text is kept (sources),
+ * so that the server can be given them anew: by a Close and a Parse of the proxy's own, whose
+ * answers the client never sees. The ledger has these as changes too, and knows their place.
+ *
  * Pure bookkeeping by name and by position in the stream of ReadyForQuery; knows no sockets.
  */
 #pragma once
@@ -22,6 +26,8 @@
 #include "rules/rules.h"
 
 struct audit_piece;
+
+#define LEDGER_ENCODING 32
 
 /* What the audit will say at each execution of a prepared statement. */
 struct ledger_note {
@@ -41,10 +47,25 @@ struct ledger_note {
                                   is no more `text` but where there are pairs */
 };
 
+/* A Parse as the client sent it. Counted: the changes of a statement share it. */
+struct ledger_source {
+    uint32_t refs;
+    bool conforming;                /* standard_conforming_strings, by which it was read, */
+    char encoding[LEDGER_ENCODING]; /* and client_encoding; "": it reads alike in all */
+    size_t size;                    /* of all this */
+    size_t type_count, len;
+    const uint32_t *types;
+    const char *text; /* NUL-terminated */
+};
+
 struct ledger_statement {
-    uint64_t writes;          /* bit i: configuration rule i's table */
-    struct ledger_note *note; /* NULL: it supplies no key */
-    struct position_map *map; /* NULL: the server has the client's text */
+    uint64_t writes;              /* bit i: configuration rule i's table */
+    struct ledger_note *note;     /* NULL: it supplies no key */
+    struct position_map *map;     /* NULL: the server has the client's text */
+    struct ledger_source *source; /* NULL: it cannot be made anew, or need not */
+    uint64_t computed;            /* with a source: rules whose key pgsluice put in at that time */
+    bool is_gone;                 /* the server may not have it, though the client thinks so */
+    bool is_own;                  /* the client does not know of this change */
 };
 
 /* Where a message of the client stands. */
@@ -88,10 +109,13 @@ struct ledger {
     struct ledger_named *named;
     size_t named_count;
     size_t edited_count; /* statements with a map, known and pending */
+    size_t source_bytes; /* of all sources */
+    size_t own_count;    /* pending changes that the client does not know of */
     /* More writing statements than LEDGER_NAMES_MAX were prepared: every Bind counts as a write of
      * these, so that a client cannot make the proxy's memory grow. */
     uint64_t overflow_writes;
-    bool overflow_edited; /* some of them had a map */
+    bool overflow_edited;      /* some of them had a map */
+    uint64_t overflow_sources; /* the writes of those that had a source */
     struct ledger_known unnamed;
     struct ledger_change *changes; /* a ring; the number of a change tells its place */
     size_t change_room;            /* a power of two */
@@ -110,6 +134,8 @@ struct ledger {
 #define LEDGER_CHANGES_MAX 4096
 #define LEDGER_REFUSALS_MAX 1024
 #define LEDGER_PLACES_MAX 1024
+#define LEDGER_SOURCE_MAX (32 * 1024)    /* bytes of a text that is kept, */
+#define LEDGER_SOURCES_MAX (1024 * 1024) /* and of all that a session keeps */
 
 void ledger_fini(struct ledger *ledger);
 /* Whether a later message may execute a text that is not the client's. */
@@ -125,10 +151,29 @@ static inline bool ledger_is_empty(const struct ledger *ledger)
 }
 /* A Parse went to the server. `writes` has a bit for each configuration rule, `rule_index` maps the
  * verdict's rules to them. One that neither writes nor supplies nor has a map (borrowed; NULL:
- * none) forgets the name. False when out of memory. */
+ * none) forgets the name. `source` (borrowed; NULL: none) was judged while pgsluice put in the keys
+ * of the rules in `computed`. False when out of memory. */
 bool ledger_parsed(struct ledger *ledger, struct ledger_spot spot, struct span name,
                    const struct verdict *verdict, uint64_t writes, const size_t *rule_index,
-                   struct position_map *map);
+                   struct position_map *map, struct ledger_source *source, uint64_t computed);
+/* A Close of the proxy's own went to the server at `spot`, and behind it such a Parse, of a
+ * statement that has a source, which was judged again; `was` is what ledger_find() says of it.
+ * There must be room for two changes. False when out of memory. */
+bool ledger_remade(struct ledger *ledger, struct ledger_spot spot, struct span name,
+                   const struct ledger_statement *was, const struct verdict *verdict,
+                   uint64_t writes, const size_t *rule_index, struct position_map *map,
+                   uint64_t computed);
+static inline bool ledger_has_own(const struct ledger *ledger)
+{
+    return ledger->own_count > 0;
+}
+/* Whether the server's next answer, to message `message` of batch `sync`, is to one of those. */
+bool ledger_is_own(struct ledger *ledger, uint64_t sync, uint32_t message);
+/* A reference for the caller; NULL when it is too long, when the session keeps too much already, or
+ * when out of memory. */
+struct ledger_source *ledger_source_new(struct ledger *ledger, struct span text,
+                                        const uint32_t *types, size_t type_count);
+void ledger_source_unref(struct ledger *ledger, struct ledger_source *source); /* or NULL */
 /* So did a Close, or something that ends the statement likewise. False when out of memory. */
 bool ledger_closed(struct ledger *ledger, struct ledger_spot spot, struct span name);
 /* The server has ended all statements that have a name. */

@@ -12,8 +12,8 @@
  * Everything here runs on the session's worker. session.c owns the life cycle and the sockets'
  * events; proxied.c, startup.c and handshake.c what the client begins with; limits.c how many there
  * may be; connect.c the way to a server and login.c the login there; frontend.c and backend.c the
- * two directions; judging.c the rules, settings.c how a text is read, large.c those that take long;
- * hold.c the gate.
+ * two directions; judging.c the rules, settings.c how a text is read, large.c those that take long,
+ * reprepare.c those that a flip has outdated; hold.c the gate.
  */
 #pragma once
 
@@ -100,7 +100,8 @@ struct session {
     bool in_server_encoding;     /* what the client sends, so that nothing is converted */
     char client_encoding[ENCODING_NAME], server_encoding[ENCODING_NAME]; /* "": not reported */
     enum text_characters client_characters, server_characters; /* of both sides' encodings */
-    bool schema_changed; /* DDL went through: the catalog is read again at the next boundary */
+    bool answers_shifted; /* an answer may have been taken for another one's */
+    bool schema_changed;  /* DDL went through: the catalog is read again at the next boundary */
     bool asked_ssl, asked_gssenc; /* each may be asked for once */
     bool direct_tls;              /* TLS without being asked for: ALPN is demanded */
     bool client_proxied;          /* client_name is what a PROXY protocol header said */
@@ -239,6 +240,9 @@ void login_fini(struct session *s);
  * that must be whole before it is looked at sets intake.need. */
 size_t frontend_consume(struct session *s, const uint8_t *bytes, size_t len);
 size_t backend_consume(struct session *s, const uint8_t *bytes, size_t len);
+/* A message of this type, which is not the client's, goes to the server ahead of the one at hand.
+ */
+void frontend_sent(struct session *s, uint8_t type);
 
 /* judging.c */
 enum judging {
@@ -254,6 +258,10 @@ bool judging_has_places(const struct session *s);
 /* The characters of this session's texts, as the server counts them. */
 enum text_characters judging_characters(const struct session *s);
 enum judging judging_message(struct session *s, const uint8_t *message, size_t size);
+/* The configuration's rules of those that a verdict writes. */
+uint64_t judging_gates(const struct session *s, uint64_t writes);
+/* A Parse that fails in the server takes the place of the message, which is not a text. */
+enum judging judging_refuse(struct session *s, const struct verdict *verdict);
 /* Something that the audit says of the session has changed. */
 void judging_who_changed(struct session *s);
 

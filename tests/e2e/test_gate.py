@@ -307,15 +307,20 @@ def test_a_mode_changes_at_sighup_for_open_sessions(proxy):
     proxy.wait_for_audit(1, verdict="observed")
 
 
-@pytest.mark.parametrize("mode", ["observe", "compute"])
-def test_a_statement_prepared_while_the_key_is_sent_is_shown(proxy, gate, mode):
+KEPT = "INSERT INTO chunks (collection_id, partition_key, chunk_index, content) VALUES ('a', 5, $1, 'x')"
+
+
+@pytest.mark.parametrize("mode,messages", [
+    ("observe", (wire.Parse("s", KEPT), wire.Sync(), wire.Close("S", "s"), wire.Sync())),
+    # What mode compute cannot make anew behind the client's back.
+    ("compute", (wire.Query(f"PREPARE s (int) AS {KEPT}"), wire.Query("DEALLOCATE s"))),
+    ("compute", (wire.Parse("s", KEPT + " " * 40000), wire.Sync(), wire.Close("S", "s"), wire.Sync())),
+], ids=["observe", "compute-sql", "compute-long"])
+def test_a_statement_prepared_while_the_key_is_sent_is_shown(proxy, gate, mode, messages):
     reload(proxy, mode)
     with wire.connect(proxy, user="app") as session:
-        sql = "INSERT INTO chunks (collection_id, partition_key, chunk_index, content) " \
-              "VALUES ('a', 5, $1, 'x')"
-
         def prepared():
-            session.send(wire.Parse("s", sql), wire.Sync(), wire.Close("S", "s"), wire.Sync())
+            session.send(*messages)
             session.read_until()
             session.read_until()
             return gate.state()["unstripped"] == 1

@@ -104,7 +104,7 @@ static void names_are_told_apart_by_their_first_63_bytes(void **state)
     char name[101];
     memset(name, 's', 100);
     name[100] = '\0';
-    assert_true(ledger_parsed(&ledger, first, span_of(name), &writes, 2, identity, NULL));
+    assert_true(ledger_parsed(&ledger, first, span_of(name), &writes, 2, identity, NULL, NULL, 0));
     name[70] = 'x';
     assert_int_equal(ledger_find(&ledger, span_of(name)).writes, 2);
     name[62] = 'x';
@@ -128,8 +128,8 @@ static void statements_are_found_by_name_until_closed(void **state)
                             .masked_text = "INSERT ..."};
     const size_t map[] = {9, 9, 5};
     struct verdict none = {0};
-    assert_true(ledger_parsed(&ledger, first, span_of("a"), &strip, 1, map, NULL));
-    assert_true(ledger_parsed(&ledger, first, span_of("b"), &none, 0, identity, NULL));
+    assert_true(ledger_parsed(&ledger, first, span_of("a"), &strip, 1, map, NULL, NULL, 0));
+    assert_true(ledger_parsed(&ledger, first, span_of("b"), &none, 0, identity, NULL, NULL, 0));
     ledger_ready(&ledger, 1);
     assert_int_equal(ledger.named_count, 1);
     struct ledger_statement found = ledger_find(&ledger, span_of("a"));
@@ -139,9 +139,9 @@ static void statements_are_found_by_name_until_closed(void **state)
     assert_int_equal(ledger_find(&ledger, span_of("b")).writes, 0);
     assert_int_equal(ledger_find(&ledger, span_of("")).writes, 0);
 
-    assert_true(ledger_parsed(&ledger, first, span_of(""), &none, 4, identity, NULL));
+    assert_true(ledger_parsed(&ledger, first, span_of(""), &none, 4, identity, NULL, NULL, 0));
     assert_int_equal(ledger_find(&ledger, span_of("")).writes, 4);
-    assert_true(ledger_parsed(&ledger, first, span_of("a"), &none, 0, identity, NULL));
+    assert_true(ledger_parsed(&ledger, first, span_of("a"), &none, 0, identity, NULL, NULL, 0));
     assert_int_equal(ledger_find(&ledger, span_of("a")).writes, 0);
     assert_true(ledger_closed(&ledger, first, span_of("")));
     ledger_ready(&ledger, 1);
@@ -157,7 +157,8 @@ static void more_statements_than_the_bound_count_as_writes(void **state)
     char name[16];
     for (int i = 0; i <= LEDGER_NAMES_MAX; i++) {
         snprintf(name, sizeof name, "s%d", i);
-        assert_true(ledger_parsed(&ledger, first, span_of(name), &writes, 2, identity, NULL));
+        assert_true(
+            ledger_parsed(&ledger, first, span_of(name), &writes, 2, identity, NULL, NULL, 0));
         ledger_ready(&ledger, 1);
     }
     assert_int_equal(ledger.named_count, LEDGER_NAMES_MAX);
@@ -176,7 +177,7 @@ static struct ledger_spot spot(uint64_t sync, uint32_t message)
 
 static void parse(struct ledger *ledger, struct ledger_spot at, const char *name, uint64_t writes)
 {
-    assert_true(ledger_parsed(ledger, at, span_of(name), &plain, writes, identity, NULL));
+    assert_true(ledger_parsed(ledger, at, span_of(name), &plain, writes, identity, NULL, NULL, 0));
 }
 
 static uint64_t writes_of(const struct ledger *ledger, const char *name)
@@ -239,6 +240,120 @@ static void a_batch_behind_an_unanswered_change_is_in_doubt(void **state)
     assert_false(ledger_is_doubtful(&ledger, span_of("s"), 4));
     assert_int_equal(writes_of(&ledger, "s"), 1);
     ledger_fini(&ledger);
+}
+
+/* --- statements that the server is given anew --- */
+
+/* "s", which writes rule 0's table, judged while rule 0's key was computed. */
+static void parse_kept(struct ledger *ledger, struct ledger_spot at)
+{
+    const uint32_t types[] = {23};
+    struct ledger_source *source = ledger_source_new(ledger, span_of("INSERT"), types, 1);
+    assert_non_null(source);
+    assert_true(ledger_parsed(ledger, at, span_of("s"), &plain, 1, identity, NULL, source, 1));
+    ledger_source_unref(ledger, source);
+}
+
+static void remake(struct ledger *ledger, struct ledger_spot at)
+{
+    const struct ledger_statement was = ledger_find(ledger, span_of("s"));
+    assert_true(ledger_remade(ledger, at, span_of("s"), &was, &plain, 1, identity, NULL, 0));
+}
+
+static void the_answers_to_a_remade_statement_are_known(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    parse_kept(&ledger, spot(1, 0));
+    assert_string_equal(ledger_find(&ledger, span_of("s")).source->text, "INSERT");
+    assert_int_equal(ledger_find(&ledger, span_of("s")).source->types[0], 23);
+    ledger_ready(&ledger, 1);
+    assert_false(ledger_has_own(&ledger));
+    remake(&ledger, spot(2, 1));
+    assert_true(ledger_has_own(&ledger));
+    assert_false(ledger_find(&ledger, span_of("s")).is_gone);
+    assert_int_equal(ledger_find(&ledger, span_of("s")).computed, 0);
+    assert_false(ledger_is_own(&ledger, 2, 0));
+    assert_true(ledger_is_own(&ledger, 2, 1));
+    assert_true(ledger_is_own(&ledger, 2, 2));
+    assert_false(ledger_is_own(&ledger, 2, 3));
+    assert_false(ledger_has_own(&ledger));
+    assert_string_equal(ledger_find(&ledger, span_of("s")).source->text, "INSERT");
+    assert_true(ledger_closed(&ledger, spot(3, 0), span_of("s")));
+    ledger_ready(&ledger, 3);
+    assert_int_equal(ledger.source_bytes, 0);
+    assert_true(ledger_is_empty(&ledger));
+    ledger_fini(&ledger);
+}
+
+static void a_statement_that_could_not_be_remade_is_gone(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    parse_kept(&ledger, spot(1, 0));
+    ledger_ready(&ledger, 1);
+    remake(&ledger, spot(2, 0));
+    assert_true(ledger_is_own(&ledger, 2, 0));
+    ledger_failed(&ledger, 2, 1); /* the Parse */
+    ledger_ready(&ledger, 2);
+    assert_true(ledger_find(&ledger, span_of("s")).is_gone);
+    assert_false(ledger_has_own(&ledger));
+    remake(&ledger, spot(3, 0));
+    ledger_ready(&ledger, 3);
+    assert_false(ledger_find(&ledger, span_of("s")).is_gone);
+    ledger_fini(&ledger);
+    assert_int_equal(ledger.source_bytes, 0);
+}
+
+static void a_remaking_that_is_skipped_leaves_the_statement_as_it_was(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    parse_kept(&ledger, spot(1, 0));
+    ledger_ready(&ledger, 1);
+    remake(&ledger, spot(2, 1));
+    ledger_failed(&ledger, 2, 0); /* what is ahead of it */
+    assert_false(ledger_has_own(&ledger));
+    remake(&ledger, spot(2, 4)); /* sent though the batch has failed */
+    assert_false(ledger_has_own(&ledger));
+    ledger_ready(&ledger, 2);
+    assert_false(ledger_find(&ledger, span_of("s")).is_gone);
+    assert_int_equal(ledger_find(&ledger, span_of("s")).computed, 1);
+    ledger_fini(&ledger);
+}
+
+static void whether_it_was_remade_is_not_known_where_answers_are_not_counted(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    parse_kept(&ledger, spot(1, 0));
+    ledger_ready(&ledger, 1);
+    remake(&ledger, spot(3, 0));
+    ledger_doubt(&ledger, 2, 2);
+    ledger_ready(&ledger, 2);
+    assert_true(ledger_find(&ledger, span_of("s")).is_gone);
+    ledger_fini(&ledger);
+}
+
+static void the_texts_that_a_session_keeps_are_bounded(void **state)
+{
+    (void)state;
+    struct ledger ledger = {0};
+    static char text[LEDGER_SOURCE_MAX];
+    memset(text, 'x', sizeof text);
+    assert_null(ledger_source_new(&ledger, (struct span){text, sizeof text}, NULL, 0));
+    struct ledger_source *kept[LEDGER_SOURCES_MAX / (LEDGER_SOURCE_MAX / 2) + 1];
+    size_t count = 0;
+    while ((kept[count] = ledger_source_new(&ledger, (struct span){text, LEDGER_SOURCE_MAX / 2},
+                                            NULL, 0)) != NULL) {
+        count++;
+        assert_in_range(count, 1, LEDGER_SOURCES_MAX / (LEDGER_SOURCE_MAX / 2));
+    }
+    assert_in_range(ledger.source_bytes, LEDGER_SOURCES_MAX / 2, LEDGER_SOURCES_MAX);
+    while (count > 0) {
+        ledger_source_unref(&ledger, kept[--count]);
+    }
+    assert_int_equal(ledger.source_bytes, 0);
 }
 
 static void statements_are_forgotten_when_the_server_deallocates_all(void **state)
@@ -395,7 +510,7 @@ static void a_batch_that_is_counted_again_has_no_places(void **state)
     const struct verdict verdict = {.action = VERDICT_EDIT};
     ledger_recount(&ledger, 1);
     assert_null(ledger_placed(&ledger, 2, 0)); /* no text was ever edited */
-    assert_true(ledger_parsed(&ledger, first, span_of("s"), &verdict, 0, identity, map));
+    assert_true(ledger_parsed(&ledger, first, span_of("s"), &verdict, 0, identity, map, NULL, 0));
     ledger_place(&ledger, 1, 0, map);
     ledger_place(&ledger, 2, 0, map);
     ledger_recount(&ledger, 1);
@@ -417,8 +532,8 @@ static void a_map_is_found_with_its_statement(void **state)
     struct ledger ledger = {0};
     struct position_map *map = new_map();
     const struct verdict edit = {.action = VERDICT_EDIT};
-    assert_true(ledger_parsed(&ledger, first, span_of("s"), &edit, 0, identity, map));
-    assert_true(ledger_parsed(&ledger, first, span_of(""), &edit, 0, identity, map));
+    assert_true(ledger_parsed(&ledger, first, span_of("s"), &edit, 0, identity, map, NULL, 0));
+    assert_true(ledger_parsed(&ledger, first, span_of(""), &edit, 0, identity, map, NULL, 0));
     assert_ptr_equal(ledger_find(&ledger, span_of("s")).map, map);
     assert_ptr_equal(ledger_find(&ledger, span_of("")).map, map);
     assert_null(ledger_find(&ledger, span_of("other")).map);
@@ -432,7 +547,7 @@ static void a_map_is_found_with_its_statement(void **state)
     char name[16];
     for (int i = 0; i <= LEDGER_NAMES_MAX; i++) {
         snprintf(name, sizeof name, "s%d", i);
-        assert_true(ledger_parsed(&ledger, first, span_of(name), &edit, 0, identity, map));
+        assert_true(ledger_parsed(&ledger, first, span_of(name), &edit, 0, identity, map, NULL, 0));
         ledger_ready(&ledger, 1);
     }
     assert_ptr_equal(ledger_find(&ledger, span_of(name)).map, &position_map_unknown);
@@ -558,6 +673,11 @@ int main(void)
         cmocka_unit_test(a_failed_parse_leaves_the_statement_that_is_there),
         cmocka_unit_test(what_is_skipped_behind_an_error_changes_nothing),
         cmocka_unit_test(a_batch_behind_an_unanswered_change_is_in_doubt),
+        cmocka_unit_test(the_answers_to_a_remade_statement_are_known),
+        cmocka_unit_test(a_statement_that_could_not_be_remade_is_gone),
+        cmocka_unit_test(a_remaking_that_is_skipped_leaves_the_statement_as_it_was),
+        cmocka_unit_test(whether_it_was_remade_is_not_known_where_answers_are_not_counted),
+        cmocka_unit_test(the_texts_that_a_session_keeps_are_bounded),
         cmocka_unit_test(statements_are_forgotten_when_the_server_deallocates_all),
         cmocka_unit_test(what_may_stay_without_an_answer_is_not_missed),
         cmocka_unit_test(more_changes_than_the_bound_miss_no_write),
