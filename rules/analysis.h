@@ -134,6 +134,9 @@ struct supply {
  * puts the computed one in its place. */
 bool analysis_supply(struct analysis *a, size_t rule, const struct supply *supply);
 
+/* So many places of a text are told of one by one. */
+enum { SUPPLIED_APART_MAX = 64 };
+
 /* The record alone. */
 void analysis_record(struct analysis *a, size_t rule, const struct supply *supply);
 

@@ -117,6 +117,9 @@ static bool tell_verdict(struct session *s, const struct verdict *verdict, bool 
     for (size_t i = 0; i < verdict->supplied_count; i++) {
         const struct supplied *supplied = &verdict->supplied[i];
         const size_t rule = s->rules->rule_index[supplied->rule];
+        if (supplied->is_awaited && verdict->action != VERDICT_REFUSE) {
+            continue;
+        }
         if (verdict->action == VERDICT_REFUSE) {
             worker_add(&counters->refused, 1);
         } else {
@@ -141,6 +144,12 @@ static bool tell_verdict(struct session *s, const struct verdict *verdict, bool 
     return true;
 }
 
+/* It takes a stream whose first row tells whether a key is supplied. */
+static bool awaits_row(const struct ledger_note *note)
+{
+    return note->copy != NULL && note->copy->awaits;
+}
+
 /* Of a prepared statement, for all its executions. False when out of memory. */
 static bool note_render(struct session *s, struct ledger_note *note)
 {
@@ -160,7 +169,7 @@ static bool note_render(struct session *s, struct ledger_note *note)
             return false;
         }
     }
-    if (note->pair_count == 0) {
+    if (note->pair_count == 0 && !awaits_row(note)) {
         free(note->text);
         note->text = NULL;
     }
@@ -171,6 +180,9 @@ static bool note_render(struct session *s, struct ledger_note *note)
 static bool tell_note(struct session *s, struct ledger_note *note)
 {
     struct audit *audit = session_service(s)->audit;
+    if (awaits_row(note)) {
+        return true; /* a prepared text is one statement */
+    }
     for (size_t i = 0; i < note->count; i++) {
         worker_add(forwarded_as(s, note->supplied[i].rule, note->edited).counter, 1);
     }
@@ -191,6 +203,25 @@ static bool tell_note(struct session *s, struct ledger_note *note)
         audit_tell(audit, who, note->said[i], &compared);
     }
     return true;
+}
+
+void judging_tell_carried(struct session *s, size_t rule, const char *text, uint64_t fingerprint,
+                          bool extended)
+{
+    struct audit *audit = session_service(s)->audit;
+    const struct forwarded forwarded = forwarded_as(s, rule, true);
+    const struct audit_piece *who = audit == NULL ? NULL : who_of(s, rule);
+    worker_add(forwarded.counter, 1);
+    if (who != NULL) {
+        audit_tell_once(audit, who,
+                        &(struct audit_supplied){
+                            .verdict = forwarded.word,
+                            .statement = "COPY",
+                            .protocol = extended ? "extended" : "simple",
+                            .fingerprint = fingerprint,
+                            .text = text,
+                        });
+    }
 }
 
 void judging_tell_copied(struct session *s, size_t rule, const struct judging_copied *copied)

@@ -110,6 +110,7 @@ static struct ledger_note *note_new(const struct verdict *verdict, const size_t 
     }
     if (note->copy != NULL) {
         *note->copy = verdict->copies[0];
+        note->copy->rule = rule_index[note->copy->rule];
         for (size_t i = 0; i < note->copy->pair_count; i++) {
             note->copy->pairs[i].rule = rule_index[note->copy->pairs[i].rule];
         }

@@ -263,7 +263,10 @@ struct judging_copied {
     uint64_t rows, fingerprint;
     bool is_refused, extended;
 };
-/* `rule` is the configuration's index. */
+/* `rule` is the configuration's index. The first row of a COPY carries its column. */
+void judging_tell_carried(struct session *s, size_t rule, const char *text, uint64_t fingerprint,
+                          bool extended);
+/* Likewise, at the end. */
 void judging_tell_copied(struct session *s, size_t rule, const struct judging_copied *copied);
 
 /* settings.c: how the server reads this session's texts */

@@ -125,6 +125,47 @@ def test_copy_in_without_a_list(server, session, form, knows_column):
         assert stored(server) == wanted(rows)
 
 
+def copy_in_prepared(session, options, data):
+    session.send(wire.Parse("", f"COPY chunks FROM STDIN {options}"), wire.Bind("", ""),
+                 wire.Execute(""), *(wire.CopyData(piece) for piece in pieces(data, 50)),
+                 wire.CopyDone(), wire.Sync())
+    return session.read_until("Z")
+
+
+@pytest.mark.parametrize("copy", [copy_in, copy_in_prepared], ids=["simple", "extended"])
+@pytest.mark.parametrize("form", FORMS)
+def test_only_who_sends_the_column_is_on_record(server, proxy, session, form, copy):
+    """Of a COPY without a list that is known when its first row has come, and not before."""
+    options, encode = FORMS[form]
+    before = len(proxy.audit_lines())
+    assert not wire.errors(copy(session, options, encode(rows_of(3, False))))
+    assert not wire.errors(copy(session, options, encode([]) if form != "csv" else b""))
+    schema.clear_chunks(server, "converted")
+    assert not wire.errors(copy(session, options, encode(rows_of(3, True))))
+    told = proxy.wait_for_audit(before + 2)[before:]
+    assert [(record["event"], record["verdict"], record["rows"]) for record in told] == [
+        ("supplied", "stripped", 0), ("copied", "stripped", 3)]
+    protocol = "simple" if copy is copy_in else "extended"
+    assert told[0]["text"].startswith("COPY chunks FROM STDIN") and told[0]["protocol"] == protocol
+    assert told[0]["fingerprint"] == told[1]["fingerprint"]
+
+
+def test_several_copies_in_one_query_are_told_apart(proxy, session):
+    """Those with a list when they begin, those without when their first row has come."""
+    columns = ", ".join(COLUMNS)
+    before = len(proxy.audit_lines())
+    answers = []
+    session.send(wire.Query(
+        f"COPY chunks FROM STDIN; COPY chunks ({columns}) FROM STDIN; COPY chunks FROM STDIN"))
+    for first, knows_column in ((1, False), (11, True), (21, True)):
+        answers += session.read_until("G")
+        rows = [[str(first), *row[1:]] for row in rows_of(1, knows_column)]
+        session.send(wire.CopyData(text_of(rows)), wire.CopyDone())
+    assert not wire.errors(answers + session.read_until("Z"))
+    told = proxy.wait_for_audit(before + 4)[before:]
+    assert [record["event"] for record in told] == ["supplied", "copied", "supplied", "copied"]
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_first_row_longer_than_what_is_kept(server, session, form):
     options, encode = FORMS[form]
