@@ -193,6 +193,37 @@ def test_copy_in_with_a_header_that_must_match(server, session):
         assert stored(server) == wanted(rows)
 
 
+JOINS = [
+    "SELECT * FROM chunks JOIN documents d ON d.id = chunks.document_id",
+    "SELECT * FROM documents d, chunks c, generate_series(1, 2) AS n ORDER BY 1, 3",
+    "SELECT *, 1 AS one FROM chunks a LEFT JOIN (chunks b CROSS JOIN documents) ON a.id = b.id + 1",
+    "WITH w AS (SELECT * FROM chunks, documents) SELECT content FROM w",
+    "UPDATE chunks c SET content = 'new' FROM documents d WHERE d.id = c.document_id RETURNING *",
+    "DELETE FROM documents USING chunks c WHERE c.document_id = documents.id RETURNING *",
+]
+
+
+@pytest.mark.parametrize("text", JOINS)
+def test_a_star_over_a_join_has_the_columns_where_they_were(server, session, text):
+    """As on a table that was never converted."""
+    def described(connection):
+        connection.query("DELETE FROM documents; INSERT INTO documents VALUES ('d', 1), ('e', 2)")
+        connection.query("TRUNCATE chunks RESTART IDENTITY")
+        for n in (1, 2):
+            assert not wire.errors(connection.query(
+                "INSERT INTO chunks (collection_id, document_id, chunk_index, content, created_at)"
+                f" VALUES ('c{n}', 'd', {n}, 'x', '{TIME}')"))
+        answers = connection.query(text)
+        assert not wire.errors(answers), answers
+        return [answer.details() for answer in answers if answer.kind in "TDC"]
+
+    with wire.connect(server) as plain:
+        plain.query("BEGIN")
+        expected = described(plain)
+        plain.query("ROLLBACK")
+    assert described(session) == expected
+
+
 def copied(session, text):
     session.send(wire.Query(text))
     answers = session.read_until("Z")
