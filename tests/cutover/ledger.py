@@ -270,6 +270,7 @@ class Ledger:
     def __init__(self, endpoint, server, workers=WRITERS + READERS, pause=0.004, supply_key=True,
                  dbname="app"):
         self.server = server
+        self.endpoint = endpoint
         self.dbname = dbname
         self.target = endpoint.params(dbname, user="app")
         self.supply_key = supply_key
