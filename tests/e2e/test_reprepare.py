@@ -1,11 +1,15 @@
 """Mode compute, and a table that becomes another one under prepared statements: the server gets them anew ahead of
 their next Bind or Describe, and the client sees nothing of it."""
 
+import asyncio
 import contextlib
+import subprocess
 
+import asyncpg
+import psycopg
 import pytest
 
-from lib import common, schema, wire
+from lib import common, drivers, schema, wire
 from lib.proxy import Proxy, strip_rule
 
 pytestmark = [
@@ -223,3 +227,76 @@ def test_a_text_in_another_encoding_by_now_is_not_given_anew(server, proxy, beco
         session.query("SET client_encoding = 'UTF8'")
         assert kinds(session, *run) == RAN
     assert server.psql("SELECT count(*) FROM chunks WHERE document_id = 'ü'", dbname=DATABASE) == "1"
+
+
+@contextlib.contextmanager
+def running(command):
+    """A program that writes for every line that it is sent: write() says how many rows."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as process:
+        def write():
+            process.stdin.write("\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+            assert answer, process.stderr.read()
+            return int(answer)
+        try:
+            yield write
+        except BaseException:
+            process.kill()
+            raise
+    assert process.returncode == 0
+
+
+@contextlib.contextmanager
+def jdbc(proxy):
+    url = f"jdbc:postgresql://{proxy.host}:{proxy.port}/{DATABASE}"
+    with running(drivers.java("Outlives", url, "postgres", "")) as write:
+        yield write
+
+
+@contextlib.contextmanager
+def psycopg3(proxy):
+    with psycopg.connect(**proxy.params(DATABASE, user="postgres"), autocommit=True, prepare_threshold=1) as connection:
+        def write():
+            sql = "INSERT INTO chunks (collection_id, chunk_index, content) VALUES (%s, %s, 'x') RETURNING partition_key"
+            for n in range(4):
+                connection.execute(sql, (f"c{n}", n), binary=n % 2 == 0)
+            with connection.pipeline(), connection.transaction():
+                connection.cursor().executemany(sql, [(f"c{n}", n) for n in range(4)])
+            return 8
+        yield write
+
+
+@contextlib.contextmanager
+def asyncpg_client(proxy):
+    loop = asyncio.new_event_loop()
+    target = proxy.params(DATABASE, user="postgres")
+    target["database"] = target.pop("dbname")
+    connection = loop.run_until_complete(asyncpg.connect(**target))
+    try:
+        sql = "INSERT INTO chunks (collection_id, partition_key, chunk_index, content) VALUES ($1, $2, $3, 'x')"
+        statement = loop.run_until_complete(connection.prepare(sql + " RETURNING partition_key"))
+
+        def write():
+            for n in range(4):
+                loop.run_until_complete(statement.fetchval(f"c{n}", 5, n))
+                loop.run_until_complete(connection.execute(sql, f"c{n}", 5, n))
+            loop.run_until_complete(connection.executemany(sql, [(f"c{n}", 5, n) for n in range(4)]))
+            return 12
+        yield write
+    finally:
+        loop.run_until_complete(connection.close())
+        loop.close()
+
+
+def test_drivers_do_not_notice(server, proxy, become):
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(client(proxy)) for client in (jdbc, psycopg3, asyncpg_client)]
+        for write in writers:
+            write()
+        for shape in ("hashed", "partitioned"):
+            become(shape)
+            rows = sum(write() for write in writers)
+            assert server.psql("SELECT count(*) FROM chunks WHERE document_id IS NULL", dbname=DATABASE) == str(rows)
+            assert schema.wrong_keys(server, DATABASE) == 0
