@@ -31,6 +31,7 @@ struct recording {
 struct gate {
     _Atomic int state;
     _Atomic bool is_recording;
+    _Atomic bool holds_transactions;
     _Atomic(struct recording *) recording; /* made at first use, kept */
     _Atomic uint64_t hold_end_ns;
     _Atomic uint32_t held; /* sessions of all workers */
@@ -47,6 +48,7 @@ struct gate *gate_new(const char *name)
         return NULL;
     }
     memset(gate, 0, sizeof *gate);
+    gate_hold_transactions(gate, true);
     gate->name = strdup(name);
     if (gate->name == NULL) {
         free(gate);
@@ -102,8 +104,19 @@ void gate_hold(struct gate *gate, uint64_t ttl_ns)
     gate_enter(gate, GATE_HOLDING);
 }
 
+void gate_hold_transactions(struct gate *gate, bool on)
+{
+    atomic_store_explicit(&gate->holds_transactions, on, memory_order_relaxed);
+}
+
+bool gate_holds_transactions(const struct gate *gate)
+{
+    return atomic_load_explicit(&gate->holds_transactions, memory_order_relaxed);
+}
+
 void gate_open(struct gate *gate)
 {
+    gate_hold_transactions(gate, true);
     gate_enter(gate, GATE_OPEN);
 }
 

@@ -46,6 +46,9 @@ const char *gate_name(const struct gate *gate);
 void gate_forget_longest(struct gate *gate); /* max_held_ns begins anew */
 void gate_arm(struct gate *gate);
 void gate_hold(struct gate *gate, uint64_t ttl_ns); /* counts from the call */
+/* Whether the hold to come is for statements inside transactions too (hold.c says for which), as
+ * others are. */
+void gate_hold_transactions(struct gate *gate, bool on);
 void gate_open(struct gate *gate);
 enum gate_state gate_state(const struct gate *gate);
 void gate_count(const struct gate *gate, struct gate_counts *out);
@@ -67,7 +70,8 @@ void gate_latency(const struct gate *gate, uint64_t slot, struct gate_latency *o
 
 /* The sessions' side. */
 bool gate_is_holding(const struct gate *gate, uint64_t now_ns); /* holding and not expired */
-uint64_t gate_now(void);                                        /* CLOCK_MONOTONIC, ns */
+bool gate_holds_transactions(const struct gate *gate);
+uint64_t gate_now(void); /* CLOCK_MONOTONIC, ns */
 
 /* One more session is to be held: false when `most` are. Ends with gate_leave(). Any worker. */
 bool gate_try_enter(struct gate *gate, uint32_t most);

@@ -92,9 +92,6 @@ static void refuse_value(struct analysis *a, const struct rule *rule, bool is_up
            });
 }
 
-/* So many places of a text are told of one by one. */
-enum { SUPPLIED_APART_MAX = 64 };
-
 static struct supplied *find_alike(struct analysis *a, size_t rule, const char *statement)
 {
     for (size_t i = a->supplied_count; i > 0; i--) {

@@ -38,10 +38,18 @@ struct param_type {
     uint32_t type_oid;
 };
 
-/* A "*" over a guarded table; star.c */
+/* What a "*" over several relations is of one of them. */
+struct star_part {
+    const char *name;        /* that it goes by */
+    const struct rule *rule; /* NULL: as it comes */
+};
+
+/* A "*" over a guarded table, or over several relations one of which is such a table; stars.c */
 struct star {
-    const struct rule *rule;
+    const struct rule *rule; /* of the one relation; NULL: there are parts */
     const struct RangeVar *relation;
+    const struct star_part *parts;
+    size_t part_count;
     const struct ColumnRef *reference;
     List **targets; /* the list that it stands in */
     int at;
@@ -133,6 +141,9 @@ struct supply {
 /* Records the supply and applies the rule's mode to it. True: the caller takes the value out, or
  * puts the computed one in its place. */
 bool analysis_supply(struct analysis *a, size_t rule, const struct supply *supply);
+
+/* So many places of a text are told of one by one. */
+enum { SUPPLIED_APART_MAX = 64 };
 
 /* The record alone. */
 void analysis_record(struct analysis *a, size_t rule, const struct supply *supply);

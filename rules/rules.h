@@ -169,6 +169,7 @@ struct supplied {
     uint32_t rows;         /* VALUES rows that carry the key; 0 when the text does not tell */
     uint32_t params;       /* of those, how many are bound as parameters */
     struct comparison compared;
+    bool is_awaited; /* only if the stream of a COPY has it, which its first row tells */
 };
 
 /* One COPY ... FROM STDIN of a text, in whose edited statement columns are missing: its stream goes
@@ -183,6 +184,8 @@ struct copy_pair {
 struct verdict_copy {
     struct copy_pair pairs[COPY_PAIRS_MAX]; /* of values that can be compared */
     size_t pair_count;
+    bool awaits; /* one of `supplied`, of the rule with this index, is_awaited */
+    size_t rule;
     struct copy_options
         options; /* has_encoding and csv_has_end_marker are the session's to fill in */
 };

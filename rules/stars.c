@@ -65,6 +65,7 @@ static const RangeVar *resolve_qualified(const ColumnRef *reference, const Range
     return is_same ? found : NULL;
 }
 
+/* The one relation that the star is about; NULL when it is about several, or another. */
 static const RangeVar *resolve(const ColumnRef *reference, const RangeVar *target, const List *from)
 {
     if (list_length(reference->fields) > 1) {
@@ -93,26 +94,120 @@ static bool is_with_query(const struct analysis *a, const RangeVar *relation)
     return false;
 }
 
-static void note(struct analysis *a, const RangeVar *relation, List **targets, int at)
+/* The rule whose columns the relation's star is to be; NULL when it stays. */
+static const struct rule *rule_of(const struct analysis *a, const RangeVar *relation)
 {
     if (relation->alias != NULL && relation->alias->colnames != NIL) {
-        return;
+        return NULL;
     }
     uint64_t rules = analysis_target(a, relation).direct;
     while (rules != 0 && !analysis_is_stabilised(a, rule_set_get(a->set, rule_first(rules)))) {
         rules &= rules - 1;
     }
-    if (rules == 0) {
+    return rules == 0 ? NULL : rule_set_get(a->set, rule_first(rules));
+}
+
+/* --- over several relations --- */
+
+enum { PARTS_MAX = 64 };
+
+struct parts {
+    size_t count;
+    struct star_part at[PARTS_MAX];
+};
+
+static bool add_part(struct parts *parts, const char *name, const struct rule *rule)
+{
+    for (size_t i = 0; i < parts->count; i++) {
+        if (strcmp(parts->at[i].name, name) == 0) {
+            return false; /* tables of several schemas: the bare name is of neither */
+        }
+    }
+    if (parts->count == PARTS_MAX) {
+        return false;
+    }
+    parts->at[parts->count++] = (struct star_part){name, rule};
+    return true;
+}
+
+static const Alias *alias_of(const Node *item)
+{
+    return IsA(item, JoinExpr)         ? ((const JoinExpr *)item)->alias
+           : IsA(item, RangeSubselect) ? ((const RangeSubselect *)item)->alias
+           : IsA(item, RangeFunction)  ? ((const RangeFunction *)item)->alias
+           : IsA(item, RangeTableFunc) ? ((const RangeTableFunc *)item)->alias
+                                       : NULL;
+}
+
+/* The parts of a FROM item, in their order. False where that cannot be written: USING and NATURAL
+ * put the columns that they merge in front of all others, whose names would have to be known. */
+static bool collect_parts(const struct analysis *a, const Node *item, struct parts *parts,
+                          int depth)
+{
+    const RangeVar *relation = as_relation(item);
+    if (relation != NULL) {
+        const struct rule *rule = is_with_query(a, relation) ? NULL : rule_of(a, relation);
+        return add_part(parts, visible_name(relation), rule);
+    }
+    if (IsA(item, JoinExpr)) {
+        const JoinExpr *join = (const JoinExpr *)item;
+        if (join->join_using_alias != NULL || depth > ANALYSIS_DEPTH_MAX) {
+            return false;
+        }
+        if (join->alias == NULL) {
+            return !join->isNatural && join->usingClause == NIL &&
+                   collect_parts(a, join->larg, parts, depth + 1) &&
+                   collect_parts(a, join->rarg, parts, depth + 1);
+        }
+    }
+    const Alias *alias = alias_of(item);
+    return alias != NULL && add_part(parts, alias->aliasname, NULL);
+}
+
+/* False: it stays as it is. */
+static bool find_parts(struct analysis *a, const RangeVar *target, const List *from,
+                       struct star *star)
+{
+    struct parts parts = {.count = 0};
+    bool is_guarded = false;
+    if (target != NULL && !add_part(&parts, visible_name(target), rule_of(a, target))) {
+        return false;
+    }
+    for (int i = 0; i < list_length(from); i++) {
+        if (!collect_parts(a, list_nth(from, i), &parts, 0)) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < parts.count; i++) {
+        is_guarded = is_guarded || parts.at[i].rule != NULL;
+    }
+    if (is_guarded) {
+        struct star_part *kept = arena_alloc(a->arena, parts.count * sizeof *kept);
+        memcpy(kept, parts.at, parts.count * sizeof *kept);
+        star->parts = kept;
+        star->part_count = parts.count;
+    }
+    return is_guarded;
+}
+
+/* --- finding them --- */
+
+static void note(struct analysis *a, const RangeVar *target, const List *from, struct star *star)
+{
+    const RangeVar *relation = resolve(star->reference, target, from);
+    if (relation != NULL) {
+        /* What is written is always a table. */
+        const bool is_table = relation == target || !is_with_query(a, relation);
+        star->rule = is_table ? rule_of(a, relation) : NULL;
+        star->relation = relation;
+    } else if (list_length(star->reference->fields) > 1 || !find_parts(a, target, from, star)) {
         return;
     }
-    a->stars = arena_grow(a->arena, a->stars, a->star_count, &a->star_capacity, sizeof *a->stars);
-    a->stars[a->star_count++] = (struct star){
-        .rule = rule_set_get(a->set, rule_first(rules)),
-        .relation = relation,
-        .reference = (const ColumnRef *)((const ResTarget *)list_nth(*targets, at))->val,
-        .targets = targets,
-        .at = at,
-    };
+    if (star->rule != NULL || star->part_count > 0) {
+        a->stars =
+            arena_grow(a->arena, a->stars, a->star_count, &a->star_capacity, sizeof *a->stars);
+        a->stars[a->star_count++] = *star;
+    }
 }
 
 static void note_list(struct analysis *a, const RangeVar *target, const List *from, List **targets)
@@ -122,14 +217,9 @@ static void note_list(struct analysis *a, const RangeVar *target, const List *fr
         if (item->name != NULL || !IsA(item->val, ColumnRef)) {
             continue;
         }
-        const ColumnRef *reference = (const ColumnRef *)item->val;
-        if (!IsA(llast(reference->fields), A_Star)) {
-            continue;
-        }
-        const RangeVar *relation = resolve(reference, target, from);
-        /* What is written is always a table. */
-        if (relation != NULL && (relation == target || !is_with_query(a, relation))) {
-            note(a, relation, targets, i);
+        struct star star = {.reference = (const ColumnRef *)item->val, .targets = targets, .at = i};
+        if (IsA(llast(star.reference->fields), A_Star)) {
+            note(a, target, from, &star);
         }
     }
 }
@@ -145,33 +235,75 @@ void stars_note_returning(struct analysis *a, const RangeVar *target, const List
     note_list(a, target, others, returning);
 }
 
-static const char *column_list(struct analysis *a, const struct star *star)
+/* --- writing them out --- */
+
+/* The rule's columns, each behind `prefix`. */
+static const char *column_list(struct analysis *a, const struct rule *rule, const char *prefix)
 {
-    const char *prefix = "", *list = "";
-    const List *fields = star->reference->fields;
-    for (int i = 0; i + 1 < list_length(fields); i++) {
-        prefix = arena_printf(a->arena, "%s%s.", prefix, quoted_name(strVal(list_nth(fields, i))));
-    }
-    for (size_t i = 0; i < star->rule->column_count; i++) {
+    const char *list = "";
+    for (size_t i = 0; i < rule->column_count; i++) {
         list = arena_printf(a->arena, "%s%s%s%s", list, i == 0 ? "" : ", ", prefix,
-                            quoted_name(star->rule->columns[i].name));
+                            quoted_name(rule->columns[i].name));
     }
     return list;
 }
 
-/* What the list means in the tree. */
+static const char *star_list(struct analysis *a, const struct star *star)
+{
+    const char *prefix = "", *list = "";
+    const List *fields = star->reference->fields;
+    if (star->rule != NULL) {
+        for (int i = 0; i + 1 < list_length(fields); i++) {
+            prefix =
+                arena_printf(a->arena, "%s%s.", prefix, quoted_name(strVal(list_nth(fields, i))));
+        }
+        return column_list(a, star->rule, prefix);
+    }
+    for (size_t i = 0; i < star->part_count; i++) {
+        const struct star_part *part = &star->parts[i];
+        prefix = arena_printf(a->arena, "%s.", quoted_name(part->name));
+        list = arena_printf(a->arena, "%s%s%s", list, i == 0 ? "" : ", ",
+                            part->rule != NULL ? column_list(a, part->rule, prefix)
+                                               : arena_printf(a->arena, "%s*", prefix));
+    }
+    return list;
+}
+
+/* What the lists mean in the tree; `qualifiers` are Strings. */
+static List *column_nodes(const struct rule *rule, const List *qualifiers, int count)
+{
+    List *columns = NIL;
+    for (size_t i = 0; i < rule->column_count; i++) {
+        ColumnRef *column = (ColumnRef *)revision_column(NULL, rule->columns[i].name);
+        List *fields = NIL;
+        for (int at = 0; at < count; at++) {
+            fields = lappend(fields, list_nth(qualifiers, at));
+        }
+        column->fields = list_concat(fields, column->fields);
+        columns = lappend(columns, revision_target(NULL, (Node *)column));
+    }
+    return columns;
+}
+
+static List *part_nodes(const struct star *star, const struct star_part *part)
+{
+    ColumnRef *all = (ColumnRef *)revision_column(NULL, part->name);
+    if (part->rule != NULL) {
+        return column_nodes(part->rule, all->fields, 1);
+    }
+    all->fields = lappend(all->fields, llast(star->reference->fields));
+    return lappend(NIL, revision_target(NULL, (Node *)all));
+}
+
 static void note_revision(struct analysis *a, const struct star *star)
 {
-    const List *fields = star->reference->fields;
     List *columns = NIL;
-    for (size_t i = 0; i < star->rule->column_count; i++) {
-        ColumnRef *column = (ColumnRef *)revision_column(NULL, star->rule->columns[i].name);
-        List *parts = NIL;
-        for (int part = 0; part + 1 < list_length(fields); part++) {
-            parts = lappend(parts, list_nth(fields, part));
-        }
-        column->fields = list_concat(parts, column->fields);
-        columns = lappend(columns, revision_target(NULL, (Node *)column));
+    if (star->rule != NULL) {
+        const List *fields = star->reference->fields;
+        columns = column_nodes(star->rule, fields, list_length(fields) - 1);
+    }
+    for (size_t i = 0; i < star->part_count; i++) {
+        columns = list_concat(columns, part_nodes(star, &star->parts[i]));
     }
     revision_note(a, star->targets, star->at, 1, columns);
 }
@@ -179,7 +311,7 @@ static void note_revision(struct analysis *a, const struct star *star)
 static bool expand(struct analysis *a, const struct star *star)
 {
     const struct token_list *tokens = analysis_tokens(a);
-    const char *list = column_list(a, star);
+    const char *list = star_list(a, star);
     if (star->reference->location < 0) {
         /* TABLE chunks: what the parser made of it has no place for the star. */
         size_t at = token_at(tokens, star->relation->location);

@@ -65,6 +65,18 @@ static void compute_copy(struct analysis *a, CopyStmt *stmt, uint64_t rules,
     copy_statement_compare(a, stmt, carried, copy);
 }
 
+/* Without a list a client may send the column or not: that it was supplied is not said yet. Where
+ * records are told together, all are told at once. */
+static void await_first_row(struct analysis *a, struct verdict_copy *copy)
+{
+    struct supplied *last = &a->supplied[a->supplied_count - 1];
+    if (copy->options.may_lack && a->supplied_count < SUPPLIED_APART_MAX) {
+        last->is_awaited = true;
+        copy->awaits = true;
+        copy->rule = last->rule;
+    }
+}
+
 static void strip_copy(struct analysis *a, CopyStmt *stmt, uint64_t rules,
                        struct verdict_copy *copy)
 {
@@ -74,6 +86,7 @@ static void strip_copy(struct analysis *a, CopyStmt *stmt, uint64_t rules,
     if (stripped != 0) {
         copy_statement_strip(a, stmt, stripped, &copy->options);
         copy_statement_compare(a, stmt, stripped, copy);
+        await_first_row(a, copy);
     }
 }
 

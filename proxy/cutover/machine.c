@@ -18,6 +18,7 @@ enum {
     DRAIN_POLL_MS = 1,
     RELEASE_MS = 250,      /* the held statements are counted when they are on their way */
     COMMIT_SLACK_MS = 300, /* of the hold, for the commit */
+    READING_MS = 1000,     /* and for reading the catalog, where statements depend on it */
     BACKOFF_MIN_MS = 100,
     BACKOFF_MAX_MS = 3000,
     ROLLBACK_MS = 5000,
@@ -133,6 +134,7 @@ static unsigned lock_timeout_ms(const struct machine *m)
 static uint64_t hold_ttl_ms(const struct machine *m)
 {
     uint64_t ms = DRAIN_MS + lock_timeout_ms(m) + m->c->options.max_hold_ms + COMMIT_SLACK_MS;
+    ms += m->c->rule->mode == RULE_MODE_COMPUTE ? READING_MS : 0;
     uint64_t limit = m->c->config->hold_ttl_ms;
     return limit != 0 && ms > limit ? limit : ms;
 }
@@ -312,11 +314,12 @@ static enum machine_state do_arm(struct machine *m)
     }
     if (m->counts.unstripped > 0) {
         char why[sizeof m->why];
-        snprintf(why, sizeof why,
-                 "%llu sessions hold prepared statements that would fail after the flip: made while "
-                 "the rule observed, or under mode compute by SQL's PREPARE or longer than 32 KB: "
-                 "let these sessions reconnect",
-                 (unsigned long long)m->counts.unstripped);
+        snprintf(
+            why, sizeof why,
+            "%llu sessions hold prepared statements that would fail after the flip: made while "
+            "the rule observed, or under mode compute by SQL's PREPARE or longer than 32 KB: "
+            "let these sessions reconnect",
+            (unsigned long long)m->counts.unstripped);
         return give_up(m, why);
     }
     if (!expect_move(m, &f)) {
@@ -350,6 +353,9 @@ static enum machine_state do_hold(struct machine *m)
     if (gate == NULL) {
         return close_in(m);
     }
+    /* One of them may have what a write in flight waits for, and with it the lock: after many
+     * attempts they pass, for a statement that fails is better than a flip that never is. */
+    gate_hold_transactions(gate, m->attempt < PATIENT_ATTEMPTS);
     gate_hold(gate, hold_ttl_ms(m) * NS_PER_MS);
     double until = m->hold_began + DRAIN_MS;
     for (;;) {

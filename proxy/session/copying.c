@@ -30,6 +30,7 @@ struct portal {
     char name[PORTAL_NAME + 1];
     struct verdict_copy copy; /* its rules are the configuration's */
     uint64_t fingerprint;
+    char *text; /* masked, where the copy awaits its first row; else NULL */
 };
 
 /* The values of one rule in the stream at hand. */
@@ -62,6 +63,7 @@ struct copying {
     bool in_encoding;     /* its text is in the server's */
     uint64_t fingerprint;
     bool extended;
+    char *text; /* masked, where a stream awaits its first row; else NULL */
 };
 
 static struct copying *copying_of(struct session *s)
@@ -99,6 +101,14 @@ static void end_streams(struct copying *c)
     free(c->held);
     c->held = NULL;
     c->held_len = c->held_size = 0;
+    free(c->text);
+    c->text = NULL;
+}
+
+static void portal_free(struct portal *portal)
+{
+    free(portal->text);
+    free(portal);
 }
 
 void copying_gone(struct session *s)
@@ -116,7 +126,7 @@ void copying_free(struct copying *c)
     }
     LL_FOREACH_SAFE(c->portals, portal, next)
     {
-        free(portal);
+        portal_free(portal);
     }
     end_streams(c);
     free(c);
@@ -212,7 +222,9 @@ static void set_up(struct session *s)
     }
 }
 
-static bool begin(struct session *s, const struct verdict_copy *copies, size_t count)
+/* `text` is the statement's, masked: kept where it is to be told later. */
+static bool begin(struct session *s, const struct verdict_copy *copies, size_t count,
+                  const char *text)
 {
     struct copying *c = copying_of(s);
     if (c == NULL) {
@@ -225,6 +237,11 @@ static bool begin(struct session *s, const struct verdict_copy *copies, size_t c
         return false;
     }
     memcpy(c->streams, copies, count * sizeof *c->streams);
+    for (size_t i = 0; i < count && c->text == NULL; i++) {
+        if (copies[i].awaits && (c->text = strdup(text)) == NULL) {
+            return false;
+        }
+    }
     c->count = count;
     c->sync = s->syncs_sent + 1;
     c->is_settled = s->syncs_done == s->syncs_sent && !s->batch_executed;
@@ -233,11 +250,12 @@ static bool begin(struct session *s, const struct verdict_copy *copies, size_t c
 
 bool copying_begin(struct session *s, const struct verdict *verdict)
 {
-    if (!begin(s, verdict->copies, verdict->copy_count)) {
+    if (!begin(s, verdict->copies, verdict->copy_count, verdict->masked_text)) {
         return false;
     }
     struct copying *c = s->copying_streams;
     for (size_t i = 0; i < c->count; i++) {
+        c->streams[i].rule = s->rules->rule_index[c->streams[i].rule];
         for (size_t k = 0; k < c->streams[i].pair_count; k++) {
             c->streams[i].pairs[k].rule = s->rules->rule_index[c->streams[i].pairs[k].rule];
         }
@@ -269,7 +287,7 @@ static struct portal *find(const struct copying *c, struct span name)
 static void forget(struct copying *c, struct portal *portal)
 {
     LL_DELETE(c->portals, portal);
-    free(portal);
+    portal_free(portal);
     c->portal_count--;
 }
 
@@ -312,6 +330,10 @@ bool copying_bound(struct session *s, struct span portal, const struct ledger_no
     memcpy(made->name, portal.ptr, portal.len < PORTAL_NAME ? portal.len : PORTAL_NAME);
     made->copy = *copy;
     made->fingerprint = note->fingerprint;
+    if (copy->awaits && (made->text = strdup(note->text)) == NULL) {
+        portal_free(made);
+        return false;
+    }
     LL_APPEND(c->portals, made);
     c->portal_count++;
     return make_room(c);
@@ -323,7 +345,7 @@ bool copying_executed(struct session *s, struct span portal)
     if (found == NULL) {
         return true;
     }
-    if (!begin(s, &found->copy, 1)) {
+    if (!begin(s, &found->copy, 1, found->text)) {
         return false;
     }
     s->copying_streams->fingerprint = found->fingerprint;
@@ -397,6 +419,9 @@ static void settle(struct session *s, bool is_whole)
     c->is_held = false;
     c->is_whole = is_whole;
     c->is_open = c->is_open && !is_whole;
+    if (!is_whole && c->streams[c->at].awaits) {
+        judging_tell_carried(s, c->streams[c->at].rule, c->text, c->fingerprint, c->extended);
+    }
     pass_on(s, c->held, c->held_len);
     c->held_len = 0;
 }

@@ -142,7 +142,7 @@ static bool is_judged(const struct session *s, uint8_t type)
     case 'E':
         return s->may_snapshot || s->copying_streams != NULL || judging_has_places(s);
     case 'D':
-        return judging_has_places(s) || s->ledger.source_bytes > 0;
+        return judging_has_places(s) || (s->rules->computes != 0 && !ledger_is_empty(&s->ledger));
     default:
         return false;
     }

@@ -1,7 +1,8 @@
 /*
- * A session at the gate: what may go on, what waits, and how the wait ends. Only statements at a
+ * A session at the gate: what may go on, what waits, and how the wait ends. Statements at a
  * transaction boundary wait: one inside a transaction may hold the very lock that the cutover waits
- * for. See gate.h.
+ * for. Under mode compute a statement is another one after the flip; there the first one of a
+ * transaction that concerns the table waits too. See gate.h.
  */
 #include "proxy/session/session.h"
 
@@ -136,13 +137,32 @@ static void time_end(struct session *s)
     s->timed_ns = 0;
 }
 
+/* Of the gates that hold, those for a statement inside a transaction that writes these tables. Not
+ * when the flip waits for the transaction anyway: for its lock, or for its snapshot. */
+static uint64_t holding_inside(const struct session *s, uint64_t held, uint64_t writes)
+{
+    uint64_t found = 0;
+    if (s->touched || s->snapshot_gates != 0 || s->transaction == 'E') {
+        return 0;
+    }
+    EACH_BIT(rule, held & writes & s->rules->computes)
+    {
+        found |= (uint64_t)gate_holds_transactions(gate_of(s, rule)) << rule;
+    }
+    return found;
+}
+
 enum judging hold_check(struct session *s, uint64_t writes)
 {
     time_begin(s);
     uint64_t mask = s->may_snapshot ? writes | all_rules(s) : writes;
-    uint64_t held = mask == 0 ? 0 : holding(s, mask);
+    uint64_t held = mask == 0 || s->hold_cancelled ? 0 : holding(s, mask);
     bool answered = s->syncs_sent == s->syncs_done;
-    if (held == 0 || s->batch_open || (answered && s->transaction != 'I')) {
+    bool inside = s->batch_open || (answered && s->transaction != 'I');
+    if (held != 0 && inside) {
+        held = holding_inside(s, held, writes);
+    }
+    if (held == 0) {
         return JUDGING_FORWARD;
     }
     if (!answered) {
@@ -152,8 +172,14 @@ enum judging hold_check(struct session *s, uint64_t writes)
     if (!take_places(s, held)) {
         return JUDGING_FORWARD;
     }
+    s->held_inside = inside;
     hold_begin(s, held);
     return JUDGING_WAIT;
+}
+
+void hold_note_touch(struct session *s, bool touches)
+{
+    s->touched = s->touched || touches;
 }
 
 void hold_note_write(struct session *s, uint64_t writes)
@@ -161,6 +187,7 @@ void hold_note_write(struct session *s, uint64_t writes)
     uint64_t fresh = writes & ~s->writing;
     s->timed_writes |= writes;
     s->writing |= fresh;
+    s->touched = s->touched || writes != 0;
     count(s, fresh, GATE_COUNT_INFLIGHT, 1);
     if (s->may_snapshot && s->snapshot_gates == 0) {
         s->snapshot_gates = all_rules(s);
@@ -181,6 +208,7 @@ static void end_transaction(struct session *s)
     count(s, s->snapshot_gates, GATE_COUNT_SNAPSHOT, -1);
     s->writing = 0;
     s->snapshot_gates = 0;
+    s->touched = false;
 }
 
 void hold_note_ready(struct session *s)
@@ -251,6 +279,12 @@ void hold_release(struct worker *worker)
 
 void hold_cancel(struct session *s)
 {
+    if (s->held_inside) {
+        hold_end(s, true);
+        s->hold_cancelled = true;
+        session_resume(s);
+        return;
+    }
     uint8_t type = s->front.stash[0];
     size_t size = 1 + (size_t)load_u32(s->front.stash + 1);
     bool single = type == 'Q' || type == 'F';

@@ -118,6 +118,9 @@ static bool tell_verdict(struct session *s, const struct verdict *verdict, bool 
     for (size_t i = 0; i < verdict->supplied_count; i++) {
         const struct supplied *supplied = &verdict->supplied[i];
         const size_t rule = s->rules->rule_index[supplied->rule];
+        if (supplied->is_awaited && verdict->action != VERDICT_REFUSE) {
+            continue;
+        }
         if (verdict->action == VERDICT_REFUSE) {
             worker_add(&counters->refused, 1);
         } else {
@@ -142,6 +145,12 @@ static bool tell_verdict(struct session *s, const struct verdict *verdict, bool 
     return true;
 }
 
+/* It takes a stream whose first row tells whether a key is supplied. */
+static bool awaits_row(const struct ledger_note *note)
+{
+    return note->copy != NULL && note->copy->awaits;
+}
+
 /* Of a prepared statement, for all its executions. False when out of memory. */
 static bool note_render(struct session *s, struct ledger_note *note)
 {
@@ -161,7 +170,7 @@ static bool note_render(struct session *s, struct ledger_note *note)
             return false;
         }
     }
-    if (note->pair_count == 0) {
+    if (note->pair_count == 0 && !awaits_row(note)) {
         free(note->text);
         note->text = NULL;
     }
@@ -172,6 +181,9 @@ static bool note_render(struct session *s, struct ledger_note *note)
 static bool tell_note(struct session *s, struct ledger_note *note)
 {
     struct audit *audit = session_service(s)->audit;
+    if (awaits_row(note)) {
+        return true; /* a prepared text is one statement */
+    }
     for (size_t i = 0; i < note->count; i++) {
         worker_add(forwarded_as(s, note->supplied[i].rule, note->edited).counter, 1);
     }
@@ -192,6 +204,25 @@ static bool tell_note(struct session *s, struct ledger_note *note)
         audit_tell(audit, who, note->said[i], &compared);
     }
     return true;
+}
+
+void judging_tell_carried(struct session *s, size_t rule, const char *text, uint64_t fingerprint,
+                          bool extended)
+{
+    struct audit *audit = session_service(s)->audit;
+    const struct forwarded forwarded = forwarded_as(s, rule, true);
+    const struct audit_piece *who = audit == NULL ? NULL : who_of(s, rule);
+    worker_add(forwarded.counter, 1);
+    if (who != NULL) {
+        audit_tell_once(audit, who,
+                        &(struct audit_supplied){
+                            .verdict = forwarded.word,
+                            .statement = "COPY",
+                            .protocol = extended ? "extended" : "simple",
+                            .fingerprint = fingerprint,
+                            .text = text,
+                        });
+    }
 }
 
 void judging_tell_copied(struct session *s, size_t rule, const struct judging_copied *copied)
@@ -319,7 +350,7 @@ static const struct verdict *verdict_on(struct session *s, const struct judged *
                                         struct verdict *room)
 {
     const struct service *service = session_service(s);
-    if (s->large != NULL && s->large->is_cancelled) {
+    if (s->hold_cancelled || (s->large != NULL && s->large->is_cancelled)) {
         return &cancelled;
     }
     bool may_concern =
@@ -391,6 +422,7 @@ static bool put_refusal(struct session *s, const struct judged *judged,
                         const struct verdict *verdict)
 {
     struct verdict counted = *verdict;
+    s->hold_cancelled = false;
     if (verdict->position > 0) {
         counted.position =
             characters_position(judging_characters(s), judged->text.ptr, verdict->position - 1);
@@ -460,11 +492,16 @@ static bool note_ended(struct session *s, struct span text)
            (!deallocate_read(text, room, &name) || ledger_closed(&s->ledger, spot_of(s), name));
 }
 
+/* Whether the text may be about a table of a rule in mode compute. */
+static bool concerns_computed(const struct session *s, const struct verdict *verdict)
+{
+    return verdict != &passes && s->rules->computes != 0;
+}
+
 static enum judging carry_out(struct session *s, const struct judged *judged,
                               const struct verdict *verdict, struct position_map *map)
 {
     bool ok = true, is_lost = !judged->extended;
-    struct ledger_source *source;
     enum judging judging = JUDGING_REPLACED;
     s->schema_changed = s->schema_changed || verdict->schema_change;
     switch (verdict->action) {
@@ -490,10 +527,14 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
     if (verdict->action == VERDICT_REFUSE || !judged->extended) {
         ok = tell_verdict(s, verdict, judged->extended) && ok;
     } else if (ok) {
-        source = reprepare_keep(s, judged, verdict, &is_lost);
-        ok = ledger_parsed(&s->ledger, spot_of(s), judged->name, verdict,
-                           judging_gates(s, verdict->writes), s->rules->rule_index, map, source,
-                           s->rules->computed);
+        struct ledger_source *source = reprepare_keep(s, judged, verdict, &is_lost);
+        const struct ledger_statement as = {.writes = judging_gates(s, verdict->writes),
+                                            .map = map,
+                                            .source = source,
+                                            .computed = s->rules->computed,
+                                            .touches = concerns_computed(s, verdict)};
+        ok =
+            ledger_parsed(&s->ledger, spot_of(s), judged->name, verdict, s->rules->rule_index, &as);
         ledger_source_unref(&s->ledger, source);
     }
     if (judged->extended || verdict->prepares) {
@@ -571,6 +612,7 @@ static enum judging judge(struct session *s, const struct judged *judged)
     }
     if (verdict->action != VERDICT_REFUSE) {
         hold_note_write(s, writes);
+        hold_note_touch(s, concerns_computed(s, verdict));
     }
     if (verdict == &passes && (!judged->extended || ledger_is_empty(&s->ledger)) &&
         !judging_has_places(s) && !s->sql_edited) {
@@ -651,9 +693,17 @@ static bool tell_refused(struct session *s, const struct ledger_note *note,
 }
 
 /* The Parse has a name: the unnamed statement stays what it was. */
-enum judging judging_refuse(struct session *s, const struct verdict *verdict)
+enum judging judging_refuse(struct session *s, size_t have, size_t size,
+                            const struct verdict *verdict)
 {
     static const char name[] = "refused by pgsluice";
+    if (have < size && size <= service_config(session_service(s))->max_packet_size) {
+        s->front.need = size;
+        return JUDGING_WAIT;
+    }
+    if (have < size) {
+        return JUDGING_FORWARD; /* the server's error will be another one */
+    }
     if (ledger_is_full(&s->ledger, s->syncs_sent + 1)) {
         s->wait = SESSION_WAIT_BOUNDARY;
         return JUDGING_WAIT;
@@ -667,10 +717,10 @@ enum judging judging_refuse(struct session *s, const struct verdict *verdict)
     return JUDGING_REPLACED;
 }
 
-static enum judging refuse_bind(struct session *s, const struct ledger_note *note,
+static enum judging refuse_bind(struct session *s, const struct ledger_note *note, size_t size,
                                 const struct verdict *verdict)
 {
-    const enum judging judging = judging_refuse(s, verdict);
+    const enum judging judging = judging_refuse(s, size, size, verdict);
     if (judging == JUDGING_REPLACED && !tell_refused(s, note, verdict)) {
         session_fail(s, "53200", "out of memory");
         return JUDGING_CLOSED;
@@ -701,6 +751,9 @@ static enum judging judge_bind(struct session *s, const uint8_t *message, size_t
     if (hold_check(s, statement.writes) == JUDGING_WAIT) {
         return JUDGING_WAIT;
     }
+    if (s->hold_cancelled) {
+        return judging_refuse(s, size, message_size(message), &cancelled);
+    }
     if (is_read) {
         const enum judging judging = reprepare(s, name, size, message_size(message), &statement);
         if (judging != JUDGING_FORWARD) {
@@ -711,9 +764,10 @@ static enum judging judge_bind(struct session *s, const uint8_t *message, size_t
     struct verdict refusal;
     if (statement.note != NULL && statement.note->pair_count > 0 &&
         comparing_bind(s, statement.note, message, size, &words, &refusal)) {
-        return refuse_bind(s, statement.note, &refusal);
+        return refuse_bind(s, statement.note, size, &refusal);
     }
     hold_note_write(s, statement.writes);
+    hold_note_touch(s, statement.touches);
     place(s, statement.map);
     if (is_read && portal.len == 0) {
         ledger_bound(&s->ledger, statement.map);
@@ -737,6 +791,7 @@ static enum judging judge_describe(struct session *s, const uint8_t *message, si
         struct ledger_statement statement = ledger_find(&s->ledger, name);
         judging = reprepare(s, name, size, size, &statement);
         if (judging == JUDGING_FORWARD) {
+            hold_note_touch(s, statement.touches);
             place(s, statement.map);
         }
     }

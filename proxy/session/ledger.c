@@ -110,6 +110,7 @@ static struct ledger_note *note_new(const struct verdict *verdict, const size_t 
     }
     if (note->copy != NULL) {
         *note->copy = verdict->copies[0];
+        note->copy->rule = rule_index[note->copy->rule];
         for (size_t i = 0; i < note->copy->pair_count; i++) {
             note->copy->pairs[i].rule = rule_index[note->copy->pairs[i].rule];
         }
@@ -172,7 +173,7 @@ void ledger_source_unref(struct ledger *ledger, struct ledger_source *source)
 static bool is_notable(const struct ledger_statement *statement)
 {
     return statement->writes != 0 || statement->note != NULL || statement->map != NULL ||
-           statement->source != NULL;
+           statement->source != NULL || statement->touches;
 }
 
 static void statement_drop(struct ledger *ledger, struct ledger_statement *statement)
@@ -441,47 +442,35 @@ static bool put(struct ledger *ledger, struct ledger_spot spot, struct span name
     return changed;
 }
 
-/* Takes `statement`, but for its note and map, which are made here. */
-static bool put_parsed(struct ledger *ledger, struct ledger_spot spot, struct span name,
-                       const struct verdict *verdict, const size_t *rule_index,
-                       struct position_map *map, struct ledger_statement *statement)
+bool ledger_parsed(struct ledger *ledger, struct ledger_spot spot, struct span name,
+                   const struct verdict *verdict, const size_t *rule_index,
+                   const struct ledger_statement *as)
 {
+    struct ledger_statement statement = *as;
+    statement.note = NULL;
     if (verdict->supplied_count > 0 || verdict->copy_count > 0) {
-        statement->note = note_new(verdict, rule_index);
-        if (statement->note == NULL) {
-            statement_drop(ledger, statement);
+        statement.note = note_new(verdict, rule_index);
+        if (statement.note == NULL) {
             return false;
         }
     }
-    statement->map = position_map_ref(map);
-    ledger->edited_count += map != NULL;
-    return put(ledger, spot, name, statement);
-}
-
-bool ledger_parsed(struct ledger *ledger, struct ledger_spot spot, struct span name,
-                   const struct verdict *verdict, uint64_t writes, const size_t *rule_index,
-                   struct position_map *map, struct ledger_source *source, uint64_t computed)
-{
-    struct ledger_statement statement = {
-        .writes = writes, .source = source_ref(source), .computed = computed};
-    return put_parsed(ledger, spot, name, verdict, rule_index, map, &statement);
+    statement.map = position_map_ref(as->map);
+    statement.source = source_ref(as->source);
+    ledger->edited_count += statement.map != NULL;
+    return put(ledger, spot, name, &statement);
 }
 
 bool ledger_remade(struct ledger *ledger, struct ledger_spot spot, struct span name,
                    const struct ledger_statement *was, const struct verdict *verdict,
-                   uint64_t writes, const size_t *rule_index, struct position_map *map,
-                   uint64_t computed)
+                   const size_t *rule_index, const struct ledger_statement *as)
 {
     struct ledger_statement closed = {
         .writes = was->writes, .source = source_ref(was->source), .is_gone = true, .is_own = true};
-    struct ledger_statement parsed = {
-        .writes = writes, .source = source_ref(was->source), .computed = computed, .is_own = true};
+    struct ledger_statement parsed = *as;
     const struct ledger_spot behind = {.sync = spot.sync, .message = spot.message + 1};
-    if (!put(ledger, spot, name, &closed)) {
-        statement_drop(ledger, &parsed);
-        return false;
-    }
-    return put_parsed(ledger, behind, name, verdict, rule_index, map, &parsed);
+    parsed.is_own = true;
+    return put(ledger, spot, name, &closed) &&
+           ledger_parsed(ledger, behind, name, verdict, rule_index, &parsed);
 }
 
 bool ledger_is_own(struct ledger *ledger, uint64_t sync, uint32_t message)

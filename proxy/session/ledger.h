@@ -66,6 +66,7 @@ struct ledger_statement {
     uint64_t computed;            /* with a source: rules whose key pgsluice put in at that time */
     bool is_gone;                 /* the server may not have it, though the client thinks so */
     bool is_own;                  /* the client does not know of this change */
+    bool touches;                 /* a table of a rule in mode compute, if only to read it */
 };
 
 /* Where a message of the client stands. */
@@ -146,23 +147,22 @@ static inline bool ledger_has_edited(const struct ledger *ledger)
 static inline bool ledger_is_empty(const struct ledger *ledger)
 {
     return ledger->named == NULL && ledger->unnamed.statement.writes == 0 &&
-           ledger->unnamed.statement.note == NULL && ledger->unnamed.pending == 0 &&
-           ledger->overflow_writes == 0 && !ledger_has_edited(ledger);
+           ledger->unnamed.statement.note == NULL && !ledger->unnamed.statement.touches &&
+           ledger->unnamed.pending == 0 && ledger->overflow_writes == 0 &&
+           !ledger_has_edited(ledger);
 }
-/* A Parse went to the server. `writes` has a bit for each configuration rule, `rule_index` maps the
- * verdict's rules to them. One that neither writes nor supplies nor has a map (borrowed; NULL:
- * none) forgets the name. `source` (borrowed; NULL: none) was judged while pgsluice put in the keys
- * of the rules in `computed`. False when out of memory. */
+/* A Parse went to the server. The statement is remembered as in `as`, whose map and source are
+ * borrowed; its note is made here. `rule_index` maps the verdict's rules to the configuration's. A
+ * statement of which there is nothing to say forgets the name. False when out of memory. */
 bool ledger_parsed(struct ledger *ledger, struct ledger_spot spot, struct span name,
-                   const struct verdict *verdict, uint64_t writes, const size_t *rule_index,
-                   struct position_map *map, struct ledger_source *source, uint64_t computed);
+                   const struct verdict *verdict, const size_t *rule_index,
+                   const struct ledger_statement *as);
 /* A Close of the proxy's own went to the server at `spot`, and behind it such a Parse, of a
  * statement that has a source, which was judged again; `was` is what ledger_find() says of it.
  * There must be room for two changes. False when out of memory. */
 bool ledger_remade(struct ledger *ledger, struct ledger_spot spot, struct span name,
                    const struct ledger_statement *was, const struct verdict *verdict,
-                   uint64_t writes, const size_t *rule_index, struct position_map *map,
-                   uint64_t computed);
+                   const size_t *rule_index, const struct ledger_statement *as);
 static inline bool ledger_has_own(const struct ledger *ledger)
 {
     return ledger->own_count > 0;

@@ -6,7 +6,6 @@
 
 #include "protocol/frame.h"
 #include "protocol/message.h"
-#include "proxy/service.h"
 #include "proxy/session/large.h"
 #include "rules/encoding.h"
 
@@ -83,28 +82,16 @@ static bool remake(struct session *s, struct span name, const struct ledger_stat
                                               verdict->param_types, verdict->param_type_count)
                         : put_close_and_parse(s, name, source->text, source->len, source->types,
                                               source->type_count);
-    ok =
-        ok && ledger_remade(&s->ledger, spot, name, was, verdict, judging_gates(s, verdict->writes),
-                            s->rules->rule_index, map, s->rules->computed);
+    const struct ledger_statement as = {.writes = judging_gates(s, verdict->writes),
+                                        .map = map,
+                                        .source = was->source,
+                                        .computed = s->rules->computed,
+                                        .touches = true};
+    ok = ok && ledger_remade(&s->ledger, spot, name, was, verdict, s->rules->rule_index, &as);
     position_map_unref(map);
     frontend_sent(s, 'C');
     frontend_sent(s, 'P');
     return ok;
-}
-
-/* A message that begins to be passed on cannot be left out any more; one that is too long goes to
- * the server, whose error will be another one. */
-static enum judging refuse(struct session *s, size_t have, size_t size,
-                           const struct verdict *verdict)
-{
-    if (have == size) {
-        return judging_refuse(s, verdict);
-    }
-    if (size > service_config(session_service(s))->max_packet_size) {
-        return JUDGING_FORWARD;
-    }
-    s->front.need = size;
-    return JUDGING_WAIT;
 }
 
 enum judging reprepare(struct session *s, struct span name, size_t have, size_t size,
@@ -136,7 +123,7 @@ enum judging reprepare(struct session *s, struct span name, size_t have, size_t 
                                        .is_in_server_encoding = settings_are_servers(s),
                                    });
     if (verdict != NULL && verdict->action == VERDICT_REFUSE) {
-        return refuse(s, have, size, verdict);
+        return judging_refuse(s, have, size, verdict);
     }
     if (verdict == NULL || !remake(s, name, statement, verdict)) {
         session_fail(s, "53200", "out of memory");

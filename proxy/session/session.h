@@ -100,6 +100,9 @@ struct session {
     bool in_server_encoding;     /* what the client sends, so that nothing is converted */
     char client_encoding[ENCODING_NAME], server_encoding[ENCODING_NAME]; /* "": not reported */
     enum text_characters client_characters, server_characters; /* of both sides' encodings */
+    bool touched;         /* the open transaction concerns a table in mode compute, or may */
+    bool held_inside;     /* a transaction: its statement can only be cancelled by the server, */
+    bool hold_cancelled;  /* which shall refuse it */
     bool answers_shifted; /* an answer may have been taken for another one's */
     bool schema_changed;  /* DDL went through: the catalog is read again at the next boundary */
     bool asked_ssl, asked_gssenc; /* each may be asked for once */
@@ -260,8 +263,10 @@ enum text_characters judging_characters(const struct session *s);
 enum judging judging_message(struct session *s, const uint8_t *message, size_t size);
 /* The configuration's rules of those that a verdict writes. */
 uint64_t judging_gates(const struct session *s, uint64_t writes);
-/* A Parse that fails in the server takes the place of the message, which is not a text. */
-enum judging judging_refuse(struct session *s, const struct verdict *verdict);
+/* A Parse that fails in the server takes the place of the message, which is not a text, and for
+ * that must be there in whole: `have` of its `size` bytes are. */
+enum judging judging_refuse(struct session *s, size_t have, size_t size,
+                            const struct verdict *verdict);
 /* Something that the audit says of the session has changed. */
 void judging_who_changed(struct session *s);
 
@@ -271,7 +276,10 @@ struct judging_copied {
     uint64_t rows, fingerprint;
     bool is_refused, extended;
 };
-/* `rule` is the configuration's index. */
+/* `rule` is the configuration's index. The first row of a COPY carries its column. */
+void judging_tell_carried(struct session *s, size_t rule, const char *text, uint64_t fingerprint,
+                          bool extended);
+/* Likewise, at the end. */
 void judging_tell_copied(struct session *s, size_t rule, const struct judging_copied *copied);
 
 /* settings.c: how the server reads this session's texts */
@@ -297,6 +305,8 @@ void settings_ready(struct session *s); /* ReadyForQuery arrived */
 enum judging hold_check(struct session *s, uint64_t writes);
 /* A message that may write them went. */
 void hold_note_write(struct session *s, uint64_t writes);
+/* So did one that `touches` a table of a rule in mode compute, or may. */
+void hold_note_touch(struct session *s, bool touches);
 /* A statement was prepared that supplies keys which are not stripped. */
 void hold_note_unstripped(struct session *s, uint64_t rules);
 /* The session ends. */

@@ -1,14 +1,20 @@
 """Mode compute over a flip from LIST (partition_key) to HASH (collection_id) and back: prepared statements of open
 sessions are made anew behind their clients' backs."""
 
-import json
+import io
+import itertools
+import os
+import time
 
+import psycopg
 import pytest
 
 from lib import common, schema, wire
 from lib.pgserver import Server
 from lib.proxy import Proxy, strip_rule
 
+from ledger import (WITHOUT_KEY, WITH_KEY, Copies, Ledger, ManyRows, PreparedReader, PreparedRows, Reader, SingleRows,
+                    SnapshotReader, Transactions, Worker)
 from test_ledger import execute_all, is_generated, prepare_all, run
 
 pytestmark = [
@@ -76,3 +82,106 @@ def test_prepared_statements_outlive_the_flip_and_its_rollback(table, front):
         failures += execute_all(session, "prepared after the swap, after the rollback")
     assert not failures, "\n".join(failures)
     assert schema.wrong_keys(table) == 0
+
+
+class Psycopg3Rows(Worker):
+    """A statement that the driver prepares after some executions, in transactions that come to the table last."""
+
+    def open(self, stack):
+        self.connection = stack.enter_context(psycopg.connect(**self.ledger.target))
+        self.connection.prepare_threshold = 2
+
+    def step(self):
+        with self.entry(2) as entry, self.connection.transaction():
+            self.connection.execute(
+                "INSERT INTO documents VALUES (%s, 2) ON CONFLICT (id)"
+                " DO UPDATE SET chunk_count = documents.chunk_count + 2", (self.name,))
+            time.sleep(0.005)
+            for row in self.rows(entry.first, 2, False):
+                self.connection.execute(f"{WITHOUT_KEY} VALUES (%s, %s, %s, %s)", row)
+
+
+class Pipelines(Worker):
+    """psycopg 3's pipeline mode: some statements behind another, few Syncs."""
+
+    def open(self, stack):
+        self.connection = stack.enter_context(psycopg.connect(**self.ledger.target, autocommit=True))
+        self.connection.prepare_threshold = 2
+
+    def step(self):
+        with self.entry(4) as entry, self.connection.pipeline():
+            self.connection.execute("UPDATE documents SET chunk_count = 0 WHERE id = 'none'")
+            for row in self.rows(entry.first, 4, False):
+                self.connection.execute(f"{WITHOUT_KEY} VALUES (%s, %s, %s, %s)", row)
+
+
+class AsyncpgMany(PreparedRows):
+    """asyncpg's executemany: one Parse, many Binds in one batch; rows in order."""
+
+    def step(self):
+        with self.entry(5) as entry:
+            self.loop.run_until_complete(
+                self.with_key.executemany(list(self.rows(entry.first, 5, True))))
+
+
+class RawRows(Worker):
+    """A named statement whose portal and types the client knows: Bind, Execute, Sync, with binary results."""
+
+    def open(self, stack):
+        self.session = stack.enter_context(wire.connect(self.ledger.endpoint, user="app"))
+        self.session.send(wire.Parse("s", f"{WITHOUT_KEY} VALUES ($1, $2, $3, $4) RETURNING partition_key"),
+                          wire.Describe("S", "s"), wire.Sync())
+        self.described = [m.body for m in self.session.read_until() if m.kind == "t"]
+
+    def step(self):
+        with self.entry() as entry:
+            row, = self.rows(entry.first, 1, False)
+            answer = self.session.send(wire.Bind("", "s", row, results=[1]), wire.Execute(), wire.Sync()).read_until()
+            assert [m.kind for m in answer] == ["2", "D", "C", "Z"], answer
+        if entry.first % 50 == 0:
+            answer = self.session.send(wire.Describe("S", "s"), wire.Sync()).read_until()
+            assert [m.body for m in answer if m.kind == "t"] == self.described
+
+
+class CopiesWithKey(Copies):
+    """COPY that sends a key, and one without a list of columns."""
+
+    def step(self):
+        with self.entry(4) as entry:
+            rows = list(self.rows(entry.first, 4, True))
+            columns = "collection_id, partition_key, document_id, chunk_index, content"
+            self.cursor.copy_expert(f"COPY chunks ({columns}) FROM STDIN", io.StringIO(
+                "".join("\t".join(map(str, row)) + "\n" for row in rows)))
+
+
+class LateTransactions(Transactions):
+    """Open for a while before they come to the table."""
+
+    def _write(self, first, document):
+        self.cursor.execute("SELECT count(*) FROM documents")
+        time.sleep(0.01)
+        super()._write(first, document)
+
+
+WRITERS = (SingleRows, ManyRows, Copies, CopiesWithKey, Transactions, LateTransactions, PreparedRows, PreparedRows,
+           AsyncpgMany, Psycopg3Rows, Psycopg3Rows, Pipelines, RawRows)
+READERS = (Reader, SnapshotReader, PreparedReader)
+PAUSE = 0.03
+
+
+def test_no_client_notices_the_flip_nor_the_rollback(table, front):
+    spans = []
+    flips = int(os.environ.get("PGSLUICE_REPREPARE_FLIPS", 3))
+    with Ledger(front, table, workers=WRITERS + READERS, pause=PAUSE) as ledger:
+        for command, layout in itertools.islice(itertools.cycle(((SWAP, "HASH"), (BACK, "LIST"))), flips):
+            ledger.wait_for_writes(300)
+            begin = time.monotonic()
+            done = run(front, *command)
+            spans.append((command[0], begin, time.monotonic(), done.stdout))
+            assert not ledger.errors, ledger.errors[:5]
+            assert layout in table.psql("SELECT pg_get_partkeydef('chunks'::regclass)")
+        ledger.wait_for_writes(300)
+    ledger.check()
+    for name, begin, end, text in spans:
+        gate = [line.strip() for line in text.splitlines() if line.startswith(("  attempts", "  lock  ", "  gate"))]
+        print(f"{name}: {end - begin:.2f} s, slowest write {ledger.slowest(begin, end) * 1000:.0f} ms; {gate}")

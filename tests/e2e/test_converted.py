@@ -125,6 +125,47 @@ def test_copy_in_without_a_list(server, session, form, knows_column):
         assert stored(server) == wanted(rows)
 
 
+def copy_in_prepared(session, options, data):
+    session.send(wire.Parse("", f"COPY chunks FROM STDIN {options}"), wire.Bind("", ""),
+                 wire.Execute(""), *(wire.CopyData(piece) for piece in pieces(data, 50)),
+                 wire.CopyDone(), wire.Sync())
+    return session.read_until("Z")
+
+
+@pytest.mark.parametrize("copy", [copy_in, copy_in_prepared], ids=["simple", "extended"])
+@pytest.mark.parametrize("form", FORMS)
+def test_only_who_sends_the_column_is_on_record(server, proxy, session, form, copy):
+    """Of a COPY without a list that is known when its first row has come, and not before."""
+    options, encode = FORMS[form]
+    before = len(proxy.audit_lines())
+    assert not wire.errors(copy(session, options, encode(rows_of(3, False))))
+    assert not wire.errors(copy(session, options, encode([]) if form != "csv" else b""))
+    schema.clear_chunks(server, "converted")
+    assert not wire.errors(copy(session, options, encode(rows_of(3, True))))
+    told = proxy.wait_for_audit(before + 2)[before:]
+    assert [(record["event"], record["verdict"], record["rows"]) for record in told] == [
+        ("supplied", "stripped", 0), ("copied", "stripped", 3)]
+    protocol = "simple" if copy is copy_in else "extended"
+    assert told[0]["text"].startswith("COPY chunks FROM STDIN") and told[0]["protocol"] == protocol
+    assert told[0]["fingerprint"] == told[1]["fingerprint"]
+
+
+def test_several_copies_in_one_query_are_told_apart(proxy, session):
+    """Those with a list when they begin, those without when their first row has come."""
+    columns = ", ".join(COLUMNS)
+    before = len(proxy.audit_lines())
+    answers = []
+    session.send(wire.Query(
+        f"COPY chunks FROM STDIN; COPY chunks ({columns}) FROM STDIN; COPY chunks FROM STDIN"))
+    for first, knows_column in ((1, False), (11, True), (21, True)):
+        answers += session.read_until("G")
+        rows = [[str(first), *row[1:]] for row in rows_of(1, knows_column)]
+        session.send(wire.CopyData(text_of(rows)), wire.CopyDone())
+    assert not wire.errors(answers + session.read_until("Z"))
+    told = proxy.wait_for_audit(before + 4)[before:]
+    assert [record["event"] for record in told] == ["supplied", "copied", "supplied", "copied"]
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_first_row_longer_than_what_is_kept(server, session, form):
     options, encode = FORMS[form]
@@ -150,6 +191,37 @@ def test_copy_in_with_a_header_that_must_match(server, session):
         rows = rows_of(3, len(header) == len(COLUMNS))
         assert not wire.errors(copy_in(session, "(FORMAT csv, HEADER match)", csv_of(rows, header)))
         assert stored(server) == wanted(rows)
+
+
+JOINS = [
+    "SELECT * FROM chunks JOIN documents d ON d.id = chunks.document_id",
+    "SELECT * FROM documents d, chunks c, generate_series(1, 2) AS n ORDER BY 1, 3",
+    "SELECT *, 1 AS one FROM chunks a LEFT JOIN (chunks b CROSS JOIN documents) ON a.id = b.id + 1",
+    "WITH w AS (SELECT * FROM chunks, documents) SELECT content FROM w",
+    "UPDATE chunks c SET content = 'new' FROM documents d WHERE d.id = c.document_id RETURNING *",
+    "DELETE FROM documents USING chunks c WHERE c.document_id = documents.id RETURNING *",
+]
+
+
+@pytest.mark.parametrize("text", JOINS)
+def test_a_star_over_a_join_has_the_columns_where_they_were(server, session, text):
+    """As on a table that was never converted."""
+    def described(connection):
+        connection.query("DELETE FROM documents; INSERT INTO documents VALUES ('d', 1), ('e', 2)")
+        connection.query("TRUNCATE chunks RESTART IDENTITY")
+        for n in (1, 2):
+            assert not wire.errors(connection.query(
+                "INSERT INTO chunks (collection_id, document_id, chunk_index, content, created_at)"
+                f" VALUES ('c{n}', 'd', {n}, 'x', '{TIME}')"))
+        answers = connection.query(text)
+        assert not wire.errors(answers), answers
+        return [answer.details() for answer in answers if answer.kind in "TDC"]
+
+    with wire.connect(server) as plain:
+        plain.query("BEGIN")
+        expected = described(plain)
+        plain.query("ROLLBACK")
+    assert described(session) == expected
 
 
 def copied(session, text):

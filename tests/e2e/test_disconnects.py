@@ -41,15 +41,16 @@ def test_a_client_that_closes_without_terminate_leaves_no_backend(proxy, server)
 
 
 def test_a_killed_client_leaves_no_backend(proxy, server):
-    before = len(server.backends())
+    sleep = f"SELECT pg_sleep({common.slowness()}) /* killed */"
+    ours = "query LIKE '%/* killed */'"
     clients = [subprocess.Popen(
-        [str(PSQL), "-XAtq", "-d", proxy.dsn(), "-c", "SELECT pg_sleep(1)", "-c", "SELECT 1"],
+        [str(PSQL), "-XAtq", "-d", proxy.dsn(), "-c", sleep, "-c", sleep],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(4)]
-    server.wait_for_backends(before + 4)
+    server.wait_for_backends(4, ours)
     for client in clients:
         client.kill()
         client.wait()
-    server.wait_for_backends(before)
+    server.wait_for_backends(0, ours)
 
 
 def test_a_client_killed_in_the_middle_of_a_message_leaves_no_backend(proxy, server):

@@ -295,6 +295,104 @@ def reload(proxy, mode):
     proxy.process.send_signal(signal.SIGHUP)
 
 
+@pytest.fixture
+def computing(server):
+    """Where statements are others after the flip."""
+    schema.clear_chunks(server)
+    instance = Proxy(server, rules=[strip_rule("compute")], hold_ttl="2s").start()
+    yield instance
+    Gate(instance).release()
+    assert instance.stop() == 0
+
+
+def begin(session):
+    """A transaction that has not come to the table yet."""
+    for sql in ("CREATE TEMP TABLE other (a int)", "BEGIN", "INSERT INTO other VALUES (1)"):
+        assert not wire.errors(session.query(sql)), sql
+
+
+@pytest.mark.parametrize("messages", [
+    [wire.Query(INSERT.format(1))],
+    [wire.Bind("", "prepared"), wire.Execute(), wire.Sync()],
+    [wire.Parse("", "INSERT INTO other VALUES (2)"), wire.Bind("", ""), wire.Execute(),
+     wire.Parse("", INSERT.format(1)), wire.Bind("", ""), wire.Execute(), wire.Sync()],
+], ids=["query", "bind", "inside_a_batch"])
+def test_under_compute_the_first_write_of_a_transaction_waits(server, computing, messages):
+    """After the flip it is another text."""
+    gate = Gate(computing)
+    with wire.connect(computing, user="app") as session:
+        session.send(wire.Parse("prepared", INSERT.format(1)), wire.Sync())
+        session.read_until()
+        begin(session)
+        gate.hold()
+        session.send(*messages)
+        gate.wait_for_held()
+        gate.release()
+        assert not wire.errors(session.read_until())
+        assert not wire.errors(session.query("COMMIT"))
+    assert rows(server) == "1"
+
+
+@pytest.mark.parametrize("first", [
+    [wire.Query(INSERT.format(1))],
+    [wire.Query("SELECT count(*) FROM chunks")],
+    [wire.Bind("", "reads_chunks"), wire.Execute(), wire.Sync()],
+    [wire.Describe("S", "reads_chunks"), wire.Sync()],
+    [wire.Query("ROLLBACK"), wire.Query("BEGIN ISOLATION LEVEL REPEATABLE READ"),
+     wire.Query("SELECT 1")],
+], ids=["insert", "select", "prepared_select", "describe", "snapshot"])
+def test_under_compute_a_transaction_that_the_flip_waits_for_passes(server, computing, first):
+    gate = Gate(computing)
+    with wire.connect(computing, user="app") as session:
+        session.send(wire.Parse("reads_chunks", "SELECT count(*) FROM chunks"), wire.Sync())
+        session.read_until()
+        begin(session)
+        for message in first:
+            session.send(message)
+        for message in first:
+            if message[:1] in (b"Q", b"S"):
+                session.read_until()
+        gate.hold()
+        assert not wire.errors(session.query(INSERT.format(2)))
+        assert gate.state()["held_total"] == 0
+        session.query("COMMIT")
+
+
+@pytest.mark.parametrize("messages", [
+    [wire.Query(INSERT.format(1))],
+    [wire.Bind("", "prepared", ["x" * 200000]), wire.Execute(), wire.Sync()],
+], ids=["query", "bind"])
+def test_a_statement_held_inside_a_transaction_is_cancelled_by_the_server(server, computing, messages):
+    gate = Gate(computing)
+    with wire.connect(computing, user="app") as session:
+        session.send(wire.Parse("prepared", INSERT.format(1).replace("'x'", "$1")), wire.Sync())
+        session.read_until()
+        begin(session)
+        gate.hold()
+        session.send(*messages)
+        gate.wait_for_held()
+        session.cancel()
+        answer = session.read_until()
+        assert wire.errors(answer) == ["57014"]
+        assert wire.errors(session.query("SELECT 1")) == ["25P02"]
+        gate.release()
+        assert not wire.errors(session.query("ROLLBACK"))
+        assert not wire.errors(session.query(INSERT.format(1)))
+    assert rows(server) == "1"
+
+
+def test_a_client_that_goes_away_while_held_inside_a_transaction_writes_nothing(server, computing):
+    gate = Gate(computing)
+    with wire.connect(computing, user="app") as session:
+        begin(session)
+        gate.hold()
+        session.send(wire.Query(INSERT.format(1)))
+        gate.wait_for_held()
+    gate.wait_for_held(0)
+    gate.release()
+    assert rows(server) == "0"
+
+
 def test_a_mode_changes_at_sighup_for_open_sessions(proxy):
     with wire.connect(proxy, user="app") as session:
         supplying = INSERT.format(1).replace("chunk_index", "partition_key, chunk_index").replace(

@@ -166,7 +166,8 @@ static void parse(struct ledger *ledger, struct model *model, size_t number, uin
     };
     note_change(model, number, (struct fact){.writes = writes, .notes = notes});
     FUZZ_CHECK(ledger_parsed(ledger, (struct ledger_spot){model->sync, model->message},
-                             name_of(number, room), &verdict, writes, rule_index, NULL, NULL, 0));
+                             name_of(number, room), &verdict, rule_index,
+                             &(struct ledger_statement){.writes = writes}));
     model->message++;
     check_statement(ledger, model, number);
 }

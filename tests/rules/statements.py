@@ -354,14 +354,14 @@ class Statements(Values):
             reads.append("o.pk")
         return [self.with_clause(depth), "UPDATE", only, relation, "SET",
                 self.assignments(visible, reads), source, condition,
-                self.returning(visible, is_joined=has_from)]
+                self.returning(visible)]
 
     def delete(self, depth=0):
         relation, visible = self.target(self.choices.pick(["AS", ""]))
         if self.choices.chance(20) and visible != "other":
             return [self.with_clause(depth), "DELETE FROM", relation, "USING other o WHERE",
                     f"o.id={visible}.id AND", self.condition(visible),
-                    self.returning(visible, is_joined=True)]
+                    self.returning(visible)]
         return [self.with_clause(depth), "DELETE FROM", self.choices.pick(["", "ONLY"]), relation,
                 self.where(visible), self.returning(visible)]
 
@@ -417,10 +417,10 @@ class Statements(Values):
 
     # What may stand around or behind
 
-    def returning(self, visible, is_joined=False):
+    def returning(self, visible):
         if not self.choices.chance(50):
             return ""
-        if not is_joined and self.choices.chance(25):
+        if self.choices.chance(25):
             return "RETURNING *"
         items = [f"{visible}.id", f"{visible}.partition_key", f"{visible}.content AS c",
                  f"{visible}.*", f"({visible}.*)", f"{visible}.partition_key::text AS partition_key",
@@ -476,7 +476,6 @@ class Statements(Values):
         if form == 9 and visible != "other":
             relation = [relation, self.choices.pick(["JOIN other o ON o.id=", "LEFT JOIN other o ON o.id="]),
                         f"{visible}.id"]
-            items = items if not items.endswith("*") or self.shape != "moved" else f"{visible}.*"
             if "partition_key" in items or "id" in items:
                 items = f"{visible}.*, o.id"
                 order = f"ORDER BY {visible}.id"

@@ -104,7 +104,8 @@ static void names_are_told_apart_by_their_first_63_bytes(void **state)
     char name[101];
     memset(name, 's', 100);
     name[100] = '\0';
-    assert_true(ledger_parsed(&ledger, first, span_of(name), &writes, 2, identity, NULL, NULL, 0));
+    assert_true(ledger_parsed(&ledger, first, span_of(name), &writes, identity,
+                              &(struct ledger_statement){.writes = 2}));
     name[70] = 'x';
     assert_int_equal(ledger_find(&ledger, span_of(name)).writes, 2);
     name[62] = 'x';
@@ -128,8 +129,10 @@ static void statements_are_found_by_name_until_closed(void **state)
                             .masked_text = "INSERT ..."};
     const size_t map[] = {9, 9, 5};
     struct verdict none = {0};
-    assert_true(ledger_parsed(&ledger, first, span_of("a"), &strip, 1, map, NULL, NULL, 0));
-    assert_true(ledger_parsed(&ledger, first, span_of("b"), &none, 0, identity, NULL, NULL, 0));
+    assert_true(ledger_parsed(&ledger, first, span_of("a"), &strip, map,
+                              &(struct ledger_statement){.writes = 1}));
+    assert_true(ledger_parsed(&ledger, first, span_of("b"), &none, identity,
+                              &(struct ledger_statement){0}));
     ledger_ready(&ledger, 1);
     assert_int_equal(ledger.named_count, 1);
     struct ledger_statement found = ledger_find(&ledger, span_of("a"));
@@ -139,9 +142,11 @@ static void statements_are_found_by_name_until_closed(void **state)
     assert_int_equal(ledger_find(&ledger, span_of("b")).writes, 0);
     assert_int_equal(ledger_find(&ledger, span_of("")).writes, 0);
 
-    assert_true(ledger_parsed(&ledger, first, span_of(""), &none, 4, identity, NULL, NULL, 0));
+    assert_true(ledger_parsed(&ledger, first, span_of(""), &none, identity,
+                              &(struct ledger_statement){.writes = 4}));
     assert_int_equal(ledger_find(&ledger, span_of("")).writes, 4);
-    assert_true(ledger_parsed(&ledger, first, span_of("a"), &none, 0, identity, NULL, NULL, 0));
+    assert_true(ledger_parsed(&ledger, first, span_of("a"), &none, identity,
+                              &(struct ledger_statement){0}));
     assert_int_equal(ledger_find(&ledger, span_of("a")).writes, 0);
     assert_true(ledger_closed(&ledger, first, span_of("")));
     ledger_ready(&ledger, 1);
@@ -157,8 +162,8 @@ static void more_statements_than_the_bound_count_as_writes(void **state)
     char name[16];
     for (int i = 0; i <= LEDGER_NAMES_MAX; i++) {
         snprintf(name, sizeof name, "s%d", i);
-        assert_true(
-            ledger_parsed(&ledger, first, span_of(name), &writes, 2, identity, NULL, NULL, 0));
+        assert_true(ledger_parsed(&ledger, first, span_of(name), &writes, identity,
+                                  &(struct ledger_statement){.writes = 2}));
         ledger_ready(&ledger, 1);
     }
     assert_int_equal(ledger.named_count, LEDGER_NAMES_MAX);
@@ -177,7 +182,8 @@ static struct ledger_spot spot(uint64_t sync, uint32_t message)
 
 static void parse(struct ledger *ledger, struct ledger_spot at, const char *name, uint64_t writes)
 {
-    assert_true(ledger_parsed(ledger, at, span_of(name), &plain, writes, identity, NULL, NULL, 0));
+    assert_true(ledger_parsed(ledger, at, span_of(name), &plain, identity,
+                              &(struct ledger_statement){.writes = writes}));
 }
 
 static uint64_t writes_of(const struct ledger *ledger, const char *name)
@@ -250,14 +256,17 @@ static void parse_kept(struct ledger *ledger, struct ledger_spot at)
     const uint32_t types[] = {23};
     struct ledger_source *source = ledger_source_new(ledger, span_of("INSERT"), types, 1);
     assert_non_null(source);
-    assert_true(ledger_parsed(ledger, at, span_of("s"), &plain, 1, identity, NULL, source, 1));
+    assert_true(
+        ledger_parsed(ledger, at, span_of("s"), &plain, identity,
+                      &(struct ledger_statement){.writes = 1, .source = source, .computed = 1}));
     ledger_source_unref(ledger, source);
 }
 
 static void remake(struct ledger *ledger, struct ledger_spot at)
 {
     const struct ledger_statement was = ledger_find(ledger, span_of("s"));
-    assert_true(ledger_remade(ledger, at, span_of("s"), &was, &plain, 1, identity, NULL, 0));
+    assert_true(ledger_remade(ledger, at, span_of("s"), &was, &plain, identity,
+                              &(struct ledger_statement){.writes = 1, .source = was.source}));
 }
 
 static void the_answers_to_a_remade_statement_are_known(void **state)
@@ -510,7 +519,8 @@ static void a_batch_that_is_counted_again_has_no_places(void **state)
     const struct verdict verdict = {.action = VERDICT_EDIT};
     ledger_recount(&ledger, 1);
     assert_null(ledger_placed(&ledger, 2, 0)); /* no text was ever edited */
-    assert_true(ledger_parsed(&ledger, first, span_of("s"), &verdict, 0, identity, map, NULL, 0));
+    assert_true(ledger_parsed(&ledger, first, span_of("s"), &verdict, identity,
+                              &(struct ledger_statement){.map = map}));
     ledger_place(&ledger, 1, 0, map);
     ledger_place(&ledger, 2, 0, map);
     ledger_recount(&ledger, 1);
@@ -532,8 +542,10 @@ static void a_map_is_found_with_its_statement(void **state)
     struct ledger ledger = {0};
     struct position_map *map = new_map();
     const struct verdict edit = {.action = VERDICT_EDIT};
-    assert_true(ledger_parsed(&ledger, first, span_of("s"), &edit, 0, identity, map, NULL, 0));
-    assert_true(ledger_parsed(&ledger, first, span_of(""), &edit, 0, identity, map, NULL, 0));
+    assert_true(ledger_parsed(&ledger, first, span_of("s"), &edit, identity,
+                              &(struct ledger_statement){.map = map}));
+    assert_true(ledger_parsed(&ledger, first, span_of(""), &edit, identity,
+                              &(struct ledger_statement){.map = map}));
     assert_ptr_equal(ledger_find(&ledger, span_of("s")).map, map);
     assert_ptr_equal(ledger_find(&ledger, span_of("")).map, map);
     assert_null(ledger_find(&ledger, span_of("other")).map);
@@ -547,7 +559,8 @@ static void a_map_is_found_with_its_statement(void **state)
     char name[16];
     for (int i = 0; i <= LEDGER_NAMES_MAX; i++) {
         snprintf(name, sizeof name, "s%d", i);
-        assert_true(ledger_parsed(&ledger, first, span_of(name), &edit, 0, identity, map, NULL, 0));
+        assert_true(ledger_parsed(&ledger, first, span_of(name), &edit, identity,
+                                  &(struct ledger_statement){.map = map}));
         ledger_ready(&ledger, 1);
     }
     assert_ptr_equal(ledger_find(&ledger, span_of(name)).map, &position_map_unknown);

@@ -93,6 +93,11 @@ def assert_small(waits):
     assert max(waits) < 0.5 * common.slowness()
 
 
+def sanitizers():
+    """By how much their shadow of the memory makes it more."""
+    return 6 if common.slowness() > 1 else 1
+
+
 def pause_for_the_proxy(proxy, count):
     common.wait_until(lambda: descriptors(proxy) >= count, 20, f"{count} connections accepted")
 
@@ -114,7 +119,7 @@ def test_thousands_that_never_start(beginning, start):
         flood[-1].sendall(beginning)
     pause_for_the_proxy(proxy, before + MANY)
     grown = proxy.rss_kb() - memory
-    allowed = MANY * (IDLE_KB + len(beginning) / 1024) * (4 if common.slowness() > 1 else 1)
+    allowed = MANY * (IDLE_KB + len(beginning) / 1024) * sanitizers()
     assert grown < allowed, f"{grown} KB for {MANY} connections"
     # Without a word of theirs they are told, and closed, and everything is as before.
     common.wait_until(lambda: descriptors(proxy) <= before + 2, 20, "the descriptors' return")
@@ -136,7 +141,7 @@ def test_thousands_of_garbage(start):
         _say(proxy, garbage[n % len(garbage)])
     assert_small(bystander.end())
     common.wait_until(lambda: descriptors(proxy) <= before, 10, "the descriptors' return")
-    assert proxy.rss_kb() - memory < 4096 * (4 if common.slowness() > 1 else 1)
+    assert proxy.rss_kb() - memory < 4096 * sanitizers()
 
 
 def _say(proxy, packet):
@@ -164,7 +169,7 @@ def test_hundreds_in_the_middle_of_a_tls_handshake(start, pki):
         assert flood[-1].recv(1) == b"S"
         flood[-1].sendall(bytes.fromhex("16030100c8010000c40303"))  # and no more of its ClientHello
     grown = proxy.rss_kb() - memory
-    assert grown < count * TLS_KB * (4 if common.slowness() > 1 else 1), f"{grown} KB for {count}"
+    assert grown < count * TLS_KB * sanitizers(), f"{grown} KB for {count}"
     common.wait_until(lambda: descriptors(proxy) <= before + 2, 20, "the descriptors' return")
     assert_small(bystander.end())
     for connection in flood:
