@@ -1,7 +1,8 @@
 /* The SQL of the comparison; see shape.h. Used by the composer, inside the flip's transaction. */
 #include "proxy/cutover/shape.h"
 
-#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
 
 /* Whole catalog rows go in as JSON, without what names objects by number or changes by itself, so
  * that columns that later versions add are compared as well. */
@@ -106,3 +107,24 @@ const char shape_intended_sql[] =
     "UNION ALL SELECT jsonb_build_array('trigger', t.oid, pg_get_triggerdef(t.oid), t.tgenabled, "
     "md5(p.prosrc), obj_description(t.oid, 'pg_trigger'))::text FROM pg_trigger t "
     "JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid = {rel} AND t.tgname = {trigger_name}";
+
+char *shape_digest(struct cutover *c, struct failure *f)
+{
+    struct text t;
+    if (!text_begin(&t)) {
+        fail(f, EXIT_REFUSED, "out of memory");
+        return NULL;
+    }
+    fputs("SELECT md5(string_agg(line, E'\\n' ORDER BY line COLLATE \"C\")) FROM (", t.out);
+    for (const char *const *piece = shape_sql; *piece != NULL; piece++) {
+        fputs(*piece, t.out);
+    }
+    fprintf(t.out, " UNION ALL %s) s(line) WHERE line NOT LIKE '%%pgsluice.capture\\_%%'",
+            shape_intended_sql);
+    char *sql = text_end(&t);
+    PGresult *r = sql != NULL ? context_query(c, sql, STATEMENT_TIMEOUT_MS, f) : NULL;
+    free(sql);
+    char *digest = r != NULL ? strdup(PQgetvalue(r, 0, 0)) : NULL;
+    PQclear(r);
+    return digest;
+}

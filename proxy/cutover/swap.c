@@ -41,38 +41,19 @@ static void rest(unsigned ms)
               NULL);
 }
 
-/* The table's shape, without the triggers of the capture. The caller frees. */
-static char *read_digest(struct cutover *c, struct failure *f)
-{
-    struct text t;
-    if (!text_begin(&t)) {
-        fail(f, EXIT_REFUSED, "out of memory");
-        return NULL;
-    }
-    fputs("SELECT md5(string_agg(line, E'\\n' ORDER BY line COLLATE \"C\")) FROM (", t.out);
-    for (const char *const *piece = shape_sql; *piece != NULL; piece++) {
-        fputs(*piece, t.out);
-    }
-    fprintf(t.out, " UNION ALL %s) s(line) WHERE line NOT LIKE '%%pgsluice.capture\\_%%'",
-            shape_intended_sql);
-    char *sql = text_end(&t);
-    PGresult *r = sql != NULL ? context_query(c, sql, STATEMENT_TIMEOUT_MS, f) : NULL;
-    free(sql);
-    char *digest = r != NULL ? strdup(PQgetvalue(r, 0, 0)) : NULL;
-    PQclear(r);
-    return digest;
-}
-
-/* Both triggers are there and fire always. */
+/* The triggers are there, those of the partitions too, and fire always. */
 static bool is_captured(struct cutover *c, unsigned table, bool *out, struct failure *f)
 {
     char oid[16];
     const char *value = oid;
     snprintf(oid, sizeof oid, "%u", table);
     PGresult *r = control_query(c->control,
-                                "SELECT count(*) = 2 FROM pg_trigger WHERE tgrelid = $1::oid AND "
-                                "tgname IN ('pgsluice_capture', 'pgsluice_truncate') AND "
-                                "tgenabled = 'A' AND NOT tgisinternal",
+                                "SELECT (SELECT count(*) = 2 FROM pg_trigger WHERE tgrelid = "
+                                "$1::oid AND tgname IN ('pgsluice_capture', 'pgsluice_truncate') "
+                                "AND tgenabled = 'A' AND NOT tgisinternal) AND NOT EXISTS (SELECT "
+                                "FROM pg_partition_tree($1::oid::regclass) p WHERE isleaf AND "
+                                "level > 0 AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = "
+                                "p.relid AND tgname = 'pgsluice_part' AND tgenabled = 'A'))",
                                 1, &value, STATEMENT_TIMEOUT_MS, f);
     *out = r != NULL && PQgetvalue(r, 0, 0)[0] == 't';
     PQclear(r);
@@ -102,7 +83,7 @@ static bool check_resumable(struct swap *s, const char **why, struct failure *f)
         *why = "it was being cleaned up";
         return true;
     }
-    char *digest = read_digest(c, f);
+    char *digest = shape_digest(c, f);
     if (digest == NULL || !is_captured(c, s->row.from, &captured, f)) {
         free(digest);
         return false;
@@ -140,7 +121,7 @@ static bool try_begin(struct swap *s, unsigned lock_ms, struct failure *f)
     bool ok = head != NULL && log != NULL && arm != NULL;
     ok = (ok || fail(f, EXIT_REFUSED, "out of memory")) &&
          control_run(c->control, head, STATEMENT_TIMEOUT_MS, f);
-    ok = ok && (digest = read_digest(c, f)) != NULL &&
+    ok = ok && (digest = shape_digest(c, f)) != NULL &&
          (create = shadow_create(c, &s->shape, f)) != NULL &&
          shadow_run(c, create, STATEMENT_TIMEOUT_MS, f);
     if (ok) {
@@ -276,7 +257,7 @@ static bool prepare(struct cutover *c, void *arg, struct flip_sql *out, struct f
     char *digest = NULL;
     bool ok = context_read_table(c, f) && is_captured(c, s->row.from, &captured, f) &&
               (trigger = preflight_trigger_digest(c, f)) != NULL &&
-              (digest = read_digest(c, f)) != NULL;
+              (digest = shape_digest(c, f)) != NULL;
     if (ok && (c->table.oid != s->row.from || strcmp(trigger, s->trigger) != 0 ||
                strcmp(digest, s->row.digest) != 0 || !captured)) {
         ok = fail(f, EXIT_REFUSED, "the table has changed since the second one was made");
@@ -456,11 +437,10 @@ bool swap_preflight(struct cutover *c, struct failure *f)
     }
     swap_row_fini(&row);
     if (strcmp(json_string_value(json_object_get(c->table.facts, "kind")), "p") == 0) {
-        report_check(
-            c, "partition-truncate", CHECK_WARN,
-            "truncate the whole table, or DELETE, until pgsluice finish",
-            "TRUNCATE of a single partition, and DETACH, are not seen by the triggers that "
-            "follow the table: until the old table is dropped, neither must happen");
+        report_check(c, "partition-detach", CHECK_WARN,
+                     "leave the partitions as they are until pgsluice finish",
+                     "a partition that is detached or attached meanwhile stops the cutover, or "
+                     "after the flip the rollback; TRUNCATE of one is followed");
     }
     return true;
 }

@@ -328,7 +328,7 @@ static char *compare_sql(const struct swap_way *way, bool first, bool last)
     }
     fprintf(t.out,
             " WHERE a IS NULL OR b IS NULL OR record_image_ne(a, b)), lasting AS (SELECT d.* FROM "
-            "differ d WHERE NOT EXISTS (SELECT FROM pgsluice.log_%u WHERE op = 'T') "
+            "differ d WHERE NOT EXISTS (SELECT FROM pgsluice.log_%u WHERE op IN ('T', 'P')) "
             "AND NOT EXISTS (SELECT FROM pgsluice.log_%u l WHERE ",
             way->from, way->from);
     for (size_t i = 0; i < way->key_count; i++) {

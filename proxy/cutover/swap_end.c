@@ -8,6 +8,7 @@
 
 #include "proxy/cutover/machine.h"
 #include "proxy/cutover/shadow.h"
+#include "proxy/cutover/shape.h"
 #include "proxy/cutover/swap_copy.h"
 #include "proxy/cutover/swap_flip.h"
 #include "proxy/cutover/swap_log.h"
@@ -147,6 +148,7 @@ bool swap_clean(struct cutover *c, struct failure *f)
 
 struct swap_back {
     const struct state_run *run;
+    char *digest; /* of the table before it was compared */
     struct shadow shape;
     struct swap_way way;
     struct swap_flip flip;
@@ -171,6 +173,13 @@ static bool prepare(struct cutover *c, void *arg, struct flip_sql *out, struct f
     if (!c->table.generated) {
         return fail(f, EXIT_REFUSED, "the column is not generated any more");
     }
+    char *digest = shape_digest(c, f);
+    bool same = digest != NULL && (strcmp(digest, b->digest) == 0 ||
+                                   fail(f, EXIT_REFUSED, "the table has changed meanwhile"));
+    free(digest);
+    if (!same) {
+        return false;
+    }
     if (json_array_size(b->shape.refusals) > 0) {
         return fail(f, EXIT_REFUSED, "something has come that could not be carried back");
     }
@@ -192,6 +201,7 @@ static bool follow(struct cutover *c, struct swap_back *b, struct failure *f)
     json_t *finish = shadow_finish(c, &b->shape, f);
     bool ok = finish != NULL && shadow_run(c, finish, 0, f);
     json_decref(finish);
+    ok = ok && (b->digest = shape_digest(c, f)) != NULL;
     context_progress(c, "replay", -1, "bringing the old table up to date");
     ok = ok && swap_log_catch_up(c, c->control, &b->way, LOG_SHORT_MS, f);
     context_progress(c, "compare", -1, "comparing every row of both tables");
@@ -235,6 +245,7 @@ enum exit_code swap_back(struct cutover *c, struct state_run *run, json_t **repo
         code = context_finish(c, EXIT_REFUSED, report, "%s; nothing changed",
                               context_abort_requested(c) ? "aborted" : f.msg);
     }
+    free(b.digest);
     swap_flip_fini(&b.flip);
     swap_way_fini(&b.way);
     shadow_fini(&b.shape);

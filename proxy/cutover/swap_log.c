@@ -129,10 +129,12 @@ static void put_capture(FILE *out, const struct swap_way *way)
     fprintf(out,
             "CREATE FUNCTION pgsluice.capture_%u() RETURNS trigger LANGUAGE plpgsql "
             "SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $capture$\nBEGIN\n"
+            "IF TG_NAME = 'pgsluice_part' THEN INSERT INTO pgsluice.log_%u (op, part) VALUES ('P', "
+            "coalesce(pg_get_partition_constraintdef(TG_RELID), 'true')); RETURN NULL; END IF;\n"
             "IF TG_OP = 'TRUNCATE' THEN INSERT INTO pgsluice.log_%u (op) VALUES ('T'); "
             "RETURN NULL; END IF;\nIF TG_OP <> 'INSERT' AND (TG_OP = 'DELETE' OR "
             "record_image_ne(ROW(",
-            way->from, way->from);
+            way->from, way->from, way->from);
     put_key(out, way, "OLD.");
     fputs("), ROW(", out);
     put_key(out, way, "NEW.");
@@ -175,13 +177,16 @@ static void put_replay(FILE *out, const struct cutover *c, const struct swap_way
         out,
         "CREATE FUNCTION pgsluice.replay_%u(most bigint) RETURNS bigint LANGUAGE plpgsql "
         "%s AS $replay$\n#variable_conflict use_column\n"
-        "DECLARE pgsluice_rows pgsluice.log_%u[]; pgsluice_wrong text;\nBEGIN\n"
+        "DECLARE pgsluice_rows pgsluice.log_%u[]; pgsluice_part text; pgsluice_wrong text;\n"
+        "BEGIN\n"
         "WITH gone AS (DELETE FROM pgsluice.log_%u WHERE seq IN (SELECT seq FROM "
         "pgsluice.log_%u ORDER BY seq LIMIT most) RETURNING *) "
         "SELECT array_agg(ROW(gone.*)::pgsluice.log_%u) INTO pgsluice_rows FROM gone;\n"
         "IF pgsluice_rows IS NULL THEN RETURN 0; END IF;\n"
-        "IF EXISTS (SELECT FROM unnest(pgsluice_rows) WHERE op = 'T') THEN TRUNCATE %s; END IF;\n",
-        n, by_index, n, n, n, n, way->to_name);
+        "IF EXISTS (SELECT FROM unnest(pgsluice_rows) WHERE op = 'T') THEN TRUNCATE %s; END IF;\n"
+        "FOR pgsluice_part IN SELECT DISTINCT part FROM unnest(pgsluice_rows) WHERE op = 'P' LOOP\n"
+        "EXECUTE 'DELETE FROM %s WHERE ' || pgsluice_part;\nEND LOOP;\n",
+        n, by_index, n, n, n, n, way->to_name, way->to_name);
     if (way->forward) {
         put_value_check(out, c, way);
     }
@@ -207,7 +212,7 @@ char *swap_log_create_sql(const struct cutover *c, const struct swap_way *way)
      * off its end would take an exclusive lock on it, and writers would wait. */
     fprintf(t.out,
             "CREATE TABLE pgsluice.log_%u (seq bigint GENERATED ALWAYS AS IDENTITY "
-            "PRIMARY KEY, op \"char\" NOT NULL, ",
+            "PRIMARY KEY, op \"char\" NOT NULL, part text, ",
             way->from);
     put_log_key(t.out, way, true);
     fputs(") WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, "
@@ -218,26 +223,59 @@ char *swap_log_create_sql(const struct cutover *c, const struct swap_way *way)
     return text_end(&t);
 }
 
+/* A PL/pgSQL statement for each relation that `query` gives. */
+static char *each_sql(const char *query, const char *format)
+{
+    return text_printf("DO $each$ DECLARE leaf_ regclass; BEGIN FOR leaf_ IN %s LOOP "
+                       "EXECUTE format('%s', leaf_); END LOOP; END $each$",
+                       query, format);
+}
+
 /* Also for what replication or a restore writes with session_replication_role = replica; before
- * PostgreSQL 13 the triggers of partitions can only be as they were made. */
+ * PostgreSQL 13 the triggers of partitions can only be as they were made. TRUNCATE of a partition
+ * fires no trigger of the table, so that each leaf has one of its own. */
 char *swap_log_arm_sql(const struct cutover *c, const struct swap_way *way, const char *table)
 {
-    return text_printf(
-        "CREATE TRIGGER pgsluice_capture AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW "
-        "EXECUTE PROCEDURE pgsluice.capture_%u(); "
-        "CREATE TRIGGER pgsluice_truncate AFTER TRUNCATE ON %s FOR EACH STATEMENT "
-        "EXECUTE PROCEDURE pgsluice.capture_%u(); "
-        "ALTER TABLE %s %s ENABLE ALWAYS TRIGGER pgsluice_capture, "
-        "ENABLE ALWAYS TRIGGER pgsluice_truncate",
-        table, way->from, table, way->from, control_version(c->control) < 130000 ? "ONLY" : "",
-        table);
+    char *one = text_printf("CREATE TRIGGER pgsluice_part AFTER TRUNCATE ON %%1$s FOR EACH "
+                            "STATEMENT EXECUTE PROCEDURE pgsluice.capture_%u(); "
+                            "ALTER TABLE %%1$s ENABLE ALWAYS TRIGGER pgsluice_part",
+                            way->from);
+    char *query = text_printf("SELECT relid FROM pg_partition_tree($rel$%s$rel$) WHERE isleaf "
+                              "AND level > 0",
+                              table);
+    char *leaves = one != NULL && query != NULL ? each_sql(query, one) : NULL;
+    char *sql =
+        leaves == NULL
+            ? NULL
+            : text_printf("CREATE TRIGGER pgsluice_capture AFTER INSERT OR UPDATE OR DELETE ON %s "
+                          "FOR EACH ROW EXECUTE PROCEDURE pgsluice.capture_%u(); "
+                          "CREATE TRIGGER pgsluice_truncate AFTER TRUNCATE ON %s FOR EACH "
+                          "STATEMENT EXECUTE PROCEDURE pgsluice.capture_%u(); "
+                          "ALTER TABLE %s %s ENABLE ALWAYS TRIGGER pgsluice_capture, "
+                          "ENABLE ALWAYS TRIGGER pgsluice_truncate; %s",
+                          table, way->from, table, way->from,
+                          control_version(c->control) < 130000 ? "ONLY" : "", table, leaves);
+    free(one);
+    free(query);
+    free(leaves);
+    return sql;
 }
 
 char *swap_log_disarm_sql(const char *table)
 {
-    return text_printf("DROP TRIGGER IF EXISTS pgsluice_capture ON %s; "
-                       "DROP TRIGGER IF EXISTS pgsluice_truncate ON %s",
-                       table, table);
+    /* By their function: a partition that was detached has kept its own. */
+    char *query = text_printf("SELECT tgrelid FROM pg_trigger WHERE tgname = 'pgsluice_part' AND "
+                              "tgfoid = to_regproc('pgsluice.capture_' || $rel$%s$rel$"
+                              "::regclass::oid)",
+                              table);
+    char *leaves = query != NULL ? each_sql(query, "DROP TRIGGER pgsluice_part ON %s") : NULL;
+    char *sql = leaves == NULL ? NULL
+                               : text_printf("DROP TRIGGER IF EXISTS pgsluice_capture ON %s; "
+                                             "DROP TRIGGER IF EXISTS pgsluice_truncate ON %s; %s",
+                                             table, table, leaves);
+    free(query);
+    free(leaves);
+    return sql;
 }
 
 char *swap_log_drop_sql(unsigned from)

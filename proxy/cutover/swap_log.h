@@ -3,6 +3,10 @@
  * be read again for the table beside it. It is written by triggers, in the writer's own
  * transaction, and only ever appended to: no isolation level can make it fail or wait.
  *
+ * TRUNCATE is a row of its own, for the table or, with its bounds, for one partition. Its exclusive
+ * lock is held to the end of its transaction, so that here the number does order it: of the rows
+ * that it took away, every log row has a lower one and is visible when it is.
+ *
  * A log row is taken out and the row that it names copied in one transaction with one snapshot. A
  * number in the log says nothing of the order of commits, so that no high-water mark is kept: what
  * is visible and there is still to be done.

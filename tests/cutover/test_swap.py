@@ -1,5 +1,6 @@
 """The cutover by swap on a real server, without a proxy: rows that are copied while others change."""
 
+import psycopg2
 import pytest
 
 from lib import common, schema
@@ -130,3 +131,55 @@ def test_a_table_partitioned_by_the_column(db, pg):
     assert back.code == 0, back
     assert not db.is_generated() and db.digest() == rows
     assert "LIST" in db.psql("SELECT pg_get_partkeydef('chunks'::regclass)")
+
+
+def test_a_truncated_partition_stays_truncated(db, pg):
+    """Also when it happens after the rows were compared, and on the way back."""
+    schema.create_chunks(pg, "partitioned", db.name)
+    schema.create_partitions(pg, -99, 99, db.name)
+    db.psql("INSERT INTO chunks (collection_id, partition_key, chunk_index, content) "
+            f"SELECT collection_id, {schema.KEY}, i, 'x' FROM (SELECT 'coll-' || i % 300 AS "
+            "collection_id, i FROM generate_series(1, 3000) i) q; ANALYZE chunks")
+    full = [name for name in db.psql("SELECT DISTINCT tableoid::regclass FROM chunks").split()]
+    with psycopg2.connect(db.dsn()) as snapshot, snapshot.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        cursor.execute("SELECT count(*) FROM documents")
+        process = db.start_probe("cutover", mode="compute", pause=20)
+        common.wait_until(lambda: db.psql("SELECT to_regclass('pgsluice.swap') IS NOT NULL") == "t",
+                          10, "the beginning")
+        db.psql(f"TRUNCATE {full[0]}")
+        while "waiting for older snapshots" not in process.stderr.readline():
+            pass
+        kept = db.psql(f"SELECT collection_id FROM {full[1]} LIMIT 1")
+        db.psql(f"DELETE FROM {full[2]} WHERE id % 2 = 0; TRUNCATE {full[1]}, {full[2]};"
+                "INSERT INTO chunks (collection_id, partition_key, chunk_index, content) "
+                f"SELECT collection_id, {schema.KEY}, 1, 'later' FROM (SELECT '{kept}' AS collection_id) q")
+        rows = db.digest()
+        snapshot.rollback()
+    snapshot.close()
+    out, err = process.communicate(timeout=60 * common.slowness())
+    assert process.returncode == 0, out + err
+    assert db.is_generated() and db.digest() == rows
+    db.psql("TRUNCATE chunks_1; INSERT INTO chunks (collection_id, chunk_index, content)"
+            " SELECT 'new-' || i, 1, 'x' FROM generate_series(1, 100) i; TRUNCATE chunks_2")
+    rows = db.digest()
+    back = db.probe("rollback", mode="compute")
+    assert back.code == 0, back
+    assert not db.is_generated() and db.digest() == rows
+
+
+def test_a_partition_that_is_detached_after_the_comparison_stops_the_swap(db, pg):
+    schema.create_chunks(pg, "partitioned", db.name)
+    schema.create_partitions(pg, -99, 99, db.name)
+    with psycopg2.connect(db.dsn()) as snapshot, snapshot.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        cursor.execute("SELECT count(*) FROM documents")
+        process = db.start_probe("cutover", mode="compute")
+        while "waiting for older snapshots" not in process.stderr.readline():
+            pass
+        db.as_owner("ALTER TABLE chunks DETACH PARTITION chunks_7")
+        snapshot.rollback()
+    snapshot.close()
+    out, err = process.communicate(timeout=60 * common.slowness())
+    assert process.returncode == 1 and "the table has changed" in out, out + err
+    assert not db.is_generated() and kept(db) == "" and db.residue() == ""

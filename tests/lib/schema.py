@@ -120,7 +120,8 @@ def create_partitions(server, first, last, dbname="app"):
         DROP TABLE chunks_0, chunks_rest;
         DO $$ BEGIN
             FOR n IN {first}..{last} LOOP
-                EXECUTE format('CREATE TABLE %I PARTITION OF chunks FOR VALUES IN (%s)',
+                EXECUTE format('CREATE TABLE %1$I PARTITION OF chunks FOR VALUES IN (%2$s);'
+                               'ALTER TABLE %1$I OWNER TO pgsluice',
                                'chunks_' || replace(n::text, '-', 'm'), n);
             END LOOP;
         END $$;""", dbname=dbname)
