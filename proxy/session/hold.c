@@ -95,6 +95,7 @@ static void hold_begin(struct session *s, uint64_t mask)
     s->wait = SESSION_WAIT_GATE;
     s->held_for = mask;
     s->since_ns = gate_now();
+    s->asking.is_known = false;
     DL_APPEND2(worker->held, s, held_prev, held_next);
     count(s, mask, GATE_COUNT_HELD, 1);
     count(s, mask, GATE_COUNT_HELD_TOTAL, 1);
@@ -142,6 +143,10 @@ enum judging hold_check(struct session *s, uint64_t writes)
     uint64_t mask = s->may_snapshot ? writes | all_rules(s) : writes;
     uint64_t held = mask == 0 ? 0 : holding(s, mask);
     bool answered = s->syncs_sent == s->syncs_done;
+    if (s->let_through) {
+        s->let_through = false;
+        return JUDGING_FORWARD;
+    }
     if (held == 0 || s->batch_open || (answered && s->transaction != 'I')) {
         return JUDGING_FORWARD;
     }
@@ -232,35 +237,47 @@ void hold_end(struct session *s, bool dropped)
     }
 }
 
+/* What becomes of a held statement now. */
+static enum asking_verdict verdict_on(struct session *s)
+{
+    return holding(s, s->held_for) == 0 ? ASKING_PASS : asking_look(s, gate_now() - s->since_ns);
+}
+
 void hold_release(struct worker *worker)
 {
     int budget = RELEASE_AT_ONCE;
     struct session *s, *next;
     DL_FOREACH_SAFE2(worker->held, s, next, held_next)
     {
-        if (holding(s, s->held_for) != 0) {
-            continue;
+        switch (verdict_on(s)) {
+        case ASKING_WAIT:
+            break;
+        case ASKING_PASS:
+            if (budget-- == 0) {
+                return;
+            }
+            hold_end(s, false);
+            s->let_through = true;
+            session_resume(s);
+            break;
+        case ASKING_CANCEL:
+            hold_cancel(s, "canceling statement due to statement timeout");
+            break;
         }
-        if (budget-- == 0) {
-            return;
-        }
-        hold_end(s, false);
-        session_resume(s);
     }
 }
 
-void hold_cancel(struct session *s)
+void hold_cancel(struct session *s, const char *message)
 {
     uint8_t type = s->front.stash[0];
     size_t size = 1 + (size_t)load_u32(s->front.stash + 1);
     bool single = type == 'Q' || type == 'F';
     struct writer w;
     writer_init(&w, 1024);
-    message_write_error(
-        &w, &(struct message_error){.severity = "ERROR",
-                                    .severity_code = "ERROR",
-                                    .sqlstate = "57014",
-                                    .message = "canceling statement due to user request"});
+    message_write_error(&w, &(struct message_error){.severity = "ERROR",
+                                                    .severity_code = "ERROR",
+                                                    .sqlstate = "57014",
+                                                    .message = message});
     if (single) {
         message_write_ready(&w, 'I');
     }
