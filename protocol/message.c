@@ -52,6 +52,28 @@ static bool read_value(struct reader *r, struct message_value *out)
     return true;
 }
 
+/* `count` values; false when one is cut off. */
+static bool walk_values(struct reader *r, struct message_values *out)
+{
+    struct message_value value;
+    out->count = reader_u16(r);
+    out->at = r->at;
+    for (uint16_t i = 0; i < out->count; i++) {
+        if (!read_value(r, &value)) {
+            return false;
+        }
+    }
+    out->end = r->at;
+    return r->ok;
+}
+
+bool message_read_row(const uint8_t *message, size_t size, struct message_values *out)
+{
+    struct reader r = body_of(message, size);
+    *out = (struct message_values){.next = 0};
+    return walk_values(&r, out) && reader_done(&r);
+}
+
 bool message_read_values(const uint8_t *message, size_t size, struct message_values *out)
 {
     struct reader r = body_of(message, size);
@@ -61,15 +83,7 @@ bool message_read_values(const uint8_t *message, size_t size, struct message_val
     for (uint16_t i = 0; i < out->format_count; i++) {
         reader_u16(&r);
     }
-    out->count = reader_u16(&r);
-    out->at = r.at;
-    bool ok = r.ok && (out->format_count <= 1 || out->format_count == out->count);
-    struct message_value value;
-    for (uint16_t i = 0; ok && i < out->count; i++) {
-        ok = read_value(&r, &value);
-    }
-    out->end = r.at;
-    return ok;
+    return walk_values(&r, out) && (out->format_count <= 1 || out->format_count == out->count);
 }
 
 bool message_next_value(struct message_values *values, struct message_value *out)
@@ -230,5 +244,33 @@ void message_write_parse(struct writer *w, struct span name, const char *text, s
     for (size_t i = 0; i < type_count; i++) {
         writer_u32(w, types[i]);
     }
+    writer_end(w);
+}
+
+static void write_close(struct writer *w, const char *name)
+{
+    writer_begin(w, 'C');
+    writer_u8(w, 'S');
+    writer_cstr(w, name);
+    writer_end(w);
+}
+
+void message_write_batch(struct writer *w, const char *name, const char *text)
+{
+    write_close(w, name); /* what an earlier batch that failed may have left */
+    message_write_parse(w, (struct span){name, strlen(name)}, text, strlen(text), NULL, 0);
+    writer_begin(w, 'B');
+    writer_cstr(w, name);
+    writer_cstr(w, name);
+    writer_u16(w, 0); /* formats of parameters, */
+    writer_u16(w, 0); /* parameters, */
+    writer_u16(w, 0); /* formats of columns */
+    writer_end(w);
+    writer_begin(w, 'E');
+    writer_cstr(w, name);
+    writer_u32(w, 0); /* all rows */
+    writer_end(w);
+    write_close(w, name);
+    writer_begin(w, 'S');
     writer_end(w);
 }

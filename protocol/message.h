@@ -37,6 +37,8 @@ struct message_value {
 bool message_read_values(const uint8_t *message, size_t size, struct message_values *out);
 /* False behind the last one. */
 bool message_next_value(struct message_values *values, struct message_value *out);
+/* The values of a DataRow, likewise; all of them in text's format. */
+bool message_read_row(const uint8_t *message, size_t size, struct message_values *out);
 /* The portal that an Execute runs. */
 bool message_read_portal(const uint8_t *message, size_t size, struct span *portal);
 /* The statement that a Close ends or a Describe is about; false also when it is a portal. */
@@ -72,3 +74,6 @@ void message_begin_query(struct writer *w, size_t len);
 void message_write_close(struct writer *w, struct span statement);
 void message_write_parse(struct writer *w, struct span name, const char *text, size_t len,
                          const uint32_t *types, size_t type_count);
+/* A batch of its own that runs one text without parameters and has its rows as text: Close, Parse,
+ * Bind, Execute, Close and Sync. All under `name`, so that the unnamed statement stays. */
+void message_write_batch(struct writer *w, const char *name, const char *text);

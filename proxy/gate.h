@@ -32,8 +32,10 @@ struct gate_counts {
     uint64_t unstripped;      /* sessions with a prepared statement that still sends the key: made
                                  while the rule observed */
     uint64_t held_total;      /* statements ever held, */
-    uint64_t expired_total;   /* of those let through because the time-to-live ended, */
-    uint64_t dropped_total;   /* of those whose client went away or cancelled */
+    uint64_t expired_total;   /* of those let through because the time-to-live ended, or their own
+                                 lock_timeout, */
+    uint64_t dropped_total;   /* of those whose client went away or cancelled, or that reached their
+                                 statement_timeout */
     uint64_t overflow_total;  /* statements that were not held because too many were */
     uint64_t max_held_ns;     /* the longest that one waited, since the last cutover began */
 };

@@ -195,7 +195,7 @@ static void cancel_held(struct worker *worker, const struct registry_key *key)
     DL_FOREACH2(worker->held, s, held_next)
     {
         if (s->id == entry.session) {
-            hold_cancel(s);
+            hold_cancel(s, "canceling statement due to user request");
             return;
         }
     }

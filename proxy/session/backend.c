@@ -318,6 +318,23 @@ size_t backend_consume(struct session *s, const uint8_t *bytes, size_t len)
             session_fail(s, "08P01", "the server sent a message of invalid length");
             return len;
         }
+        if (asking_expects(s, message[0])) {
+            if (size > WORKER_BUFFER) {
+                session_fail(s, "08P01", "the server sent an answer of %zu bytes to its settings",
+                             size);
+                return len;
+            }
+            if (len - at < size) {
+                s->back.need = size;
+                break;
+            }
+            if (asking_take(s, message, size)) {
+                batch_add(batch, bytes + run, at - run);
+                at += size;
+                run = at;
+                continue;
+            }
+        }
         if (!is_noted(s, message[0], size)) {
             s->batch_answered += interest_in(message[0]) == INTEREST_ANSWER;
             if (message[0] == 'E') {

@@ -96,6 +96,7 @@ static void hold_begin(struct session *s, uint64_t mask)
     s->wait = SESSION_WAIT_GATE;
     s->held_for = mask;
     s->since_ns = gate_now();
+    s->asking.is_known = false;
     DL_APPEND2(worker->held, s, held_prev, held_next);
     count(s, mask, GATE_COUNT_HELD, 1);
     count(s, mask, GATE_COUNT_HELD_TOTAL, 1);
@@ -158,6 +159,10 @@ enum judging hold_check(struct session *s, uint64_t writes)
     uint64_t mask = s->may_snapshot ? writes | all_rules(s) : writes;
     uint64_t held = mask == 0 || s->hold_cancelled ? 0 : holding(s, mask);
     bool answered = s->syncs_sent == s->syncs_done;
+    if (s->let_through) {
+        s->let_through = false;
+        return JUDGING_FORWARD;
+    }
     bool inside = s->batch_open || (answered && s->transaction != 'I');
     if (held != 0 && inside) {
         held = holding_inside(s, held, writes);
@@ -260,24 +265,41 @@ void hold_end(struct session *s, bool dropped)
     }
 }
 
+/* What becomes of a held statement now. Inside a transaction the server is not asked: a batch of
+ * the client's may be open. */
+static enum asking_verdict verdict_on(struct session *s)
+{
+    if (holding(s, s->held_for) == 0) {
+        return ASKING_PASS;
+    }
+    return s->held_inside ? ASKING_WAIT : asking_look(s, gate_now() - s->since_ns);
+}
+
 void hold_release(struct worker *worker)
 {
     int budget = RELEASE_AT_ONCE;
     struct session *s, *next;
     DL_FOREACH_SAFE2(worker->held, s, next, held_next)
     {
-        if (holding(s, s->held_for) != 0) {
-            continue;
+        switch (verdict_on(s)) {
+        case ASKING_WAIT:
+            break;
+        case ASKING_PASS:
+            if (budget-- == 0) {
+                return;
+            }
+            hold_end(s, false);
+            s->let_through = true;
+            session_resume(s);
+            break;
+        case ASKING_CANCEL:
+            hold_cancel(s, "canceling statement due to statement timeout");
+            break;
         }
-        if (budget-- == 0) {
-            return;
-        }
-        hold_end(s, false);
-        session_resume(s);
     }
 }
 
-void hold_cancel(struct session *s)
+void hold_cancel(struct session *s, const char *message)
 {
     if (s->held_inside) {
         hold_end(s, true);
@@ -290,11 +312,10 @@ void hold_cancel(struct session *s)
     bool single = type == 'Q' || type == 'F';
     struct writer w;
     writer_init(&w, 1024);
-    message_write_error(
-        &w, &(struct message_error){.severity = "ERROR",
-                                    .severity_code = "ERROR",
-                                    .sqlstate = "57014",
-                                    .message = "canceling statement due to user request"});
+    message_write_error(&w, &(struct message_error){.severity = "ERROR",
+                                                    .severity_code = "ERROR",
+                                                    .sqlstate = "57014",
+                                                    .message = message});
     if (single) {
         message_write_ready(&w, 'I');
     }

@@ -13,7 +13,7 @@
  * events; proxied.c, startup.c and handshake.c what the client begins with; limits.c how many there
  * may be; connect.c the way to a server and login.c the login there; frontend.c and backend.c the
  * two directions; judging.c the rules, settings.c how a text is read, large.c those that take long,
- * reprepare.c those that a flip has outdated; hold.c the gate.
+ * reprepare.c those that a flip has outdated; hold.c the gate, asking.c how long to wait there.
  */
 #pragma once
 
@@ -23,6 +23,7 @@
 
 #include "proxy/failure.h"
 #include "proxy/net/stream.h"
+#include "proxy/session/asking.h"
 #include "proxy/session/ledger.h"
 #include "proxy/session/registry.h"
 #include "proxy/worker.h"
@@ -88,6 +89,7 @@ struct session {
     bool terminated;        /* the client sent Terminate */
     bool fatal;             /* the server said its last words */
     bool discarding;        /* a held batch was cancelled: skip to its Sync */
+    bool let_through;       /* held for long enough: the next statement goes on at once */
     bool may_snapshot;      /* may run REPEATABLE READ or SERIALIZABLE transactions */
     bool rules_known;       /* `rules` was looked up, at rules_epoch */
     bool unread;            /* more input was decrypted than was read in one turn */
@@ -133,6 +135,7 @@ struct session {
     uint64_t unstripped;                  /* rules that a prepared statement still sends keys for */
     uint64_t held_for;                    /* rules at whose gates it is held */
     uint64_t sql_prepared;                /* rules whose table an SQL-level PREPARE writes */
+    struct asking asking; /* how long the held statement may wait */
     struct ledger ledger;
     struct copying *copying_streams; /* copying.h; NULL while nothing is to be known */
     bool front_filtered;             /* what is left of the message in front.body is the filter's */
@@ -316,4 +319,5 @@ void hold_note_ready(struct session *s);
 void hold_end(struct session *s, bool dropped);
 /* The worker's timer and mail: lets go of what need not wait any longer. */
 void hold_release(struct worker *worker);
-void hold_cancel(struct session *s); /* CancelRequest for a held session */
+/* Answers the held statement with 57014 and `message`; it is never executed. */
+void hold_cancel(struct session *s, const char *message);

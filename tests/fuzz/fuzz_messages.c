@@ -85,22 +85,29 @@ static void check_bind(const uint8_t *message, size_t size)
 }
 
 /* As many values as it says, all of them within the message. */
-static void check_values(const uint8_t *message, size_t size)
+static void check_each(struct message_values *values, const uint8_t *message, size_t size)
 {
-    struct message_values values;
     struct message_value value;
-    if (!message_read_values(message, size, &values)) {
-        return;
-    }
     uint16_t count = 0;
-    while (message_next_value(&values, &value)) {
+    while (message_next_value(values, &value)) {
         const uint8_t *start = (const uint8_t *)value.bytes.ptr;
         FUZZ_CHECK(start >= message + FRAME_HEADER && start <= message + size);
         FUZZ_CHECK(value.bytes.len <= (size_t)(message + size - start));
         FUZZ_CHECK(!value.is_null || value.bytes.len == 0);
         count++;
     }
-    FUZZ_CHECK(count == values.count);
+    FUZZ_CHECK(count == values->count);
+}
+
+static void check_values(const uint8_t *message, size_t size)
+{
+    struct message_values values;
+    if (message_read_values(message, size, &values)) {
+        check_each(&values, message, size);
+    }
+    if (message_read_row(message, size, &values)) {
+        check_each(&values, message, size);
+    }
 }
 
 static void check_close(const uint8_t *message, size_t size)

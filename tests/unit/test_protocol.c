@@ -330,6 +330,23 @@ static void close_of_a_portal_names_no_statement(void **state)
     assert_false(message_read_close(BYTES("C\0\0\0\x08Ps1\0"), &name));
 }
 
+static void a_row_has_the_values_that_it_says(void **state)
+{
+    (void)state;
+    struct message_values row;
+    struct message_value value;
+    assert_true(message_read_row(BYTES("D\0\0\0\x12\0\x02\0\0\0\x04"
+                                       "1min\xff\xff\xff\xff"),
+                                 &row));
+    assert_true(message_next_value(&row, &value));
+    assert_span(value.bytes, "1min");
+    assert_true(message_next_value(&row, &value));
+    assert_true(value.is_null);
+    assert_false(message_next_value(&row, &value));
+    assert_false(message_read_row(BYTES("D\0\0\0\x0c\0\x02\0\0\0\x02xx"), &row));
+    assert_false(message_read_row(BYTES("D\0\0\0\x07\0\0x"), &row));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -352,6 +369,7 @@ int main(void)
         cmocka_unit_test(a_query_begun_goes_on_as_one_that_is_written),
         cmocka_unit_test(error_reads_back_what_was_written),
         cmocka_unit_test(an_error_is_given_another_position_and_keeps_all_else),
+        cmocka_unit_test(a_row_has_the_values_that_it_says),
         cmocka_unit_test(the_portal_of_bind_and_execute_is_read),
         cmocka_unit_test(close_of_a_portal_names_no_statement),
     };
