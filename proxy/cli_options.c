@@ -217,22 +217,17 @@ static bool set_option(enum cli_option option, const char *value, struct cli *cl
 
 static int place_of(int value)
 {
-    switch (value) {
-    case 'c':
-        return 0;
-    case 'y':
-        return 4;
-    case 'w':
-        return 6;
-    case 'n':
-        return 9;
-    case 'f':
-        return 10;
-    case 'h':
-        return 11;
-    default:
-        return value >= VALUE_OF(0) ? value - VALUE_OF(0) : -1;
+    static const struct {
+        int letter;
+        enum cli_option option;
+    } letters[] = {{'c', OPTION_CONFIG}, {'y', OPTION_YES},    {'w', OPTION_WATCH},
+                   {'n', OPTION_LINES},  {'f', OPTION_FOLLOW}, {'h', OPTION_HELP}};
+    for (size_t i = 0; i < sizeof letters / sizeof letters[0]; i++) {
+        if (letters[i].letter == value) {
+            return __builtin_ctz((unsigned)letters[i].option);
+        }
     }
+    return value >= VALUE_OF(0) ? value - VALUE_OF(0) : -1;
 }
 
 /* Reads the options behind the command's words. */

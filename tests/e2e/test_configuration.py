@@ -240,6 +240,18 @@ def test_help_and_version_go_to_stdout(option):
     assert "pgsluice" in done.stdout and not done.stderr
 
 
+COMMANDS = ["serve", "check", "plan", "cutover", "rollback", "finish", "verify", "status", "audit verify",
+            "audit report", "audit tail"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_its_help(command):
+    long, short = (subprocess.run([str(common.binary()), *command.split(), option], capture_output=True, text=True,
+                                  timeout=20) for option in ("--help", "-h"))
+    assert long.returncode == 0 and f"pgsluice {command} " in long.stdout
+    assert short.returncode == 0 and short.stdout == long.stdout
+
+
 def test_check_says_what_each_rule_would_do(strip_proxy):
     done = strip_proxy.command("check")
     assert done.returncode == 0, done.stderr
