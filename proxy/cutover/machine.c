@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "proxy/cutover/doubt.h"
+#include "proxy/cutover/failpoint.h"
 #include "proxy/cutover/state.h"
 #include "proxy/gate.h"
 #include "proxy/log.h"
@@ -396,6 +397,7 @@ static void on_result(void *arg, const PGresult *result)
             o->done_at = at;
         } else {
             o->locked_at = at;
+            FAILPOINT("flip-sent");
         }
     } else if (strncmp(PQcmdStatus((PGresult *)(uintptr_t)result), "COMMIT", 6) == 0) {
         o->committed = true;

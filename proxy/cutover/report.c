@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/cutover/failpoint.h"
+
 static const char *const verdict_words[] = {
     [CHECK_PASS] = "PASS",
     [CHECK_WARN] = "WARN",
@@ -65,6 +67,7 @@ void context_progress(const struct cutover *c, const char *phase, double done, c
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
     c->host->progress(c->host->arg, phase, text, done);
+    FAILPOINT(phase);
 }
 
 void context_step(const struct cutover *c, const char *step, const char *fmt, ...)

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "proxy/cutover/compose.h"
+#include "proxy/cutover/failpoint.h"
 #include "proxy/cutover/latency.h"
 #include "proxy/cutover/machine.h"
 #include "proxy/cutover/preflight.h"
@@ -130,6 +131,7 @@ static bool try_begin(struct swap *s, unsigned lock_ms, struct failure *f)
     }
     /* The lock that stops writers comes last, and the COMMIT with it. */
     char *tail = ok ? text_printf("%s; %s; %s; COMMIT", insert, log, arm) : NULL;
+    FAILPOINT("begin-commit");
     ok = ok && tail != NULL && control_run(c->control, tail, STATEMENT_TIMEOUT_MS, f);
     if (!ok && !control_is_lost(c->control)) {
         struct failure ignored;

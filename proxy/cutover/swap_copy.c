@@ -5,6 +5,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "proxy/cutover/failpoint.h"
+
 enum {
     BATCH_FIRST = 1000,
     BATCH_MIN = 100,
@@ -188,6 +190,7 @@ static bool copy_batch(struct cutover *c, const char *sql, uint64_t size, struct
         *rows = strtoll(PQgetvalue(r, 0, 1), NULL, 10);
     }
     PQclear(r);
+    FAILPOINT("copy-commit");
     double began = monotonic_ms_exact();
     if (!control_run(c->control, "COMMIT", STATEMENT_TIMEOUT_MS, f)) {
         free(cursor);
@@ -429,6 +432,7 @@ bool swap_await_snapshots(struct cutover *c, const struct swap_way *way, struct 
     PQclear(r);
     char *who = NULL;
     bool ok = mark != NULL;
+    FAILPOINT("snapshots");
     double reported = 0;
     for (;;) {
         r = !ok ? NULL

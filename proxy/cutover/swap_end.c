@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "proxy/cutover/failpoint.h"
 #include "proxy/cutover/machine.h"
 #include "proxy/cutover/shadow.h"
 #include "proxy/cutover/shape.h"
@@ -80,6 +81,7 @@ static bool has_triggers(struct cutover *c, bool *out, struct failure *f)
 static bool drop_triggers(struct cutover *c, struct failure *f)
 {
     bool exist = false;
+    FAILPOINT("clean-triggers");
     if (!has_triggers(c, &exist, f)) {
         return false;
     }
@@ -115,6 +117,7 @@ static bool drop_rest(struct cutover *c, const struct swap_row *row, struct fail
         "END IF; ";
     char *from = swap_log_drop_sql(row->from);
     char *to = swap_log_drop_sql(row->to);
+    FAILPOINT("clean-log");
     char *sql = from == NULL || to == NULL
                     ? NULL
                     : text_printf("DO $drop$ BEGIN %s; %s; DELETE FROM pgsluice.swap WHERE owner = "
@@ -139,6 +142,7 @@ bool swap_clean(struct cutover *c, struct failure *f)
         return true;
     }
     bool ok = swap_state_take(c, f) && silence(c, &row, f) && drop_triggers(c, f);
+    FAILPOINT("clean-tables");
     json_t *drop = ok ? shadow_drop(c, f) : NULL;
     ok = drop != NULL && shadow_run(c, drop, STATEMENT_TIMEOUT_MS, f) && drop_rest(c, &row, f);
     json_decref(drop);

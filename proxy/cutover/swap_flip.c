@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/cutover/failpoint.h"
 #include "proxy/cutover/state.h"
 #include "proxy/cutover/swap_state.h"
 
@@ -128,6 +129,7 @@ void swap_flip_after(struct cutover *c, struct swap_flip *flip, unsigned from)
 {
     struct failure f = {.code = EXIT_DONE};
     char *drop = swap_log_drop_sql(from);
+    FAILPOINT("validate");
     if (json_array_size(flip->after) > 0) {
         context_progress(c, "validate", -1, "validating the foreign keys");
     }

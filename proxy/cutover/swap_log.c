@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/cutover/failpoint.h"
 #include "proxy/cutover/shadow.h"
 
 enum {
@@ -329,6 +330,7 @@ static bool replay_once(struct control *control, const struct swap_way *way, uin
     }
     *count = strtoull(PQgetvalue(r, 0, 0), NULL, 10);
     PQclear(r);
+    FAILPOINT("replay-commit");
     return control_run(control, "COMMIT", STATEMENT_TIMEOUT_MS, f);
 }
 

@@ -9,6 +9,9 @@ in the table, exactly once (invariants I1 and I2), in the order of its sending (
     with ledger:                       # the load runs
         ...                            # cutovers
     ledger.check()                     # raises AssertionError with what is wrong
+
+A fault that takes the proxy or the server away breaks connections: with `breakable` the workers connect
+again, and what was under way has an unknown outcome: it is there as a whole, or not at all.
 """
 
 import asyncio
@@ -40,7 +43,7 @@ class Entry:
     sent: float
     done: float = 0.0
     # acknowledged | undone (the rows must not be there) | unknown (the client did not await the
-    # answer) | failed | nothing yet
+    # answer, or lost its connection) | failed | nothing yet
     outcome: str = ""
     error: str = ""
 
@@ -62,6 +65,16 @@ def rows_of_entry(entry):
     return [(entry.worker, number) for number in range(entry.first, entry.first + entry.count)]
 
 
+def is_break(error):
+    """The connection is lost, or cannot be had: not an answer to the statement."""
+    if isinstance(error, (OSError, asyncpg.InterfaceError)):
+        return True
+    code = getattr(error, "pgcode" if isinstance(error, psycopg2.Error) else "sqlstate", "")
+    if isinstance(error, psycopg2.Error) and code is None:
+        return True
+    return str(code)[:2] == "08" or code in ("57P01", "57P02", "57P03")
+
+
 def collection(number):
     return f"collection {number % 37}"
 
@@ -77,14 +90,24 @@ class Worker(threading.Thread):
 
     def run(self):
         try:
-            with contextlib.ExitStack() as stack:
-                self.open(stack)
-                while not self.ledger.stopping.wait(self.pause):
-                    self.step()
+            while not self.ledger.stopping.is_set():
+                self.work()
         except Exception as error:  # what a client must never see
             self.ledger.errors.append(f"{self.name}: {type(error).__name__}: {error}".strip())
         finally:
             self.finish()
+
+    def work(self):
+        """One session, to the end of the load, or of the connection."""
+        try:
+            with contextlib.ExitStack() as stack:
+                self.open(stack)
+                while not self.ledger.stopping.wait(self.pause):
+                    self.step()
+        except Exception as error:
+            if not self.ledger.breakable or not is_break(error):
+                raise
+            self.ledger.stopping.wait(0.05)
 
     def finish(self):
         pass
@@ -101,7 +124,11 @@ class Worker(threading.Thread):
         try:
             yield entry
         except Exception as error:
-            entry.outcome, entry.error = "failed", f"{type(error).__name__}: {error}".strip()
+            if not self.ledger.breakable or not is_break(error):
+                entry.outcome = "failed"
+            elif entry.outcome != "undone":
+                entry.outcome = "unknown"
+            entry.error = f"{type(error).__name__}: {error}".strip()
             raise
         finally:
             entry.done = time.monotonic()
@@ -183,9 +210,10 @@ class Transactions(Psycopg2Worker):
             self.connection.commit()
 
     def check(self, server):
-        counted = server.psql(f"SELECT chunk_count FROM documents WHERE id = '{self.name}'",
-                              dbname=self.ledger.dbname)
-        assert int(counted or 0) == self.next, f"{self.name}: the two tables disagree"
+        agree = server.psql(
+            f"SELECT coalesce(max(chunk_count), 0) = (SELECT count(*) FROM chunks WHERE document_id ="
+            f" '{self.name}') FROM documents WHERE id = '{self.name}'", dbname=self.ledger.dbname)
+        assert agree == "t", f"{self.name}: the two tables disagree"
 
     def _write(self, first, document):
         self.cursor.execute(
@@ -282,7 +310,8 @@ class Ledger:
     """The load against `endpoint` (a Proxy or Server); `server` is asked for the truth."""
 
     def __init__(self, endpoint, server, workers=WRITERS + READERS, pause=0.004, supply_key=True,
-                 dbname="app"):
+                 dbname="app", breakable=False):
+        self.breakable = breakable
         self.server = server
         self.endpoint = endpoint
         self.dbname = dbname
@@ -325,6 +354,12 @@ class Ledger:
         """The largest latency of writes under way between two times, in seconds."""
         return max((entry.latency for entry in self.entries
                     if entry.done >= begin and entry.sent <= end and entry.done), default=0.0)
+
+    def silence(self, begin, end):
+        """The longest time between two times in which nothing was acknowledged, in seconds."""
+        done = sorted(entry.done for entry in list(self.entries)
+                      if entry.outcome == "acknowledged" and begin < entry.done < end)
+        return max(later - earlier for earlier, later in zip([begin, *done], [*done, end]))
 
     def slowest_read(self, begin=0.0, end=float("inf")):
         return max((read.done - read.sent for read in self.reads

@@ -100,11 +100,25 @@ class Churn(Psycopg2Worker):
     isolation = "READ COMMITTED"
     number = itertools.count()
 
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.turns = itertools.count()
+        self.first = None
+        self.rows_now = {}
+        self.attempt = None  # what the rows will be
+
     def open(self, stack):
         super().open(stack)
-        self.turns = itertools.count()
-        self.first = 1_000_000_000 + 1_000_000 * next(Churn.number)
-        self.rows_now = {}
+        if self.first is None:
+            self.first = 1_000_000_000 + 1_000_000 * next(Churn.number)
+        elif self.attempt is not None:
+            self.find_out()
+
+    def find_out(self):
+        """The last transaction broke off: it has happened as a whole, or not at all."""
+        stored = self.stored(self.ledger.server)
+        assert stored in (self.rows_now, self.attempt), f"{self.name} is half done"
+        self.rows_now, self.attempt = stored, None
 
     def step(self):
         turn = next(self.turns)
@@ -113,14 +127,16 @@ class Churn(Psycopg2Worker):
             self.cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {self.isolation}")
             self.cursor.execute("SELECT count(*) FROM documents")
             self.change(turn, rows)
+            self.attempt = rows
             self.connection.commit()
         except psycopg2.errors.SerializationFailure:
             # What any SERIALIZABLE transaction must expect, cutover or not; never otherwise.
             self.connection.rollback()
+            self.attempt = None
             if self.isolation != "SERIALIZABLE":
                 raise
             return
-        self.rows_now = rows
+        self.rows_now, self.attempt = rows, None
 
     def change(self, turn, rows):
         new = self.first + turn
@@ -140,11 +156,15 @@ class Churn(Psycopg2Worker):
             self.cursor.execute("DELETE FROM chunks WHERE id = %s", (new - 11,))
             rows.pop(new - 11, None)
 
-    def check(self, server):
-        stored = dict(line.split("\t") for line in server.psql(
+    def stored(self, server):
+        return {int(key): value for key, value in (line.split("\t") for line in server.psql(
             f"COPY (SELECT id, content FROM chunks WHERE abs(id) BETWEEN {self.first} AND"
-            f" {self.first + 999_999}) TO STDOUT", dbname=self.ledger.dbname).splitlines())
-        assert {int(key): value for key, value in stored.items()} == self.rows_now, self.name
+            f" {self.first + 999_999}) TO STDOUT", dbname=self.ledger.dbname).splitlines())}
+
+    def check(self, server):
+        if self.attempt is not None:
+            self.find_out()
+        assert self.stored(server) == self.rows_now, self.name
 
 
 class RepeatableChurn(Churn):

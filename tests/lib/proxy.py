@@ -39,13 +39,14 @@ class Proxy:
     """One pgsluice process in front of the server `target`, on a free TCP port and a unix socket.
 
     rules: dictionaries as strip_rule() gives. Any other keyword is a key of [pgsluice] and replaces
-    the default; None leaves the key out.
+    the default; None leaves the key out. `program` is another than pgsluice, to serve with.
     """
 
-    def __init__(self, target, rules=(), environment=None, **settings):
+    def __init__(self, target, rules=(), environment=None, program=None, **settings):
         self.server = target
         self.rules = list(rules)
         self.environment = environment or {}
+        self.program = program or common.binary()
         self.host = "127.0.0.1"
         self.port = common.free_port()
         self.dir = common.scratch_dir("pgsluice")
@@ -74,7 +75,7 @@ class Proxy:
         self.write_config()
         with open(self.log_file, "ab") as log:
             self.process = subprocess.Popen(
-                [str(common.binary()), "serve", "--config", str(self.config)],
+                [str(self.program), "serve", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.dir,
                 env={**os.environ, **self.environment})
         (self.dir / "pgsluice.pid").write_text(f"{self.process.pid}\n")
