@@ -125,6 +125,11 @@ bool swap_flip_compose(struct cutover *c, struct swap_flip *flip, const struct s
     return ok;
 }
 
+bool swap_flip_moves(const struct cutover *c)
+{
+    return c->rule->mode != RULE_MODE_COMPUTE;
+}
+
 bool swap_flip_approach(struct cutover *c, struct swap_flip *flip, const struct swap_way *way,
                         bool holding, struct failure *f)
 {
