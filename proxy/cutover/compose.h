@@ -15,7 +15,7 @@
 #define FLIP_PROOF "pgsluice_proof"
 
 struct flip_sql {
-    char *first; /* DDL that comes before the lock; NULL: none */
+    char *first; /* what comes before the lock; NULL: none */
     char *lock;  /* the relations, for LOCK TABLE */
     char *body;  /* the DO statement */
     char *plan;  /* the statements for people, one a line */

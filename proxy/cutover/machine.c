@@ -16,7 +16,8 @@ enum {
     PATIENT_ATTEMPTS = 40, /* so long ARM does not even try while a long transaction is open */
     GATE_LOCK_MS = 3000,   /* an autovacuum gives way after deadlock_timeout */
     DRAIN_MS = 200,
-    DRAIN_POLL_MS = 1,
+    DRAIN_POLL_US = 200,
+    SETTLE_MS = 150,       /* the server's, after the release */
     RELEASE_MS = 250,      /* the held statements are counted when they are on their way */
     COMMIT_SLACK_MS = 300, /* of the hold, for the commit */
     READING_MS = 1000,     /* and for reading the catalog, where statements depend on it */
@@ -116,10 +117,15 @@ static void enter(struct machine *m, enum machine_state next, const char *detail
     context_step(m->c, state_names[next], "%s", detail);
 }
 
+static void rest_us(unsigned us)
+{
+    nanosleep(&(struct timespec){.tv_sec = us / 1000000, .tv_nsec = (long)(us % 1000000) * 1000},
+              NULL);
+}
+
 static void rest(unsigned ms)
 {
-    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * NS_PER_MS},
-              NULL);
+    rest_us(ms * 1000);
 }
 
 static unsigned lock_timeout_ms(const struct machine *m)
@@ -367,7 +373,7 @@ static enum machine_state do_hold(struct machine *m)
         if (monotonic_ms_exact() >= until || context_abort_requested(m->c)) {
             break;
         }
-        rest(DRAIN_POLL_MS);
+        rest_us(DRAIN_POLL_US);
     }
     if (m->counts.snapshots > 0) {
         char why[160];
@@ -526,9 +532,11 @@ static enum machine_state do_release(struct machine *m)
     struct failure f = {.code = EXIT_DONE};
     /* What the sessions send is right for both shapes since expect_move(); only a key that mode
      * compute has put in is not, and such statements wait until they are judged by the new shape.
-     */
+     * The others need the server's processors now, each of them for new plans, and the reading of
+     * the catalog, which would take its share of them, can wait. */
     if (m->c->rule->mode != RULE_MODE_COMPUTE) {
         open_gate(m);
+        rest(gate_of(m) != NULL ? SETTLE_MS : 0);
     }
     if (host != NULL && host->schema_changed != NULL && !host->schema_changed(host->arg, &f)) {
         report_check(m->c, "catalog", CHECK_WARN, "restart the proxy if this does not pass",
@@ -607,7 +615,7 @@ static void report(struct machine *m)
         gate_count(gate, &m->counts);
     }
     while (gate != NULL && m->counts.held > 0 && monotonic_ms_exact() < until) {
-        rest(DRAIN_POLL_MS);
+        rest_us(DRAIN_POLL_US);
         gate_count(gate, &m->counts);
     }
     report_set(c, "attempts", json_integer(m->attempt + 1));

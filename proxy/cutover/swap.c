@@ -381,7 +381,11 @@ enum exit_code swap_forward(struct cutover *c, json_t **report)
     if (!fill_in_spite_of_outages(&s, &f)) {
         code = give_up(&s, &f, report);
     } else {
-        struct flip how = {.generated = true, .prepare = prepare, .approach = approach, .arg = &s};
+        struct flip how = {.generated = true,
+                           .moves = swap_flip_moves(c),
+                           .prepare = prepare,
+                           .approach = approach,
+                           .arg = &s};
         double began = monotonic_ms_exact();
         f.sqlstate[0] = '\0';
         code = machine_run(c, &how, &f);

@@ -237,7 +237,11 @@ enum exit_code swap_back(struct cutover *c, struct state_run *run, json_t **repo
     report_set(c, "strategy", json_string("swap"));
     bool ok = follow(c, &b, &f);
     if (ok) {
-        struct flip how = {.generated = false, .prepare = prepare, .approach = approach, .arg = &b};
+        struct flip how = {.generated = false,
+                           .moves = swap_flip_moves(c),
+                           .prepare = prepare,
+                           .approach = approach,
+                           .arg = &b};
         code = machine_run(c, &how, &f);
     }
     if (code == EXIT_DONE) {

@@ -60,21 +60,37 @@ static char *turn_capture(struct cutover *c, const struct shadow *shape, struct 
     return arm;
 }
 
+/* What is done under the lock. */
 static char *block_of(struct cutover *c, const struct shadow_flip *exchange,
-                      const struct swap_way *way, const char *arm, const char *state)
+                      const struct swap_way *way, const char *arm)
 {
     char *drain = swap_log_drain_sql(way);
     char *disarm = swap_log_disarm_sql(c->relation);
-    char *block = drain == NULL || disarm == NULL
-                      ? NULL
-                      : text_printf("DECLARE found_ text; BEGIN\n%s%s%s;\n"
-                                    "DECLARE %s BEGIN\n%s\nEND;\n%s%s%s%sEND",
-                                    compose_snapshots_sql, drain, disarm, exchange->declare,
-                                    exchange->body, arm != NULL ? arm : "",
-                                    arm != NULL ? ";\n" : "", compose_snapshots_sql, state);
+    char *block =
+        drain == NULL || disarm == NULL
+            ? NULL
+            : text_printf("DECLARE found_ text; BEGIN\n%s%s;\n"
+                          "DECLARE %s BEGIN\n%s\nEND;\n%s%s%sEND",
+                          drain, disarm, exchange->declare, exchange->body, arm != NULL ? arm : "",
+                          arm != NULL ? ";\n" : "", compose_snapshots_sql);
     free(drain);
     free(disarm);
     return block;
+}
+
+/* What is done in the same transaction before the lock is asked for: it needs no lock, and nobody
+ * has to wait for it. */
+static char *first_of(const struct shadow_flip *exchange, const char *state)
+{
+    bool more = exchange->first != NULL && exchange->first[0] != '\0';
+    char *block = text_printf("BEGIN\n%sEND", state);
+    char *mark = block != NULL ? compose_do(block) : NULL;
+    char *first = mark != NULL
+                      ? text_printf("%s%s%s", mark, more ? "; " : "", more ? exchange->first : "")
+                      : NULL;
+    free(block);
+    free(mark);
+    return first;
 }
 
 bool swap_flip_compose(struct cutover *c, struct swap_flip *flip, const struct shadow *shape,
@@ -90,8 +106,8 @@ bool swap_flip_compose(struct cutover *c, struct swap_flip *flip, const struct s
     char *state = state_sql(c, shape, back_from, exchange.after, f);
     bool ok = state != NULL && (back_from != NULL || arm != NULL);
     if (ok) {
-        char *block = block_of(c, &exchange, way, arm, state);
-        out->first = strdup(exchange.first);
+        char *block = block_of(c, &exchange, way, arm);
+        out->first = first_of(&exchange, state);
         out->lock = strdup(exchange.lock);
         out->plan = strdup(exchange.plan);
         out->body = block != NULL ? compose_do(block) : NULL;
@@ -108,6 +124,11 @@ bool swap_flip_compose(struct cutover *c, struct swap_flip *flip, const struct s
         flip_sql_fini(out);
     }
     return ok;
+}
+
+bool swap_flip_moves(const struct cutover *c)
+{
+    return c->rule->mode != RULE_MODE_COMPUTE;
 }
 
 bool swap_flip_approach(struct cutover *c, struct swap_flip *flip, const struct swap_way *way,

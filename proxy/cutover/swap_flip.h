@@ -19,6 +19,9 @@ void swap_flip_fini(struct swap_flip *flip);
 MUST_CHECK bool swap_flip_compose(struct cutover *c, struct swap_flip *flip,
                                   const struct shadow *shape, const struct swap_way *way,
                                   const char *back_from, struct flip_sql *out, struct failure *f);
+/* The column keeps its place, but COPY ... TO knows nothing of a generated one. Under mode compute
+ * the statements that depend on the shape are held until the proxy knows the new one. */
+bool swap_flip_moves(const struct cutover *c);
 /* Catches up with the log; with `holding`, to its end. */
 MUST_CHECK bool swap_flip_approach(struct cutover *c, struct swap_flip *flip,
                                    const struct swap_way *way, bool holding, struct failure *f);

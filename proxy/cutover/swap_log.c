@@ -318,7 +318,12 @@ static bool replay_once(struct control *control, const struct swap_way *way, uin
     const char *value = most != 0 ? limit : NULL;
     snprintf(limit, sizeof limit, "%llu", (unsigned long long)most);
     snprintf(sql, sizeof sql, "SELECT pgsluice.replay_%u($1::bigint)", way->from);
-    if (!control_run(control, "BEGIN ISOLATION LEVEL REPEATABLE READ", STATEMENT_TIMEOUT_MS, f)) {
+    /* Not waited for at the disk, least of all while writes are held: log and rows are lost
+     * together in a crash or not at all, and the flip's own COMMIT takes all that is before it
+     * along. */
+    if (!control_run(control,
+                     "BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL synchronous_commit = off",
+                     STATEMENT_TIMEOUT_MS, f)) {
         return false;
     }
     PGresult *r = control_query(control, sql, 1, &value, REPLAY_MS, f);

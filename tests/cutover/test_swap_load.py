@@ -15,7 +15,7 @@ from lib.proxy import Proxy, strip_rule
 
 from ledger import READERS, WRITERS, Ledger, ManyRows, PreparedStarReader, Reader, SingleRows
 from test_ledger import execute_all, is_generated, leftovers, method, prepare_all, run
-from workers import UNUSUAL
+from workers import UNUSUAL, CopyReader
 
 pytestmark = [
     pytest.mark.proxy,
@@ -115,6 +115,18 @@ def test_prepared_statements_outlive_a_swap_and_its_rollback(table, front):
         failures += execute_all(session, "after the rollback")
     assert not failures, "\n".join(failures)
     assert schema.wrong_keys(table) == 0
+
+
+def test_copy_to_has_the_column_throughout_a_swap_and_its_rollback(table, front):
+    """The proxy knows the new shape only some time after the flip; what it sends must suit both."""
+    table.psql("DELETE FROM chunks WHERE id > 100")
+    with Ledger(front, table, workers=(SingleRows,) + 3 * (CopyReader,), pause=PAUSE / 4) as ledger:
+        for command in (SWAP, ["rollback", "chunks"]):
+            reads = len(ledger.reads)
+            run(front, *command)
+            assert not ledger.errors, ledger.errors[:5]
+            assert len(ledger.reads) > reads + 20
+    ledger.check()
 
 
 def test_a_swap_whose_proxy_was_killed_is_gone_on_with(table, front):

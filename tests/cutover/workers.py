@@ -2,6 +2,7 @@
 isolated transactions, statements that are cancelled, clients that vanish.
 """
 
+import io
 import itertools
 import random
 import threading
@@ -30,6 +31,18 @@ class PipelinedRows(Worker):
                 for row in self.rows(entry.first, DEPTH, False)]
         numbers = [cursor.fetchone()[0] for cursor in cursors]
         assert numbers == list(range(entry.first, entry.first + DEPTH)), numbers
+
+
+class CopyReader(Psycopg2Worker):
+    """COPY TO, which leaves out a generated column or refuses it, with and without a list of columns."""
+
+    def step(self):
+        for columns, width in (("", 8), (" (partition_key, id)", 2)):
+            out = io.StringIO()
+            with self.reading():
+                self.cursor.copy_expert(f"COPY chunks{columns} TO STDOUT", out)
+            line = out.getvalue().partition("\n")[0]
+            assert line.count("\t") == width - 1, f"COPY{columns}: {line}"
 
 
 class WireWorker(Worker):
