@@ -11,10 +11,11 @@ void copy_csv_init(struct copy_filter *f)
 {
     const struct copy_options *o = &f->options;
     const bool has_pairs = o->encoding != COPY_ENCODING_ASCII_SAFE;
-    f->in_fields = (struct copy_set){{o->delimiter, o->quote, '\n', '\r'}, has_pairs};
-    f->in_line = (struct copy_set){{o->quote, o->quote, '\n', '\r'}, has_pairs};
-    f->in_quotes = (struct copy_set){{o->quote, o->quote, o->quote, o->escape}, has_pairs};
+    f->in_fields = copy_set_of((char[4]){o->delimiter, o->quote, '\n', '\r'}, has_pairs);
+    f->in_line = copy_set_of((char[4]){o->quote, o->quote, '\n', '\r'}, has_pairs);
+    f->in_quotes = copy_set_of((char[4]){o->quote, o->quote, o->quote, o->escape}, has_pairs);
     f->is_header = o->header != COPY_HEADER_NONE;
+    copy_plain_init(f);
     struct copy_cursor c = {.filter = f};
     copy_begin_line(&c);
 }
@@ -74,6 +75,9 @@ static void quoted_escape(struct copy_cursor *c)
 static void start(struct copy_cursor *c)
 {
     struct copy_filter *f = c->filter;
+    if (copy_plain_line(c)) {
+        return;
+    }
     f->state = COPY_STATE_FIELD;
     if (*c->at != marker[0]) {
         field(c);

@@ -10,10 +10,6 @@
 
 #include "rules/copy_row.h"
 
-enum { RUNS_OF_A_STEP = 4 };
-
-typedef unsigned char byte16 __attribute__((vector_size(16)));
-
 static const struct {
     void (*init)(struct copy_filter *f);
     void (*step)(struct copy_cursor *c);
@@ -138,36 +134,67 @@ void copy_pass(struct copy_cursor *c, const char *from)
     c->filter->state = COPY_STATE_PASS;
 }
 
-static bool is_in_set(char byte, const struct copy_set *set)
+struct copy_set copy_set_of(const char bytes[4], bool has_high)
 {
-    return byte == set->needles[0] || byte == set->needles[1] || byte == set->needles[2] ||
-           byte == set->needles[3] || (set->has_high && (unsigned char)byte >= 0x80);
+    struct copy_set set = {.high = (lanes){0} + (unsigned char)(has_high ? 0x80 : 0)};
+    for (size_t i = 0; i < 4; i++) {
+        set.needles[i] = (lanes){0} + (unsigned char)bytes[i];
+    }
+    return set;
 }
 
+/* Which of them belong to the set. */
+static lanes find_in(lanes bytes, const struct copy_set *set)
+{
+    return (lanes)(bytes == set->needles[0]) | (lanes)(bytes == set->needles[1]) |
+           (lanes)(bytes == set->needles[2]) | (lanes)(bytes == set->needles[3]) |
+           (bytes & set->high);
+}
+
+/* copy_find() in less bytes than there are lanes. Once a piece, and so not among the rest. */
+__attribute__((noinline)) static const char *find_in_last(const char *at, const char *end,
+                                                          const struct copy_set *set)
+{
+    char last[LANES] = {0};
+    memcpy(last, at, (size_t)(end - at));
+    const unsigned found = lanes_mask(find_in(lanes_load(last), set));
+    const char *first = at + (found != 0 ? __builtin_ctz(found) : LANES);
+    return first < end ? first : end;
+}
+
+enum { STRIDE = 4 * LANES };
+
+/* Which of so many bytes belong to the set. */
+static uint64_t find_in_stride(const char *at, const struct copy_set *set)
+{
+    const lanes first = find_in(lanes_load(at), set), second = find_in(lanes_load(at + LANES), set),
+                third = find_in(lanes_load(at + 2 * LANES), set),
+                fourth = find_in(lanes_load(at + 3 * LANES), set);
+    if (lanes_mask(first | second | third | fourth) == 0) {
+        return 0;
+    }
+    const unsigned low = lanes_mask(first) | lanes_mask(second) << LANES,
+                   high = lanes_mask(third) | lanes_mask(fourth) << LANES;
+    return low | (uint64_t)high << 2 * LANES;
+}
+
+/* Fields are short, or long. */
 const char *copy_find(const char *at, const char *end, const struct copy_set *set)
 {
-    const byte16 high = (byte16){0} + (unsigned char)(set->has_high ? 0x80 : 0);
-    while (end - at >= 16) {
-        byte16 bytes;
-        memcpy(&bytes, at, sizeof bytes);
-        const byte16 found = (byte16)(bytes == (unsigned char)set->needles[0]) |
-                             (byte16)(bytes == (unsigned char)set->needles[1]) |
-                             (byte16)(bytes == (unsigned char)set->needles[2]) |
-                             (byte16)(bytes == (unsigned char)set->needles[3]) | (bytes & high);
-        uint64_t halves[2];
-        memcpy(halves, &found, sizeof halves);
-        if (halves[0] != 0) {
-            return at + __builtin_ctzll(halves[0]) / 8;
+    while (end - at >= LANES) {
+        const unsigned found = lanes_mask(find_in(lanes_load(at), set));
+        if (found != 0) {
+            return at + __builtin_ctz(found);
         }
-        if (halves[1] != 0) {
-            return at + 8 + __builtin_ctzll(halves[1]) / 8;
+        at += LANES;
+        for (; end - at >= STRIDE; at += STRIDE) {
+            const uint64_t far = find_in_stride(at, set);
+            if (far != 0) {
+                return at + __builtin_ctzll(far);
+            }
         }
-        at += 16;
     }
-    while (at < end && !is_in_set(*at, set)) {
-        at++;
-    }
-    return at;
+    return at < end ? find_in_last(at, end, set) : end;
 }
 
 static bool is_capturing(const struct copy_filter *f)
@@ -227,21 +254,18 @@ void copy_capture_end(struct copy_filter *f, const char *at)
     }
 }
 
-struct copy_value copy_captured(struct copy_filter *f, size_t index)
+void copy_captured(struct copy_filter *f, size_t index, struct copy_value *value)
 {
     const struct copy_capture *capture = &f->captures[index];
-    size_t room;
-    const char *stored = store_of(f, index, &room);
-    struct copy_value value = {.len = capture->len, .is_null = capture->is_null};
-    if (!capture->is_there || capture->is_open) {
-        return (struct copy_value){0};
+    const bool is_there = capture->is_there && !capture->is_open;
+    value->bytes = is_there ? capture->from : NULL;
+    value->len = is_there ? capture->len : 0;
+    value->is_null = is_there && capture->is_null;
+    if (is_there && capture->from == NULL) {
+        size_t room;
+        const char *stored = store_of(f, index, &room);
+        value->bytes = capture->len <= room ? stored : NULL;
     }
-    if (capture->from != NULL) {
-        value.bytes = capture->from;
-    } else if (capture->len <= room) {
-        value.bytes = stored;
-    }
-    return value;
 }
 
 void copy_report_row(struct copy_filter *f)
@@ -249,7 +273,7 @@ void copy_report_row(struct copy_filter *f)
     f->rows++;
     if (f->on_row != NULL) {
         for (size_t i = 0; i < f->options.field_count; i++) {
-            f->values[i] = copy_captured(f, i);
+            copy_captured(f, i, &f->values[i]);
         }
         f->on_row(f->context, f->values);
     }
@@ -310,7 +334,7 @@ size_t copy_filter_feed(struct copy_filter *f, const char *bytes, size_t len, si
     }
     f->key_count = 0;
     begin_piece(f, bytes);
-    while (c.at < c.end && c.count + RUNS_OF_A_STEP < max && f->key_count < COPY_KEYS_MAX) {
+    while (c.at < c.end && c.count + COPY_RUNS_OF_A_STEP < max && f->key_count < COPY_KEYS_MAX) {
         formats[f->options.format].step(&c);
     }
     copy_close_run(&c, c.at);

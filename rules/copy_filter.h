@@ -21,6 +21,7 @@
 #include <stdint.h>
 
 #include "rules/evaluate.h"
+#include "rules/lanes.h"
 
 #define COPY_FIELDS_MAX 8 /* columns to remove or to look at, of one COPY */
 #define COPY_NAME_MAX 64  /* with the NUL: PostgreSQL's NAMEDATALEN */
@@ -31,6 +32,7 @@
     8192                 /* no value is computed from a longer one, escapes and quotes included */
 #define COPY_KEYS_MAX 64 /* rows to which one call of copy_filter_feed() adds a value */
 #define COPY_KEY_MAX 16
+#define COPY_ENDS_MAX 32 /* fields up to the last of interest, of lines that are taken at once */
 
 enum copy_format {
     COPY_FORMAT_TEXT,
@@ -116,9 +118,10 @@ struct copy_value {
  * can tell; values[i] belongs to options.fields[i] and is borrowed until it returns. */
 typedef void (*copy_row_cb)(void *context, const struct copy_value *values);
 
+/* Each byte in all lanes. */
 struct copy_set {
-    char needles[4];
-    bool has_high; /* bytes from 0x80 on belong to it */
+    lanes needles[4];
+    lanes high; /* 0x80: bytes from there on belong to it; 0: they do not */
 };
 
 struct copy_capture {
@@ -146,6 +149,8 @@ struct copy_filter {
     char kept_count[2];         /* binary: the field count of a row that goes out */
     int state, resumed;         /* as in copy_row.h; resumed: the state behind a character */
     int line_end;
+    bool has_plain_lines;            /* such lines can be taken at once, as copy_plain.c does */
+    const char *ends[COPY_ENDS_MAX]; /* of the fields of one that is */
     bool is_header;
     bool has_input, has_output; /* of the current line */
     char lead;                  /* of an unfinished character */
@@ -183,8 +188,8 @@ enum copy_plain {
     COPY_PLAIN_UNKNOWN, /* not all of it is at hand, or it does not fit */
 };
 
-/* A value without its quotes and escapes, as the server would read it: `plain` is where it came when
- * there is nothing to undo, of any length, otherwise in `room`, which has `size` bytes. */
+/* A value without its quotes and escapes, as the server would read it: `plain` is where it came
+ * when there is nothing to undo, of any length, otherwise in `room`, which has `size` bytes. */
 enum copy_plain copy_value_plain(const struct copy_options *options, const struct copy_value *value,
                                  char *room, size_t size, struct copy_run *plain);
 

@@ -11,12 +11,13 @@
 static enum evaluated evaluate(struct copy_filter *f, int32_t *value)
 {
     const struct copy_options *options = &f->options;
-    const struct copy_value raw = copy_captured(f, options->key.source);
+    struct copy_value raw;
     struct evaluation_input input = {
         .is_binary = options->format == COPY_FORMAT_BINARY,
         .is_in_encoding = options->key.is_in_encoding,
     };
     struct copy_run plain;
+    copy_captured(f, options->key.source, &raw);
     /* Longer ones are at hand or not, as the stream was cut. */
     if (raw.len > COPY_SOURCE_MAX) {
         return EVALUATED_UNKNOWN;

@@ -85,12 +85,13 @@ static bool has_other_names(struct copy_filter *f)
 {
     for (size_t i = 0; i < f->options.field_count; i++) {
         const struct copy_field *field = &f->options.fields[i];
-        const struct copy_value value = copy_captured(f, i);
+        struct copy_value value;
         char room[COPY_NAME_MAX];
         struct copy_run name;
         if (field->stays || field->name[0] == '\0' || !is_ascii(field->name)) {
             continue;
         }
+        copy_captured(f, i, &value);
         if (copy_value_plain(&f->options, &value, room, sizeof room, &name) != COPY_PLAIN_VALUE ||
             name.len != strlen(field->name) || memcmp(name.bytes, field->name, name.len) != 0) {
             return true;

@@ -40,6 +40,9 @@ enum copy_line_end {
     COPY_LINE_END_CRLF,
 };
 
+/* At most so many go out in one. */
+enum { COPY_RUNS_OF_A_STEP = 4 };
+
 struct copy_cursor {
     struct copy_filter *filter;
     const char *at, *end;
@@ -58,18 +61,25 @@ void copy_write(struct copy_cursor *c, const char *bytes, size_t len);
 /* All bytes from `from` on go out. */
 void copy_pass(struct copy_cursor *c, const char *from);
 
+/* Of four bytes, and perhaps those from 0x80 on. */
+struct copy_set copy_set_of(const char bytes[4], bool has_high);
 /* The first byte of [at, end) that belongs to the set; `end` when there is none. */
 const char *copy_find(const char *at, const char *end, const struct copy_set *set);
 
 /* A value of interest begins, ends at `at`. */
 void copy_capture_begin(struct copy_filter *f, const char *at);
 void copy_capture_end(struct copy_filter *f, const char *at);
-struct copy_value copy_captured(struct copy_filter *f, size_t index);
+void copy_captured(struct copy_filter *f, size_t index, struct copy_value *value);
 /* The row is whole. */
 void copy_report_row(struct copy_filter *f);
 /* At the end of a row or header that the server may take: the bytes up to `end` go out, and behind
  * them its key or that column's name. False when the value is not certain, and all is over. */
 bool copy_write_key(struct copy_cursor *c, const char *end, bool is_header);
+
+/* text, CSV: takes the line that begins at the cursor when it is whole, and plain but for its
+ * delimiters; false leaves it to the machines. The filter's init calls the other one. */
+bool copy_plain_line(struct copy_cursor *c);
+void copy_plain_init(struct copy_filter *f);
 
 /* text, CSV: the bytes up to `at` are plain bytes of a field. */
 void copy_plain_until(struct copy_cursor *c, const char *at);

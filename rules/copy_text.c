@@ -7,9 +7,10 @@
 void copy_text_init(struct copy_filter *f)
 {
     const bool has_pairs = f->options.encoding != COPY_ENCODING_ASCII_SAFE;
-    f->in_fields = (struct copy_set){{f->options.delimiter, '\n', '\r', '\\'}, has_pairs};
-    f->in_line = (struct copy_set){{'\n', '\n', '\r', '\\'}, has_pairs};
+    f->in_fields = copy_set_of((char[4]){f->options.delimiter, '\n', '\r', '\\'}, has_pairs);
+    f->in_line = copy_set_of("\n\n\r\\", has_pairs);
     f->is_header = f->options.header != COPY_HEADER_NONE;
+    copy_plain_init(f);
     struct copy_cursor c = {.filter = f};
     copy_begin_line(&c);
 }
@@ -57,6 +58,9 @@ static void field(struct copy_cursor *c)
 {
     struct copy_filter *f = c->filter;
     const bool is_counting = f->field < f->interest;
+    if (copy_plain_line(c)) {
+        return;
+    }
     copy_plain_until(c, copy_find(c->at, c->end, is_counting ? &f->in_fields : &f->in_line));
     if (c->at == c->end) {
         return;

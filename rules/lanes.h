@@ -1,7 +1,7 @@
 /*
  * Sixteen bytes of text at once, by the compiler's vectors: on x86-64 they are the registers that
- * every such processor has, elsewhere what the compiler makes of them. Called by bulk.c; owns
- * nothing.
+ * every such processor has, elsewhere what the compiler makes of them. Called by bulk.c,
+ * copy_filter.c and positions.c; owns nothing.
  */
 #pragma once
 

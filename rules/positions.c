@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "rules/lanes.h"
+
 void kept_add(struct kept_list *list, struct kept_text piece)
 {
     struct kept_text *last = list->count == 0 ? NULL : &list->items[list->count - 1];
@@ -58,21 +60,17 @@ enum text_characters characters_between(enum text_characters client, enum text_c
     return client == CHARACTERS_ANY || server == CHARACTERS_UNKNOWN ? server : client;
 }
 
-typedef unsigned char byte16 __attribute__((vector_size(16)));
-
 /* The second and later bytes of sequences in `blocks` blocks of 16 bytes; a lane counts up to 255.
  */
 static size_t count_inner(const char *text, size_t blocks)
 {
-    byte16 lanes = {0};
+    lanes counts = {0};
     for (size_t i = 0; i < blocks; i++) {
-        byte16 bytes;
-        memcpy(&bytes, text + i * sizeof bytes, sizeof bytes);
-        lanes -= (byte16)((bytes & 0xc0) == 0x80); /* true is -1 */
+        counts -= (lanes)((lanes_load(text + i * LANES) & 0xc0) == 0x80); /* true is -1 */
     }
     size_t count = 0;
-    for (size_t i = 0; i < sizeof lanes; i++) {
-        count += lanes[i];
+    for (size_t i = 0; i < LANES; i++) {
+        count += counts[i];
     }
     return count;
 }
@@ -80,10 +78,10 @@ static size_t count_inner(const char *text, size_t blocks)
 static size_t count_utf8(const char *text, size_t len)
 {
     size_t at = 0, inner = 0;
-    while (len - at >= sizeof(byte16)) {
-        const size_t left = (len - at) / sizeof(byte16), blocks = left < 255 ? left : 255;
+    while (len - at >= LANES) {
+        const size_t left = (len - at) / LANES, blocks = left < 255 ? left : 255;
         inner += count_inner(text + at, blocks);
-        at += blocks * sizeof(byte16);
+        at += blocks * LANES;
     }
     for (; at < len; at++) {
         inner += ((unsigned char)text[at] & 0xc0) == 0x80;

@@ -158,7 +158,7 @@ static bool take_value(const struct copying *c, const struct copy_value *value,
                                      .is_null = found == COPY_PLAIN_NULL,
                                      .is_binary = options->format == COPY_FORMAT_BINARY,
                                      .is_in_encoding = c->in_encoding};
-    return found != COPY_PLAIN_UNKNOWN;
+    return found != COPY_PLAIN_UNKNOWN && plain.len <= PLAIN_ROOM;
 }
 
 /* One row that the server gets, or is about to refuse. */

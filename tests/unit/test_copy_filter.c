@@ -34,8 +34,7 @@ static void note_value(void *context, const struct copy_value *values)
     size_t at = strlen(out->values);
     switch (copy_value_plain(noting_options, &values[0], room, sizeof room, &plain)) {
     case COPY_PLAIN_VALUE:
-        snprintf(out->values + at, sizeof out->values - at, "[%.*s]", (int)plain.len,
-                 plain.bytes);
+        snprintf(out->values + at, sizeof out->values - at, "[%.*s]", (int)plain.len, plain.bytes);
         break;
     case COPY_PLAIN_NULL:
         snprintf(out->values + at, sizeof out->values - at, "[NULL]");
@@ -200,6 +199,42 @@ static void no_line_becomes_an_end_marker(void **state)
     check(&first, "5,\\.", "\"\"\\.");
     check(&last, "\\.,5\n", "\"\"\\.\n");
     check(&last, "\\.x,5\n\\,5\n", "\\.x\n\\\n");
+}
+
+/* Behind the first line, which says how they end, lines are taken at once where they can be. */
+static void later_lines_are_taken_as_the_first_one(void **state)
+{
+    (void)state;
+    const struct copy_options first = text_of(2, 0), last = text_of(2, 1);
+    check(&last, "a\tb\nc\td\te\n\nf\n\t\n", "a\nc\te\n\t\nf\t\n\n");
+    check(&first, "a\tb\nc\td\te\n\t\nf\n", "b\nd\te\n\n\t\n");
+    struct copy_options two = text_of(4, 0);
+    two.field_count = 2;
+    two.fields[1].index = 1;
+    check(&two, "a\tb\tc\td\n1\t2\t3\t4\n\t\t\t\n", "c\td\n3\t4\n\t\n");
+    two.fields[0].index = 2;
+    two.fields[1].index = 3;
+    check(&two, "a\tb\tc\td\n1\t2\t3\t4\n1\t2\n", "a\tb\n1\t2\n1\t2\t\n");
+    const struct copy_options csv_first = csv_of(2, 0), csv_last = csv_of(2, 1);
+    check(&csv_first, "a,b\n5,\\.\n6,\\x\n", "b\n\"\"\\.\n\\x\n");
+    check(&csv_last, "a,b\n\\.,5\nc\\.,6\n", "a\n\"\"\\.\nc\\.\n");
+    check(&csv_last, "a,b\n\"c,\",5\nd,\"6\n7\"\ne,8\n", "a\n\"c,\"\nd\ne\n");
+}
+
+static void fields_may_have_any_length(void **state)
+{
+    (void)state;
+    const struct copy_options options = text_of(3, 1);
+    char stream[1000], want[1000], field[301];
+    memset(field, 'x', sizeof field);
+    for (int len = 0; len < (int)sizeof field; len++) {
+        snprintf(stream, sizeof stream, "a\tb\tc\n%.*s\t%d\t%.*s\nd\te\tf", len, field, len, len,
+                 field);
+        snprintf(want, sizeof want, "a\tc\n%.*s\t%.*s\nd\tf", len, field, len, field);
+        struct output out = filter(&options, stream, strlen(stream), strlen(stream));
+        assert_int_equal(out.len, strlen(want));
+        assert_memory_equal(out.bytes, want, out.len);
+    }
 }
 
 static void quotes_are_followed(void **state)
@@ -438,6 +473,8 @@ int main(void)
         cmocka_unit_test(a_wrong_line_end_stays_wrong),
         cmocka_unit_test(what_follows_the_end_marker_is_left_alone),
         cmocka_unit_test(no_line_becomes_an_end_marker),
+        cmocka_unit_test(later_lines_are_taken_as_the_first_one),
+        cmocka_unit_test(fields_may_have_any_length),
         cmocka_unit_test(quotes_are_followed),
         cmocka_unit_test(quotes_without_an_end_stay_without),
         cmocka_unit_test(bytes_of_characters_are_no_delimiters),
