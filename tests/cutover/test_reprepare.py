@@ -188,6 +188,16 @@ def test_no_client_notices_the_flip_nor_the_rollback(table, front):
         print(f"{name}: {end - begin:.2f} s, slowest write {ledger.slowest(begin, end) * 1000:.0f} ms; {gate}")
 
 
+def test_what_cannot_be_made_anew_is_waited_for(table, front):
+    with wire.connect(front, user="app") as session:
+        session.query(f"PREPARE s (text) AS {WITHOUT_KEY} VALUES ($1, 'd', 1, 'x')")
+        done = run(front, *SWAP, codes=(1,))
+        assert "1 sessions hold prepared statements" in done.stderr + done.stdout, done.stdout + done.stderr
+        assert "let these sessions reconnect" in done.stdout, done.stdout
+        assert not is_generated(table)
+        assert not wire.errors(session.query("EXECUTE s ('a')"))
+
+
 class LockThenWrite(Psycopg2Worker):
     """Has a row that others wait for when it comes to the table."""
 
