@@ -263,9 +263,9 @@ def test_a_large_table_of_a_hundred_partitions(own_server):
     server.psql("CREATE INDEX ON chunks (document_id, chunk_index); ANALYZE chunks")
     front = Proxy(server, rules=[strip_rule("compute")]).start()
     try:
-        with Ledger(front, server, workers=WRITERS + (PreparedReader,), pause=PAUSE) as ledger:
+        with Ledger(front, server, workers=WRITERS + (PreparedReader,), pause=8 * PAUSE) as ledger:
             quiet = time.monotonic()
-            ledger.wait_for_writes(1000, timeout=120)
+            ledger.wait_for_writes(500, timeout=120)
             for command in (SWAP, BACK):
                 begin = time.monotonic()
                 done = front.command(*command, "--json", timeout=1800)
