@@ -10,6 +10,7 @@
 
 #include "proxy/cutover/preflight_parts.h"
 #include "proxy/cutover/swap.h"
+#include "proxy/gate.h"
 
 enum { PID_STATEMENTS = 10 };
 
@@ -37,22 +38,40 @@ bool preflight_names(struct cutover *c, const char *template, struct names *out,
     return out->text != NULL || fail(f, EXIT_REFUSED, "out of memory");
 }
 
+/* Sessions with prepared statements that the flip would make fail, and for which it waits. */
+static uint64_t sessions_in_the_way(const struct cutover *c)
+{
+    struct gate_counts counts = {.unstripped = 0};
+    if (c->host != NULL && c->host->gate != NULL) {
+        gate_count(c->host->gate, &counts);
+    }
+    return counts.unstripped;
+}
+
 static void check_mode(struct cutover *c)
 {
+    const uint64_t in_the_way = sessions_in_the_way(c);
     if (c->rule->mode == RULE_MODE_OBSERVE) {
         report_check(c, "mode", CHECK_BLOCK, "set mode = strip in the rule first, and let it run",
                      "mode = observe: values that clients supply still reach the server, and "
                      "would be refused with 428C9 after the flip");
-    } else if (c->rule->mode == RULE_MODE_COMPUTE && preflight_is(c, "partitioned_by_column")) {
-        report_check(c, "mode", CHECK_PASS, NULL,
-                     "mode = compute, since strip cannot be while the table is partitioned by the "
-                     "column: prepared statements are made anew after the flip, and transactions "
-                     "that come to the table meanwhile wait for it");
-    } else if (c->rule->mode == RULE_MODE_COMPUTE) {
+    } else if (c->rule->mode == RULE_MODE_COMPUTE && !preflight_is(c, "partitioned_by_column")) {
         report_check(
             c, "mode", CHECK_BLOCK, "set mode = strip in the rule first, and let it run",
             "mode = compute: statements reach the server with a value for the column, which "
             "would be refused with 428C9 after the flip");
+    } else if (in_the_way > 0) {
+        report_check(
+            c, "mode", CHECK_WARN, "let these sessions reconnect before the flip",
+            "%llu sessions hold prepared statements that would fail after the flip, which is "
+            "not made while they are there: from when the rule observed, or under mode "
+            "compute made by SQL's PREPARE or longer than 32 KB",
+            (unsigned long long)in_the_way);
+    } else if (c->rule->mode == RULE_MODE_COMPUTE) {
+        report_check(c, "mode", CHECK_PASS, NULL,
+                     "mode = compute, since strip cannot be while the table is partitioned by the "
+                     "column: prepared statements are made anew after the flip, and transactions "
+                     "that come to the table meanwhile wait for it");
     } else {
         report_check(c, "mode", CHECK_PASS, NULL,
                      "no value that a client supplies reaches the server through this proxy");

@@ -27,7 +27,7 @@ from lib.proxy import Proxy, strip_rule
 from ledger import Copies, Ledger, ManyRows, PreparedRows, Reader, SingleRows, SnapshotReader, Transactions
 from test_faults import catalog
 from test_ledger import is_generated
-from test_swap_load import Churn, RepeatableChurn
+from workers import Churn, RepeatableChurn
 
 pytestmark = [
     pytest.mark.proxy,

@@ -3,6 +3,7 @@ sessions are made anew behind their clients' backs."""
 
 import io
 import itertools
+import json
 import os
 import time
 
@@ -13,8 +14,8 @@ from lib import common, schema, wire
 from lib.pgserver import Server
 from lib.proxy import Proxy, strip_rule
 
-from ledger import (WITHOUT_KEY, WITH_KEY, Copies, Ledger, ManyRows, PreparedReader, PreparedRows, Reader, SingleRows,
-                    SnapshotReader, Transactions, Worker)
+from ledger import (WITHOUT_KEY, Copies, Ledger, ManyRows, PreparedReader, PreparedRows, Psycopg2Worker, Reader,
+                    SingleRows, SnapshotReader, Transactions, Worker)
 from test_ledger import execute_all, is_generated, prepare_all, run
 
 pytestmark = [
@@ -185,3 +186,98 @@ def test_no_client_notices_the_flip_nor_the_rollback(table, front):
     for name, begin, end, text in spans:
         gate = [line.strip() for line in text.splitlines() if line.startswith(("  attempts", "  lock  ", "  gate"))]
         print(f"{name}: {end - begin:.2f} s, slowest write {ledger.slowest(begin, end) * 1000:.0f} ms; {gate}")
+
+
+def test_what_cannot_be_made_anew_is_waited_for(table, front):
+    with wire.connect(front, user="app") as session:
+        session.query(f"PREPARE s (text) AS {WITHOUT_KEY} VALUES ($1, 'd', 1, 'x')")
+        done = run(front, *SWAP, codes=(1,))
+        assert "1 sessions hold prepared statements" in done.stderr + done.stdout, done.stdout + done.stderr
+        assert "let these sessions reconnect" in done.stdout, done.stdout
+        assert not is_generated(table)
+        assert not wire.errors(session.query("EXECUTE s ('a')"))
+
+
+class LockThenWrite(Psycopg2Worker):
+    """Has a row that others wait for when it comes to the table."""
+
+    autocommit = False
+
+    def step(self):
+        with self.entry() as entry:
+            self._lock()
+            time.sleep(0.01)
+            self._write(entry)
+            self.connection.commit()
+
+    def _lock(self):
+        self.cursor.execute("UPDATE documents SET chunk_count = chunk_count + 1 WHERE id = 'shared'")
+
+    def _write(self, entry):
+        self.cursor.execute(f"{WITHOUT_KEY} VALUES %s", tuple(self.rows(entry.first, 1, False)))
+
+
+class WriteThenLock(LockThenWrite):
+    """Has the table when it waits for the row."""
+
+    def step(self):
+        with self.entry() as entry:
+            self._write(entry)
+            self._lock()
+            self.connection.commit()
+
+
+def test_a_held_transaction_that_a_write_in_flight_waits_for_delays_the_flip_only(table, front):
+    """The drain does not end then; the gate opens, and it is tried again."""
+    table.psql("INSERT INTO documents VALUES ('shared', 0)")
+    with Ledger(front, table, workers=(LockThenWrite,) * 3 + (WriteThenLock,) * 3, pause=PAUSE) as ledger:
+        for command in (SWAP, BACK):
+            done = json.loads(run(front, *command, "--json").stdout)
+            print(f"{command[0]}: {done['attempts']} attempts, {done['hold']}")
+            assert not ledger.errors, ledger.errors[:5]
+        ledger.wait_for_writes(50)
+    ledger.check()
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif("PGSLUICE_LIST_ROWS" not in os.environ, reason="PGSLUICE_LIST_ROWS is not set")
+def test_a_large_table_of_a_hundred_partitions(own_server):
+    """A million rows, say, in LIST (partition_key); a partition for each absolute value."""
+    rows = int(os.environ["PGSLUICE_LIST_ROWS"])
+    server = own_server
+    schema.create_chunks(server, "partitioned")
+    server.psql("""
+        DROP TABLE chunks_0, chunks_rest;
+        DO $$ BEGIN
+            FOR n IN 0..99 LOOP
+                EXECUTE format('CREATE TABLE chunks_%s PARTITION OF chunks FOR VALUES IN (%s)', n,
+                               CASE WHEN n = 0 THEN '0' ELSE n || ', ' || -n END);
+                EXECUTE format('ALTER TABLE chunks_%s OWNER TO pgsluice', n);
+            END LOOP;
+        END $$;""")
+    for part in range(10):
+        server.psql(
+            "INSERT INTO chunks (collection_id, partition_key, document_id, chunk_index, content)"
+            f" SELECT c, {schema.KEY.replace('collection_id', 'c')}, 'base', n, repeat('x', 500)"
+            f" FROM generate_series({part}, {rows - 1}, 10) n, format('collection %s', n % 5000) c")
+    server.psql("CREATE INDEX ON chunks (document_id, chunk_index); ANALYZE chunks")
+    front = Proxy(server, rules=[strip_rule("compute")]).start()
+    try:
+        with Ledger(front, server, workers=WRITERS + (PreparedReader,), pause=8 * PAUSE) as ledger:
+            quiet = time.monotonic()
+            ledger.wait_for_writes(500, timeout=120)
+            for command in (SWAP, BACK):
+                begin = time.monotonic()
+                done = front.command(*command, "--json", timeout=1800)
+                end = time.monotonic()
+                assert done.returncode == 0, done.stdout + done.stderr
+                report = json.loads(done.stdout)
+                print(f"{command[0]} of {rows} rows: {end - begin:.1f} s; {report['summary']}; copy"
+                      f" {report.get('copy')}, compare {report.get('compared')}, attempts {report['attempts']}, hold"
+                      f" {report['hold']}; slowest write {ledger.slowest(begin, end) * 1000:.0f} ms (before:"
+                      f" {ledger.slowest(quiet, begin) * 1000:.0f}); {len(ledger.errors)} errors")
+            ledger.wait_for_writes(200, timeout=120)
+        ledger.check()
+        assert server.psql("SELECT count(*) FROM chunks WHERE document_id = 'base'") == str(rows)
+    finally:
+        front.stop()

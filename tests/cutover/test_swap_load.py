@@ -13,7 +13,7 @@ from lib import common, schema, wire
 from lib.pgserver import Server
 from lib.proxy import Proxy, strip_rule
 
-from ledger import READERS, WRITERS, Ledger, ManyRows, PreparedStarReader, Reader, SingleRows
+from ledger import READERS, WRITERS, Ledger, PreparedStarReader
 from test_ledger import execute_all, is_generated, leftovers, method, prepare_all, run
 from workers import UNUSUAL, CopyReader
 
@@ -249,21 +249,3 @@ def test_a_large_table(table, front):
         assert command.returncode == 0, command.stdout + command.stderr
         print(f"rollback: {time.monotonic() - begin:.1f} s")
     ledger.check()
-
-
-def test_a_table_partitioned_by_the_column_is_left_by_compute_for_strip(table):
-    """Clients that send each statement by itself notice nothing: not of LIST, nor of HASH."""
-    schema.create_chunks(table, "partitioned")
-    table.psql("ALTER TABLE chunks_0 OWNER TO pgsluice; ALTER TABLE chunks_rest OWNER TO pgsluice")
-    front = Proxy(table, rules=[strip_rule("compute")]).start()
-    try:
-        with Ledger(front, table, workers=(SingleRows, SingleRows, ManyRows, Reader), pause=PAUSE) as ledger:
-            for command, layout in ((SWAP, "HASH"), (["rollback", "chunks"], "LIST"), (SWAP, "HASH")):
-                ledger.wait_for_writes(200)
-                run(front, *command)
-                assert not ledger.errors, ledger.errors[:5]
-                assert layout in table.psql("SELECT pg_get_partkeydef('chunks'::regclass)")
-            ledger.wait_for_writes(200)
-        ledger.check()
-    finally:
-        front.stop()
