@@ -13,7 +13,7 @@ from lib import common, schema, wire
 from lib.pgserver import Server
 from lib.proxy import Proxy, strip_rule
 
-from ledger import READERS, WRITERS, Ledger, PreparedStarReader
+from ledger import READERS, WRITERS, Ledger, PreparedStarReader, SingleRows
 from test_ledger import execute_all, is_generated, leftovers, method, prepare_all, run
 from workers import UNUSUAL, CopyReader
 
