@@ -19,8 +19,8 @@
 
 enum {
     REFRESH_SECONDS = 10,
-    THOROUGH_TURNS = 6, /* each so many turns, databases without the table are looked at again */
-    REFRESH_PAUSE_MS = 100, /* between two readings on request: a burst of DDL is one reading */
+    THOROUGH_TURNS = 6,    /* each so many turns, databases without the table are looked at again */
+    REFRESH_PAUSE_MS = 20, /* between two readings on request: a burst of DDL is one reading */
 };
 
 /* A snapshot as it is published, with its count and what was read, for comparison. */
@@ -33,7 +33,8 @@ struct published {
 struct catalog {
     _Atomic(const struct config *) config;
     _Atomic uint64_t epoch;
-    _Atomic uint64_t moving; /* bit i: rule i's column is about to move */
+    _Atomic uint64_t moving;          /* bit i: rule i's column is about to move */
+    _Atomic uint64_t asked, answered; /* requests, and those that a reading came after */
     atomic_bool closing;
 
     pthread_mutex_t reading; /* one reading at a time; held while talking to the server */
@@ -267,10 +268,12 @@ static void publish(struct catalog *catalog, struct published *next)
 static bool refresh(struct catalog *catalog, bool thorough, struct failure *f)
 {
     pthread_mutex_lock(&catalog->reading);
+    const uint64_t asked = atomic_load(&catalog->asked);
     struct published *next = read_all(catalog, thorough, f);
     if (next != NULL) {
         publish(catalog, next);
     }
+    atomic_store(&catalog->answered, asked);
     pthread_mutex_unlock(&catalog->reading);
     return next != NULL;
 }
@@ -449,10 +452,16 @@ bool catalog_expect_move(struct catalog *catalog, size_t rule, bool expected, st
 
 void catalog_request_refresh(struct catalog *catalog)
 {
+    atomic_fetch_add(&catalog->asked, 1);
     pthread_mutex_lock(&catalog->lock);
     catalog->requested = true;
     pthread_cond_signal(&catalog->wake);
     pthread_mutex_unlock(&catalog->lock);
+}
+
+bool catalog_is_awaited(const struct catalog *catalog)
+{
+    return atomic_load(&catalog->answered) != atomic_load(&catalog->asked);
 }
 
 bool catalog_refresh(struct catalog *catalog, struct failure *f)

@@ -62,5 +62,7 @@ void catalog_reconfigure(struct catalog *catalog, const struct config *config);
 MUST_CHECK bool catalog_expect_move(struct catalog *catalog, size_t rule, bool expected,
                                     struct failure *f);
 void catalog_request_refresh(struct catalog *catalog); /* returns at once */
+/* Whether a reading that was asked for has not ended yet. Two loads. */
+bool catalog_is_awaited(const struct catalog *catalog);
 /* Reads now, in the calling thread, and publishes: after a flip, before the gate opens. */
 MUST_CHECK bool catalog_refresh(struct catalog *catalog, struct failure *f);

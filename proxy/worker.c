@@ -253,6 +253,7 @@ static void close_handles(struct worker *worker)
     uv_close((uv_handle_t *)&worker->mail_ready, NULL);
     uv_close((uv_handle_t *)&worker->look, NULL);
     uv_close((uv_handle_t *)&worker->release, NULL);
+    uv_close((uv_handle_t *)&worker->reread, NULL);
 }
 
 static void stop(struct worker *worker)
@@ -337,6 +338,8 @@ static bool worker_init(struct worker *worker)
     uv_timer_start(&worker->look, on_look, every, every);
     uv_timer_init(&worker->loop, &worker->release);
     worker->release.data = worker;
+    uv_timer_init(&worker->loop, &worker->reread);
+    worker->reread.data = worker;
     writer_init(&worker->batch.built, WORKER_MESSAGE_MAX);
     worker->buffer = malloc(WORKER_BUFFER);
     worker->snapshot = catalog_ref(worker->service->catalog);

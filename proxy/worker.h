@@ -57,6 +57,7 @@ struct worker {
     uv_async_t mail_ready;
     uv_timer_t look;    /* timeouts, drain */
     uv_timer_t release; /* runs while sessions are held */
+    uv_timer_t reread;  /* runs while sessions wait for the catalog */
     uv_mutex_t mail_lock;
     struct mail *mail;
     uint8_t *buffer;

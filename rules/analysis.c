@@ -50,6 +50,20 @@ void analysis_refuse_obstacle(struct analysis *a, const struct rule *rule, const
     analysis_refuse_hinted(a, rule, statement, obstacle, leave_it_out);
 }
 
+bool analysis_refuse_unknown(struct analysis *a, uint64_t rules, const char *statement)
+{
+    for (uint64_t rest = a->columns_change ? rules : 0; rest != 0; rest &= rest - 1) {
+        const struct rule *rule = rule_set_get(a->set, rule_first(rest));
+        if (rule->mode != RULE_MODE_OBSERVE && rule->shape != RULE_SHAPE_GENERATED) {
+            analysis_refuse_hinted(
+                a, rule, statement,
+                "it has no column list, and its table was changed just before it",
+                "Write a column list, or commit the change of the table first.");
+        }
+    }
+    return a->columns_change;
+}
+
 void analysis_refuse_compute(struct analysis *a, const struct rule *rule, const char *statement,
                              const char *obstacle, const char *hint)
 {
@@ -192,7 +206,8 @@ bool analysis_is_stabilised(const struct analysis *a, const struct rule *rule)
     const bool is_kept =
         rule->mode == RULE_MODE_STRIP || rule->mode == RULE_MODE_REJECT ||
         (rule->mode == RULE_MODE_COMPUTE && rule->shape != RULE_SHAPE_PARTITION_KEY);
-    return is_kept && a->definition == NULL && (rule->reordered || !a->is_single_use);
+    return is_kept && !a->columns_change && a->definition == NULL &&
+           (rule->reordered || !a->is_single_use);
 }
 
 const struct token_list *analysis_tokens(struct analysis *a)

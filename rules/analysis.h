@@ -81,7 +81,8 @@ struct analysis {
     bool asks_bulk;                    /* what its rows hold made a difference */
     bool needs_bulk;                   /* its rows must be judged one by one */
     bool asks_literals;                /* what literals hold made a difference */
-    bool is_single_use; /* the text does not outlive its execution, as a prepared one does */
+    bool columns_change; /* which columns the tables have is not known, from here on */
+    bool is_single_use;  /* the text does not outlive its execution, as a prepared one does */
 
     /* What was found. */
     uint64_t writes;
@@ -156,6 +157,10 @@ void analysis_refuse_obstacle(struct analysis *a, const struct rule *rule, const
 /* The same with another hint. */
 void analysis_refuse_hinted(struct analysis *a, const struct rule *rule, const char *statement,
                             const char *obstacle, const char *hint);
+
+/* Without a column list, while it is not known which columns the table has. False: it is. Where the
+ * server guards the column itself, nothing is refused. */
+bool analysis_refuse_unknown(struct analysis *a, uint64_t rules, const char *statement);
 
 /* The refusal of a statement in which the column cannot be computed, and what to write instead. */
 void analysis_refuse_compute(struct analysis *a, const struct rule *rule, const char *statement,

@@ -272,8 +272,9 @@ void insert_judge(struct analysis *a, InsertStmt *stmt)
     stars_note_returning(a, stmt->relation, NIL, &stmt->returningList);
     if (stmt->selectStmt != NULL) {
         dependent_judge(a, stmt->relation, stmt->cols, "INSERT", false);
-        if ((target.direct | target.like) != 0) {
-            judge_source(a, stmt, target.direct | target.like);
+        const uint64_t rules = target.direct | target.like;
+        if (rules != 0 && (stmt->cols != NIL || !analysis_refuse_unknown(a, rules, "INSERT"))) {
+            judge_source(a, stmt, rules);
         }
     } else {
         insert_compute_defaults(a, stmt,

@@ -256,6 +256,7 @@ static struct analysis begin(struct arena *arena, const struct rule_set *set, co
         .declared_count = input->param_type_count,
         .is_conforming = input->standard_conforming_strings,
         .is_in_server_encoding = input->is_in_server_encoding,
+        .columns_change = input->columns_change,
     };
 }
 
@@ -393,6 +394,7 @@ static void conclude(struct verdict *verdict, struct analysis *a, const struct j
     verdict->writes = a->writes;
     verdict->prepares = a->prepares;
     verdict->schema_change = a->schema_change;
+    verdict->columns_change = a->columns_change;
     verdict->supplied = a->supplied;
     verdict->supplied_count = a->supplied_count;
     verdict->pairs = a->pairs;

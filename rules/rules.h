@@ -192,9 +192,10 @@ struct verdict_copy {
 
 struct verdict {
     enum verdict_action action;
-    uint64_t writes;    /* bit i: the text writes rule i's table (any column), or may */
-    bool prepares;      /* SQL PREPARE of a statement that writes a guarded table */
-    bool schema_change; /* DDL on a guarded table, or that may be: catalog to be read again */
+    uint64_t writes;     /* bit i: the text writes rule i's table (any column), or may */
+    bool prepares;       /* SQL PREPARE of a statement that writes a guarded table */
+    bool schema_change;  /* DDL on a guarded table, or that may be: catalog to be read again */
+    bool columns_change; /* of which columns may come, go or be renamed */
     /* VERDICT_EDIT: the text to send, NUL-terminated, and the parameter types to declare in Parse
      */
     const char *text;
@@ -253,6 +254,8 @@ struct judge_input {
     bool standard_conforming_strings; /* the session's, as last reported */
     enum text_encoding encoding;
     bool is_in_server_encoding; /* the text; otherwise only ASCII values can be compared */
+    bool columns_change; /* the open transaction has changed a guarded table: which columns it has
+                          * is not known */
 };
 
 /* A judge belongs to one thread. It keeps verdicts of texts seen before, bounded in bytes. */

@@ -106,6 +106,11 @@ static void judge_copy(struct analysis *a, CopyStmt *stmt)
     a->writes |= target.direct | target.dependents;
     dependent_judge(a, stmt->relation, stmt->attlist, "COPY", false);
     struct verdict_copy copy = {.pair_count = 0};
+    const uint64_t rules = target.direct | target.like;
+    if (stmt->attlist == NIL && rules != 0 && analysis_refuse_unknown(a, rules, "COPY")) {
+        note_stream(a, &copy);
+        return;
+    }
     if (rule_set_in_mode(a->set, target.direct, RULE_MODE_COMPUTE) != 0) {
         compute_copy(a, stmt, target.direct, &copy);
     } else {
@@ -342,6 +347,13 @@ void utility_judge(struct analysis *a, Node *node)
     case T_UnlistenStmt:
     case T_VariableSetStmt:
     case T_VariableShowStmt:
+        break;
+    case T_AlterTableStmt:
+    case T_DropStmt:
+    case T_RenameStmt:
+        a->columns_change |= mentioned(a) != 0;
+        a->writes |= mentioned(a);
+        a->schema_change |= mentioned(a) != 0;
         break;
     case T_CreateStmt:
     case T_ViewStmt:

@@ -23,7 +23,7 @@ struct entry {
     size_t param_type_count;
     const char *text;
     size_t text_len;
-    bool extended, conforming;
+    bool extended, conforming, columns_change;
     enum text_encoding encoding;
     struct verdict_kept kept;
 };
@@ -75,7 +75,7 @@ static uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t len)
 
 static uint64_t hash_input(const struct verdict_cache *cache, const struct judge_input *input)
 {
-    uint64_t hash = cache->seed + input->extended;
+    uint64_t hash = cache->seed + input->extended + 2 * (uint64_t)input->columns_change;
     if (input->param_type_count > 0) {
         hash = hash_bytes(hash, input->param_types,
                           input->param_type_count * sizeof *input->param_types);
@@ -86,7 +86,7 @@ static uint64_t hash_input(const struct verdict_cache *cache, const struct judge
 static bool is_same(const struct entry *entry, const struct judge_input *input)
 {
     return entry->text_len == input->len && memcmp(entry->text, input->text, input->len) == 0 &&
-           entry->extended == input->extended &&
+           entry->extended == input->extended && entry->columns_change == input->columns_change &&
            entry->conforming == input->standard_conforming_strings &&
            entry->encoding == input->encoding &&
            entry->param_type_count == input->param_type_count &&
@@ -170,6 +170,7 @@ static struct entry pack_entry(struct packer *packer, const struct judge_input *
         .text_len = input->len,
         .param_type_count = input->param_type_count,
         .extended = input->extended,
+        .columns_change = input->columns_change,
         .conforming = input->standard_conforming_strings,
         .encoding = input->encoding,
         .kept = *kept,

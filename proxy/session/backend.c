@@ -58,7 +58,7 @@ static void note_ready(struct session *s, char status)
     hold_note_ready(s);
     settings_ready(s);
     if (s->schema_changed && status == 'I') {
-        s->schema_changed = false;
+        s->schema_changed = s->columns_change = false;
         catalog_request_refresh(session_service(s)->catalog);
     }
 }

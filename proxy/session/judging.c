@@ -325,6 +325,7 @@ static const struct verdict *verdict_at_once(struct session *s, const struct jud
                                        .standard_conforming_strings = s->strings_standard,
                                        .encoding = settings_encoding(s),
                                        .is_in_server_encoding = settings_are_servers(s),
+                                       .columns_change = s->columns_change,
                                    },
                                    &takes_long);
     if (takes_long) {
@@ -361,6 +362,9 @@ static const struct verdict *verdict_on(struct session *s, const struct judged *
     }
     if (settings_are_awaited(s, judged->text)) {
         s->wait = SESSION_WAIT_BOUNDARY;
+        return NULL;
+    }
+    if (!rereading_is_over(s)) {
         return NULL;
     }
     const struct verdict *verdict =
@@ -504,6 +508,7 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
     bool ok = true, is_lost = !judged->extended;
     enum judging judging = JUDGING_REPLACED;
     s->schema_changed = s->schema_changed || verdict->schema_change;
+    s->columns_change = s->columns_change || verdict->columns_change;
     switch (verdict->action) {
     case VERDICT_PASS:
         judging = JUDGING_FORWARD;

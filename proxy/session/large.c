@@ -114,6 +114,7 @@ static void judge_large(struct large *large)
                                         .standard_conforming_strings = large->conforming,
                                         .encoding = large->encoding,
                                         .is_in_server_encoding = large->in_server_encoding,
+                                        .columns_change = large->columns_change,
                                     });
     }
     look_for_words(large);
@@ -263,6 +264,7 @@ static bool begin(struct session *s)
         .conforming = s->strings_standard,
         .encoding = settings_encoding(s),
         .in_server_encoding = settings_are_servers(s),
+        .columns_change = s->columns_change,
         .characters = judging_characters(s),
         .refs = 1,
     };
@@ -335,6 +337,7 @@ bool large_is_current(const struct session *s)
            (large->rules == s->rules && large->epoch == s->rules_epoch &&
             large->conforming == s->strings_standard && large->encoding == settings_encoding(s) &&
             large->in_server_encoding == settings_are_servers(s) &&
+            large->columns_change == s->columns_change &&
             large->characters == judging_characters(s));
 }
 

@@ -39,6 +39,7 @@ struct large {
     const struct catalog_database *rules;
     uint64_t epoch;
     bool conforming;
+    bool columns_change;
     enum text_encoding encoding;
     bool in_server_encoding;
     enum text_characters characters;

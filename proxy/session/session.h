@@ -46,6 +46,7 @@ enum session_wait {
                               whether a transaction is open */
     SESSION_WAIT_GATE,     /* held at a gate */
     SESSION_WAIT_JUDGE,    /* its text takes long to judge */
+    SESSION_WAIT_CATALOG,  /* the catalog is being read again after DDL */
 };
 
 /* What follows when a server connection that did not come to a login is closed. */
@@ -107,6 +108,8 @@ struct session {
     bool hold_cancelled;  /* which shall refuse it */
     bool answers_shifted; /* an answer may have been taken for another one's */
     bool schema_changed;  /* DDL went through: the catalog is read again at the next boundary */
+    bool columns_change;  /* until then the columns may be others than the catalog's */
+    bool rereading_over;  /* what waited for the catalog has waited enough */
     bool asked_ssl, asked_gssenc; /* each may be asked for once */
     bool direct_tls;              /* TLS without being asked for: ALPN is demanded */
     bool client_proxied;          /* client_name is what a PROXY protocol header said */
@@ -128,6 +131,7 @@ struct session {
     uint64_t timed_gates;  /* where it is noted: a newer snapshot may be in force at its end */
     uint64_t timed_writes; /* of these, those of the tables that it writes */
     uint64_t since_ns;     /* when it began, or when its hold did */
+    uint64_t rereading_ns; /* when it began to wait for the catalog */
     uint64_t rules_epoch;
     const struct catalog_database *rules; /* of the worker's snapshot */
     uint64_t writing;                     /* rules whose table the open transaction writes */
@@ -302,6 +306,10 @@ enum text_encoding settings_encoding(const struct session *s);
 /* Likewise: whether it is in the server's encoding, so that nothing is converted. */
 bool settings_are_servers(const struct session *s);
 void settings_ready(struct session *s); /* ReadyForQuery arrived */
+
+/* rereading.c: whether a guarded text can be judged by what is known of its table; if not, s->wait
+ * says what for. */
+bool rereading_is_over(struct session *s);
 
 /* hold.c */
 /* Whether a message that writes the tables of `writes` may go now. */

@@ -80,6 +80,7 @@ class Bystander(threading.Thread):
             time.sleep(0.002)
 
     def end(self):
+        common.wait_until(lambda: len(self.waits) > 20 or not self.is_alive(), 10, "its answers")
         self.ending = True
         self.join(20)
         self.session.close()
