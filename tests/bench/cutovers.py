@@ -24,6 +24,7 @@ ACKNOWLEDGED = b"00000"
 SWAP = ("cutover", "chunks", "--yes", "--strategy", "swap")
 ROLLBACK = ("rollback", "chunks")
 SETTLE = 0.5  # seconds before and after the ledger is put aside
+PATIENCE = 60  # seconds for one cutover
 SOAK_FROM = 101  # so many cutovers, and more, are run for the zeros and not for the milliseconds
 
 # As in production: a COMMIT is on the disk.
@@ -208,9 +209,9 @@ class Cutovers:
         try:
             time.sleep(1)
             for number in range(self.plan.cutovers):
-                self._turn()
+                is_over = not self._turn()
                 progress(number + 1, self)
-                if load.process.poll() is not None or len(self.failures) > 5:
+                if is_over or load.process.poll() is not None or len(self.failures) > 5:
                     self.failures.append(f"ended after {number + 1} cutovers: {load.said()}")
                     break
             alive = set(self.server.backends())
@@ -232,15 +233,20 @@ class Cutovers:
                                 "'chunks'::regclass AND attname = 'partition_key'") == "s"
 
     def _turn(self):
-        """Forward or back, the ledger, and as long a time without a cutover."""
+        """Forward or back, the ledger, and as long a time without a cutover. False when it has not
+        come to its end: the load is more than the machine can do beside the copying."""
         command = ROLLBACK if self._is_generated() else SWAP
         begin = time.time()
-        done = self.proxy.command(*command, "--json")
+        try:
+            done = self.proxy.command(*command, "--json", timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.failures.append(f"{command[0]}: not done after {PATIENCE} s; --writes for less load")
+            return False
         end = time.time()
         if done.returncode != 0:
             self.failures.append(f"{command[0]}: exit code {done.returncode}: "
                                  f"{(done.stdout + done.stderr)[-400:]}")
-            return
+            return True
         report = json.loads(done.stdout)
         hold = report["hold"]
         self.turns.append(turn := Turn(
@@ -248,9 +254,10 @@ class Cutovers:
             hold["gate_ms"], hold.get("lock_ms"), hold["held_statements"]))
         if not self.plan.control:
             self.ledger.put_aside()
-            return
+            return True
         time.sleep(SETTLE)
         self.ledger.put_aside()
         time.sleep(SETTLE)
         turn.control = time.time()
         time.sleep(end - begin)
+        return True
