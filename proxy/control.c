@@ -179,11 +179,13 @@ static bool drive_connect(struct control *control, uint64_t limit_ms, struct fai
     }
 }
 
-/* client_connection_check_interval exists since 14 and not on every platform: best effort. */
+/* A proxy's host that vanishes must not leave locks behind for hours: the server asks after it.
+ * client_connection_check_interval exists since 14 and not on every platform: best effort. */
 static const char session_setup[] =
     "SET search_path = pg_catalog; SET default_transaction_isolation = 'read committed'; "
     "SET default_transaction_read_only = off; SET statement_timeout = 0; SET lock_timeout = 0; "
     "SET idle_in_transaction_session_timeout = '30s'; SET row_security = off; "
+    "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; "
     "SET quote_all_identifiers = off; SET standard_conforming_strings = on; "
     "SET check_function_bodies = off; SET default_tablespace = ''; SET DateStyle = 'ISO'; "
     "SET IntervalStyle = 'postgres'; SET bytea_output = 'hex'; SET client_min_messages = 'error'; "
@@ -221,6 +223,9 @@ bool control_open(const struct control_target *target, struct control **out, str
     set_keyword(&k, "fallback_application_name", "pgsluice", true);
     /* A silent host ends within this time, and libpq goes on to the next of the list. */
     set_keyword(&k, "tcp_user_timeout", "8000", false);
+    set_keyword(&k, "keepalives_idle", "10", false);
+    set_keyword(&k, "keepalives_interval", "5", false);
+    set_keyword(&k, "keepalives_count", "3", false);
 
     bool ok = false;
     struct control *control = calloc(1, sizeof *control);

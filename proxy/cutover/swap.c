@@ -298,12 +298,9 @@ static bool come_back(struct cutover *c, struct failure *f)
 {
     double until = monotonic_ms_exact() + OUTAGE_MS;
     while (monotonic_ms_exact() < until && !context_abort_requested(c)) {
-        struct control *fresh = NULL;
         struct failure why;
         context_progress(c, "outage", -1, "trying to go on: %s", f->msg);
-        if (context_connect_again(c, true, &fresh, &why)) {
-            control_close(c->control);
-            c->control = fresh;
+        if (swap_state_reconnect(c, true, &why)) {
             return true;
         }
         rest(RETRY_MS);

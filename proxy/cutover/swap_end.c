@@ -32,13 +32,7 @@ static bool begin_cleaning(struct cutover *c, struct failure *f)
 {
     struct failure ignored;
     if (c->control == NULL || control_is_lost(c->control)) {
-        struct control *fresh = NULL;
-        if (!context_connect_again(c, false, &fresh, f)) {
-            return false;
-        }
-        control_close(c->control);
-        c->control = fresh;
-        return true;
+        return swap_state_reconnect(c, false, f);
     }
     control_ignore_abort(c->control);
     (void)!control_run(c->control, "ROLLBACK", STATEMENT_TIMEOUT_MS, &ignored);

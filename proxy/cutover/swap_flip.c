@@ -8,7 +8,11 @@
 #include "proxy/cutover/state.h"
 #include "proxy/cutover/swap_state.h"
 
-enum { LOG_SHORT_MS = 50, VALIDATE_MS = 0 };
+enum {
+    LOG_SHORT_MS = 50,
+    VALIDATE_MS = 0,
+    HOLDING_MS = 2000, /* for the rest of the log while writes are held, should the server be silent */
+};
 
 void swap_flip_fini(struct swap_flip *flip)
 {
@@ -142,7 +146,7 @@ bool swap_flip_approach(struct cutover *c, struct swap_flip *flip, const struct 
     if (flip->mover == NULL && !context_connect_again(c, true, &flip->mover, f)) {
         return false;
     }
-    return holding ? swap_log_replay(flip->mover, way, 0, &count, f)
+    return holding ? swap_log_replay(flip->mover, way, 0, HOLDING_MS, &count, f)
                    : swap_log_catch_up(c, flip->mover, way, LOG_SHORT_MS, f);
 }
 

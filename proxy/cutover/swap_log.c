@@ -310,7 +310,7 @@ static bool is_passing(const char *sqlstate)
 }
 
 static bool replay_once(struct control *control, const struct swap_way *way, uint64_t most,
-                        uint64_t *count, struct failure *f)
+                        unsigned timeout_ms, uint64_t *count, struct failure *f)
 {
     char limit[24];
     char sql[64];
@@ -323,10 +323,10 @@ static bool replay_once(struct control *control, const struct swap_way *way, uin
      * along. */
     if (!control_run(control,
                      "BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL synchronous_commit = off",
-                     STATEMENT_TIMEOUT_MS, f)) {
+                     timeout_ms, f)) {
         return false;
     }
-    PGresult *r = control_query(control, sql, 1, &value, REPLAY_MS, f);
+    PGresult *r = control_query(control, sql, 1, &value, timeout_ms, f);
     if (r == NULL) {
         if (!control_is_lost(control)) {
             (void)!control_run(control, "ROLLBACK", STATEMENT_TIMEOUT_MS, &ignored);
@@ -336,15 +336,15 @@ static bool replay_once(struct control *control, const struct swap_way *way, uin
     *count = strtoull(PQgetvalue(r, 0, 0), NULL, 10);
     PQclear(r);
     FAILPOINT("replay-commit");
-    return control_run(control, "COMMIT", STATEMENT_TIMEOUT_MS, f);
+    return control_run(control, "COMMIT", timeout_ms, f);
 }
 
 bool swap_log_replay(struct control *control, const struct swap_way *way, uint64_t most,
-                     uint64_t *count, struct failure *f)
+                     unsigned timeout_ms, uint64_t *count, struct failure *f)
 {
     *count = 0;
     for (unsigned attempt = 0;; attempt++) {
-        if (replay_once(control, way, most, count, f)) {
+        if (replay_once(control, way, most, timeout_ms, count, f)) {
             return true;
         }
         if (attempt >= REPLAY_ATTEMPTS || control_is_lost(control) || !is_passing(f->sqlstate)) {
@@ -365,7 +365,7 @@ bool swap_log_catch_up(struct cutover *c, struct control *control, const struct 
             return fail(f, EXIT_REFUSED, "aborted");
         }
         double began = monotonic_ms_exact();
-        if (!swap_log_replay(control, way, REPLAY_ROWS, &count, f)) {
+        if (!swap_log_replay(control, way, REPLAY_ROWS, REPLAY_MS, &count, f)) {
             return false;
         }
         total += count;

@@ -53,9 +53,9 @@ char *swap_log_silence_sql(unsigned from);
 char *swap_log_drain_sql(const struct swap_way *way);
 
 /* Takes up to `most` rows out of the log (0: all) and copies what they name; *count says how many.
- * A transaction of its own on `control`. */
+ * A transaction of its own on `control`, of which each statement may take `timeout_ms`. */
 MUST_CHECK bool swap_log_replay(struct control *control, const struct swap_way *way, uint64_t most,
-                                uint64_t *count, struct failure *f);
+                                unsigned timeout_ms, uint64_t *count, struct failure *f);
 /* Replays until what came meanwhile took no longer than `ms`. */
 MUST_CHECK bool swap_log_catch_up(struct cutover *c, struct control *control,
                                   const struct swap_way *way, unsigned ms, struct failure *f);

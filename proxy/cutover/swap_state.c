@@ -187,6 +187,36 @@ bool swap_state_lead(struct cutover *c, struct failure *f)
     return false;
 }
 
+/* Only the backend of this run's own connection, by its process id and the lock it has. */
+static void end_leader(struct cutover *c, int process)
+{
+    struct failure ignored;
+    char pid[16];
+    snprintf(pid, sizeof pid, "%d", process);
+    PQclear(control_query(
+        c->control,
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE pid = $3::int AND locktype = "
+        "'advisory' AND objsubid = 2 AND classid::bigint = hashtext('pgsluice.swap')::bigint & "
+        "4294967295 AND objid::bigint = hashtext($1 || '.' || $2)::bigint & 4294967295",
+        3, (const char *const[]){c->rule->schema, c->rule->table, pid}, STATEMENT_TIMEOUT_MS,
+        &ignored));
+}
+
+bool swap_state_reconnect(struct cutover *c, bool abortable, struct failure *f)
+{
+    struct control *fresh = NULL;
+    if (!context_connect_again(c, abortable, &fresh, f)) {
+        return false;
+    }
+    int process = c->control != NULL ? control_backend_pid(c->control) : 0;
+    control_close(c->control);
+    c->control = fresh;
+    if (process != 0) {
+        end_leader(c, process);
+    }
+    return true;
+}
+
 /* UPDATE of the row, with this SET list. */
 static bool update(struct cutover *c, const char *set, struct failure *f)
 {

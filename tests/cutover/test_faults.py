@@ -47,7 +47,8 @@ def catalog(server):
     return server.psql("""
         SELECT string_agg(x, E'\\n' ORDER BY x) FROM (
         SELECT 'column ' || attname || ' ' || atttypid::regtype || ' ' || attnotnull || ' '
-               || attgenerated::text || ' ' || coalesce(attacl::text, '')
+               || attgenerated::text || ' '
+               || array(SELECT a::text FROM unnest(attacl) a ORDER BY 1)::text
           FROM pg_attribute WHERE attrelid = 'chunks'::regclass AND attnum > 0 AND NOT attisdropped
         UNION ALL SELECT 'constraint ' || conname || ' ' || pg_get_constraintdef(oid)
           FROM pg_constraint WHERE conrelid = 'chunks'::regclass
@@ -55,7 +56,8 @@ def catalog(server):
           WHERE tgrelid = 'chunks'::regclass AND NOT tgisinternal
         UNION ALL SELECT 'function ' || pg_get_functiondef(oid) FROM pg_proc
           WHERE proname = 'compute_partition_key'
-        UNION ALL SELECT 'table ' || coalesce(relacl::text, '') || relowner::regrole FROM pg_class
+        UNION ALL SELECT 'table ' || array(SELECT a::text FROM unnest(relacl) a ORDER BY 1)::text
+               || relowner::regrole FROM pg_class
           WHERE oid = 'chunks'::regclass) _(x)""")
 
 

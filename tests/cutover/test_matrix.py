@@ -378,6 +378,30 @@ def test_a_fault_at_a_state(table, relay, front, route, state, fault):
     common.wait_until(lambda: residue(table) == "", 10, "no residue: " + residue(table))
 
 
+def keepalives(local=None, remote=None):
+    """Seconds until the kernel asks after the other end, for each connection with such a port."""
+    with open("/proc/net/tcp") as table:
+        rows = [line.split() for line in table][1:]
+    established = [row for row in rows if row[3] == "01"
+                   and local in (None, int(row[1].rpartition(":")[2], 16))
+                   and remote in (None, int(row[2].rpartition(":")[2], 16))]
+    timers = [row[5].split(":") for row in established]
+    return [int(ticks, 16) / os.sysconf("SC_CLK_TCK") if kind == "02" else float("inf")
+            for kind, ticks in timers]
+
+
+def test_both_ends_soon_ask_after_a_host_that_vanished(table, relay, front):
+    def is_soon():
+        timers = keepalives(remote=relay.port), keepalives(local=table.port)
+        return all(timers) and max(map(max, timers)) <= 10.5
+    running = start(front, "arm", INPLACE)
+    try:
+        common.wait_until(is_soon, 10, "keepalives on the control connection")
+    finally:
+        (front.dir / "failpoints" / "arm.reached").unlink()
+    assert running.wait(60) == 0
+
+
 def test_what_is_installed_has_no_failpoints():
     assert b"PGSLUICE_FAILPOINTS" not in common.binary().read_bytes()
     assert b"PGSLUICE_FAILPOINTS" in FAILPOINTS.read_bytes()
