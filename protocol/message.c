@@ -1,6 +1,7 @@
 /* Reads and writes single messages; see message.h. */
 #include "protocol/message.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "protocol/frame.h"
@@ -272,5 +273,75 @@ void message_write_batch(struct writer *w, const char *name, const char *text)
     writer_end(w);
     write_close(w, name);
     writer_begin(w, 'S');
+    writer_end(w);
+}
+
+void message_write_columns(struct writer *w, const struct message_column *columns, size_t count)
+{
+    writer_begin(w, 'T');
+    writer_u16(w, (uint16_t)count);
+    for (size_t i = 0; i < count; i++) {
+        const bool is_text = columns[i].type == MESSAGE_TEXT;
+        writer_cstr(w, columns[i].name);
+        writer_u32(w, 0); /* no table, */
+        writer_u16(w, 0); /* no attribute of one */
+        writer_u32(w, columns[i].type);
+        writer_u16(w, is_text ? UINT16_MAX : 8); /* its size, */
+        writer_u32(w, UINT32_MAX);               /* no modifier, */
+        writer_u16(w, 0);                        /* text's format */
+    }
+    writer_end(w);
+}
+
+void message_begin_row(struct writer *w, size_t count)
+{
+    writer_begin(w, 'D');
+    writer_u16(w, (uint16_t)count);
+}
+
+void message_write_value(struct writer *w, const char *text)
+{
+    if (text == NULL) {
+        writer_u32(w, UINT32_MAX);
+        return;
+    }
+    const size_t len = strlen(text);
+    writer_u32(w, (uint32_t)len);
+    writer_bytes(w, text, len);
+}
+
+void message_write_number(struct writer *w, int64_t number)
+{
+    char text[24];
+    snprintf(text, sizeof text, "%lld", (long long)number);
+    message_write_value(w, text);
+}
+
+void message_write_complete(struct writer *w, const char *tag)
+{
+    writer_begin(w, 'C');
+    writer_cstr(w, tag);
+    writer_end(w);
+}
+
+void message_write_empty(struct writer *w)
+{
+    writer_begin(w, 'I');
+    writer_end(w);
+}
+
+void message_write_parameter(struct writer *w, const char *name, const char *value)
+{
+    writer_begin(w, 'S');
+    writer_cstr(w, name);
+    writer_cstr(w, value);
+    writer_end(w);
+}
+
+void message_write_negotiation(struct writer *w, uint32_t version)
+{
+    writer_begin(w, 'v');
+    writer_u32(w, version);
+    writer_u32(w, 0);
     writer_end(w);
 }

@@ -77,3 +77,21 @@ void message_write_parse(struct writer *w, struct span name, const char *text, s
 /* A batch of its own that runs one text without parameters and has its rows as text: Close, Parse,
  * Bind, Execute, Close and Sync. All under `name`, so that the unnamed statement stays. */
 void message_write_batch(struct writer *w, const char *name, const char *text);
+
+/* What only a server sends. */
+enum message_type { MESSAGE_TEXT = 25, MESSAGE_INT8 = 20 }; /* OIDs of pg_type */
+struct message_column {
+    const char *name;
+    enum message_type type;
+};
+/* RowDescription, of columns in text's format that are no table's. */
+void message_write_columns(struct writer *w, const struct message_column *columns, size_t count);
+/* A DataRow: `count` values follow, and writer_end(). */
+void message_begin_row(struct writer *w, size_t count);
+void message_write_value(struct writer *w, const char *text); /* NULL: NULL */
+void message_write_number(struct writer *w, int64_t number);
+void message_write_complete(struct writer *w, const char *tag);
+void message_write_empty(struct writer *w); /* EmptyQueryResponse */
+void message_write_parameter(struct writer *w, const char *name, const char *value);
+/* NegotiateProtocolVersion: that version, and no options that it does not know. */
+void message_write_negotiation(struct writer *w, uint32_t version);

@@ -472,6 +472,8 @@ void config_free(struct config *config)
     free(config->control);
     free(config->auth_file);
     free(config->auth_query);
+    free(config->admin_users);
+    free(config->stats_users);
     free(config->audit);
     free(config->client_tls.cert);
     free(config->client_tls.key);

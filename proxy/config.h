@@ -83,8 +83,9 @@ struct config {
     char *control;          /* libpq keywords; NULL without rules */
     struct config_client_tls client_tls;
     enum auth_type auth_type;
-    char *auth_file;  /* path; NULL: none */
-    char *auth_query; /* SQL; NULL: none */
+    char *auth_file;                 /* path; NULL: none */
+    char *auth_query;                /* SQL; NULL: none */
+    char *admin_users, *stats_users; /* of the console, comma-separated; NULL: nobody */
     unsigned workers;
     struct config_address *admin;
     size_t admin_count;

@@ -397,6 +397,8 @@ static const struct config_key main_keys[] = {
     SET(control),
     {"workers", KEY_COUNT, MAIN(workers), .least = 1, .most = WORKERS_MAX},
     SET(admin),
+    {"admin_users", KEY_TEXT, MAIN(admin_users)},
+    {"stats_users", KEY_TEXT, MAIN(stats_users)},
     {"audit", KEY_TEXT, MAIN(audit)},
     {"audit_fsync", KEY_WORD, MAIN(audit_fsync), .words = fsync_words},
     {"audit_failure", KEY_FLAG, MAIN(audit_failure_reject), .words = pass_reject},
@@ -580,4 +582,126 @@ bool config_key_set(enum config_section section, int key, const char *value, str
     }
     return strcasecmp(value, entry->off) == 0 ||
            because(why, "is not available in this version: only \"%s\" is", entry->off);
+}
+
+int config_key_count(enum config_section section)
+{
+    size_t count;
+    section_keys(section, &count);
+    return (int)count;
+}
+
+static uint32_t narrow_at(const char *from, size_t at)
+{
+    uint32_t number;
+    memcpy(&number, from + at, sizeof number);
+    return number;
+}
+
+static uint64_t wide_at(const char *from, size_t at)
+{
+    uint64_t number;
+    memcpy(&number, from + at, sizeof number);
+    return number;
+}
+
+static bool show_text(const char *text, char *room, size_t size)
+{
+    snprintf(room, size, "%s", text != NULL ? text : "");
+    return text != NULL;
+}
+
+static bool show_addresses(const struct config_address *at, size_t count, char *room, size_t size)
+{
+    size_t len = 0;
+    for (size_t i = 0; i < count && len < size; i++) {
+        const bool is_v6 = strchr(at[i].host, ':') != NULL && !at[i].is_unix;
+        const char *between = i > 0 ? ", " : "";
+        const int written = at[i].is_unix
+                                ? snprintf(room + len, size - len, "%sunix:%s", between, at[i].host)
+                                : snprintf(room + len, size - len, is_v6 ? "%s[%s]:%u" : "%s%s:%u",
+                                           between, at[i].host, at[i].port);
+        len += written > 0 ? (size_t)written : 0;
+    }
+    return count > 0;
+}
+
+/* Keys that are read by a function of their own. */
+static bool show_set(const struct config_key *key, const struct config *config,
+                     const struct config_rule *rule, char *room, size_t size)
+{
+    static const char *const modes[] = {"observe", "strip", "compute", "reject"};
+    static const char *const auth_types[] = {NULL, "passthrough", "scram-sha-256"};
+    if (key->set == set_listen) {
+        return show_addresses(config->listen, config->listen_count, room, size);
+    }
+    if (key->set == set_admin) {
+        return show_addresses(config->admin, config->admin_count, room, size);
+    }
+    if (key->set == set_server) {
+        return show_text(config->server, room, size);
+    }
+    if (key->set == set_auth_type) {
+        return show_text(auth_types[config->auth_type], room, size);
+    }
+    if (key->set == set_unix_socket_mode) {
+        snprintf(room, size, "%04o", config->unix_socket_mode);
+        return true;
+    }
+    if (key->set == set_client_tls_min_version) {
+        const bool is_three = config->client_tls.min_version == TLS1_3_VERSION;
+        return show_text(is_three ? "TLSv1.3" : "TLSv1.2", room, size);
+    }
+    if (key->set == set_tcp_user_timeout) {
+        snprintf(room, size, "%u", config->tcp.user_timeout_ms);
+        return true;
+    }
+    return key->set == set_mode && show_text(modes[rule->mode], room, size);
+}
+
+/* In seconds where that is exact: the unit of a number without one. */
+static void show_duration(uint64_t ms, char *room, size_t size)
+{
+    const bool is_exact = ms % 1000 == 0;
+    snprintf(room, size, "%llu%s", (unsigned long long)(is_exact ? ms / 1000 : ms),
+             is_exact ? "" : "ms");
+}
+
+bool config_key_show(enum config_section section, const char *name, const struct config *config,
+                     const struct config_rule *rule, char *room, size_t size)
+{
+    size_t count;
+    const int key = find(section, name);
+    if (key < 0) {
+        return false;
+    }
+    const struct config_key *entry = &section_keys(section, &count)[key];
+    const char *from = section == CONFIG_SECTION_MAIN ? (const char *)config : (const char *)rule;
+    char *text;
+    bool flag;
+    switch (entry->kind) {
+    case KEY_SET:
+        return show_set(entry, config, rule, room, size);
+    case KEY_TEXT:
+        memcpy(&text, from + entry->at, sizeof text);
+        return show_text(text, room, size);
+    case KEY_COUNT:
+    case KEY_SECONDS:
+        snprintf(room, size, "%u", narrow_at(from, entry->at));
+        return true;
+    case KEY_SIZE:
+        snprintf(room, size, "%llu", (unsigned long long)wide_at(from, entry->at));
+        return true;
+    case KEY_DURATION:
+        show_duration(wide_at(from, entry->at), room, size);
+        return true;
+    case KEY_WORD:
+        return show_text(entry->words[narrow_at(from, entry->at)], room, size);
+    case KEY_FLAG:
+        memcpy(&flag, from + entry->at, sizeof flag);
+        return show_text(entry->words[flag], room, size);
+    case KEY_LATER:
+        break;
+    }
+    return false;
 }

@@ -19,6 +19,13 @@ int config_key_find(enum config_section section, const char *name, struct value_
 /* The key's name, as in the file. */
 const char *config_key_label(enum config_section section, int key);
 
+int config_key_count(enum config_section section);
+
+/* The key's value as the file would have it, cut off at `size`; false when it has none, or one that
+ * is not shown: what may hold a password. `rule` is whose it is, NULL in the main section. */
+bool config_key_show(enum config_section section, const char *name, const struct config *config,
+                     const struct config_rule *rule, char *room, size_t size);
+
 /* Sets what the key says. `rule` is the one being read, NULL in the main section. On false, `why`
  * completes a sentence that begins with the quoted value. */
 MUST_CHECK bool config_key_set(enum config_section section, int key, const char *value,

@@ -137,6 +137,12 @@ bool gate_is_holding(const struct gate *gate, uint64_t now_ns)
            now_ns < atomic_load_explicit(&gate->hold_end_ns, memory_order_relaxed);
 }
 
+uint64_t gate_left(const struct gate *gate, uint64_t now_ns)
+{
+    const uint64_t end_ns = atomic_load_explicit(&gate->hold_end_ns, memory_order_relaxed);
+    return gate_is_holding(gate, now_ns) && end_ns > now_ns ? end_ns - now_ns : 0;
+}
+
 bool gate_try_enter(struct gate *gate, uint32_t most)
 {
     if (atomic_fetch_add_explicit(&gate->held, 1, memory_order_relaxed) < most) {

@@ -71,6 +71,7 @@ void gate_record(struct gate *gate, bool on);
 void gate_latency(const struct gate *gate, uint64_t slot, struct gate_latency *out);
 
 /* The sessions' side. */
+uint64_t gate_left(const struct gate *gate, uint64_t now_ns);   /* ns that it still holds, or 0 */
 bool gate_is_holding(const struct gate *gate, uint64_t now_ns); /* holding and not expired */
 bool gate_holds_transactions(const struct gate *gate);
 uint64_t gate_now(void); /* CLOCK_MONOTONIC, ns */

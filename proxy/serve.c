@@ -14,6 +14,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "proxy/admin/board.h"
 #include "proxy/admin/server.h"
 #include "proxy/log.h"
 #include "proxy/net/listener.h"
@@ -240,7 +241,8 @@ static bool open_service(struct service *service, struct failure *f)
     int timeout = (int)config->server_connect_timeout_ms;
     service->registry = registry_new();
     service->limits = limits_new();
-    if (service->registry == NULL || service->limits == NULL) {
+    service->board = board_new();
+    if (service->registry == NULL || service->limits == NULL || service->board == NULL) {
         return fail(f, EXIT_REFUSED, "out of memory");
     }
     return make_nonce(service, f) && open_tls(service, f) &&
@@ -288,6 +290,9 @@ static void close_service(struct service *service)
     for (unsigned i = 0; i < service->worker_count; i++) {
         worker_join(service->workers[i]);
     }
+    for (unsigned i = 0; i < service->worker_count; i++) {
+        worker_free(service->workers[i]);
+    }
     free(service->workers);
     audit_close(service->audit);
     if (service->catalog != NULL) {
@@ -304,6 +309,7 @@ static void close_service(struct service *service)
     upstream_free(service->upstream);
     registry_free(service->registry);
     limits_free(service->limits);
+    board_free(service->board);
 }
 
 enum exit_code serve_run(struct config *config)

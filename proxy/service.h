@@ -19,6 +19,7 @@
 #include "proxy/session/limits.h"
 #include "proxy/session/registry.h"
 
+struct board;
 struct worker;
 
 struct service {
@@ -31,6 +32,7 @@ struct service {
     struct gate **gates; /* one for each configuration rule */
     struct registry *registry;
     struct limits *limits;
+    struct board *board; /* the cutover under way, and the last one */
     uv_mutex_t tls_lock;
     SSL_CTX *client_tls; /* NULL: client_tls = disable; SIGHUP puts a newer one in its place */
     struct worker **workers;

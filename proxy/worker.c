@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "proxy/admin/console.h"
 #include "proxy/net/stream.h"
 #include "proxy/service.h"
 #include "proxy/session/large.h"
@@ -290,6 +291,9 @@ static void deliver(struct worker *worker, const struct mail *mail)
     case MAIL_JUDGED:
         large_arrived(mail->large);
         break;
+    case MAIL_CLIENTS:
+        console_gather_here(worker, mail->gather);
+        break;
     case MAIL_STOP:
         stop(worker);
         break;
@@ -368,6 +372,22 @@ struct worker *worker_start(struct service *service, unsigned index)
 void worker_join(struct worker *worker)
 {
     uv_thread_join(&worker->thread);
+}
+
+/* What came too late. */
+static void drop_mail(struct worker *worker)
+{
+    struct mail *mail, *next;
+    LL_FOREACH_SAFE(worker->mail, mail, next)
+    {
+        console_gather_free(mail->gather);
+        free(mail);
+    }
+}
+
+void worker_free(struct worker *worker)
+{
+    drop_mail(worker);
     uv_loop_close(&worker->loop);
     large_free_thread(worker->large);
     judges_free(worker);

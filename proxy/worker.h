@@ -24,6 +24,7 @@
 /* A built message may be as large as the largest judged one, and some more for its edits. */
 #define WORKER_MESSAGE_MAX ((size_t)1 << 30)
 
+struct console_gather;
 struct large;
 struct large_thread;
 struct secrets_lookup;
@@ -75,12 +76,13 @@ struct worker {
 };
 
 enum mail_kind {
-    MAIL_CLIENT, /* a socket that was accepted */
-    MAIL_CANCEL, /* for the session with this key, which is held or being judged */
-    MAIL_GATE,   /* a gate changed its state */
-    MAIL_SECRET, /* a look-up for a login has ended */
-    MAIL_JUDGED, /* a text that took long */
-    MAIL_STOP,   /* close every session and end the loop */
+    MAIL_CLIENT,  /* a socket that was accepted */
+    MAIL_CANCEL,  /* for the session with this key, which is held or being judged */
+    MAIL_GATE,    /* a gate changed its state */
+    MAIL_SECRET,  /* a look-up for a login has ended */
+    MAIL_JUDGED,  /* a text that took long */
+    MAIL_CLIENTS, /* a list of clients on its way through the workers */
+    MAIL_STOP,    /* close every session and end the loop */
 };
 
 struct mail {
@@ -90,13 +92,15 @@ struct mail {
     struct secrets_lookup *lookup; /* taken */
     struct session *session;       /* that it is for, unless it is forgotten */
     struct large *large;
+    struct console_gather *gather; /* taken */
     struct registry_key key;
 };
 
 /* Starts the thread. NULL on failure. */
 struct worker *worker_start(struct service *service, unsigned index);
-/* After MAIL_STOP: joins and frees. */
+/* After MAIL_STOP: joins; the others may still post to it. */
 void worker_join(struct worker *worker);
+void worker_free(struct worker *worker); /* all are joined */
 /* Takes `mail` (heap). Any thread. */
 void worker_post(struct worker *worker, struct mail *mail);
 struct mail *mail_new(enum mail_kind kind);

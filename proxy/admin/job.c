@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/admin/board.h"
 #include "proxy/log.h"
 #include <utlist.h>
 
@@ -34,6 +35,8 @@ struct job {
     _Atomic bool ended;
 };
 
+static const char *const strategy_names[] = {
+    [CUTOVER_AUTO] = "auto", [CUTOVER_INPLACE] = "inplace", [CUTOVER_SWAP] = "swap"};
 static const char *const kind_names[] = {
     [JOB_CUTOVER] = "cutover", [JOB_ROLLBACK] = "rollback", [JOB_FINISH] = "finish"};
 
@@ -78,6 +81,7 @@ static void on_progress(void *arg, const char *phase, const char *text, double d
     snprintf(job->text, sizeof job->text, "%s", text);
     job->done = done;
     uv_mutex_unlock(&job->lock);
+    board_progress(job->service->board, phase, text, done);
     log_info("%s of \"%s\": %s: %s", kind_names[job->kind],
              service_config(job->service)->rules[job->rule].name, phase, text);
     put_line(job, json_pack("{s:s, s:s, s:s, s:f}", "event", "progress", "phase", phase, "text",
@@ -119,6 +123,8 @@ static void job_run(void *arg)
 {
     struct job *job = arg;
     const struct config *config = service_config(job->service);
+    board_begin(job->service->board, kind_names[job->kind], config->rules[job->rule].name,
+                strategy_names[job->options.strategy]);
     struct cutover_host host = {
         .arg = job,
         .gate = job->service->gates[job->rule],
@@ -144,6 +150,9 @@ static void job_run(void *arg)
     job->result =
         json_deep_copy(result); /* nothing in common with what this thread goes on using */
     uv_mutex_unlock(&job->lock);
+    const char *summary = json_string_value(json_object_get(report, "summary"));
+    board_end(job->service->board, (int)json_integer_value(json_object_get(report, "exit")),
+              summary != NULL ? summary : "");
     json_decref(result);
     put_line(job, json_pack("{s:o}", "result", report));
     atomic_store(&job->ended, true);

@@ -13,6 +13,8 @@
 #include "proxy/session/login_scram.h"
 
 #include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <openssl/rand.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,11 +23,15 @@
 #include "protocol/frame.h"
 #include "protocol/message.h"
 #include "protocol/scram.h"
+#include "proxy/admin/console.h"
 #include "proxy/log.h"
 #include "proxy/service.h"
 
 /* A message of the client: its largest data, the mechanism's name, the header. */
 #define CLIENT_MESSAGE_MAX (SCRAM_MESSAGE_MAX + 64 + FRAME_HEADER)
+
+/* Of a secret that no server has: PostgreSQL's default. */
+#define ALONE_ITERATIONS 4096
 
 enum step {
     STEP_CHALLENGE,    /* the server's first message is awaited */
@@ -46,6 +52,7 @@ struct login {
     struct scram_secret secret;
     struct span final; /* for the client, when the server has granted the login; in at_client */
     struct secrets_lookup *lookup; /* under way */
+    bool is_alone;                 /* for the console: there is no server to log in to */
 };
 
 void login_scram_free(struct session *s)
@@ -138,6 +145,37 @@ bool login_scram_begin(struct session *s, const uint8_t *message, size_t size)
 }
 
 /* --- the secret --- */
+
+static void look_up(struct session *s);
+
+/* For users that do not exist, the same each time; and for passwords. */
+static bool make_salt(const struct session *s, struct scram_secret *secret)
+{
+    uint8_t hash[EVP_MAX_MD_SIZE];
+    unsigned len;
+    const char *nonce = session_service(s)->nonce;
+    if (HMAC(EVP_sha256(), nonce, (int)strlen(nonce), (const uint8_t *)s->user, strlen(s->user),
+             hash, &len) == NULL) {
+        return false;
+    }
+    secret->iterations = ALONE_ITERATIONS;
+    secret->salt_len = SCRAM_SALT_LEN;
+    memcpy(secret->salt, hash, SCRAM_SALT_LEN);
+    return true;
+}
+
+void login_scram_alone(struct session *s)
+{
+    s->login = calloc(1, sizeof *s->login);
+    if (s->login == NULL || !make_salt(s, &s->login->secret)) {
+        out_of_memory(s);
+        return;
+    }
+    s->login->is_alone = true;
+    s->login->step = STEP_SECRET;
+    s->state = SESSION_LOGIN;
+    look_up(s);
+}
 
 /* Somebody without a secret goes through the same motions, with the server's own salt, and fails at
  * the end. */
@@ -346,6 +384,16 @@ static void log_in(struct session *s, const uint8_t client_key[SCRAM_KEY])
     send_server(s, &w);
 }
 
+static bool grant(struct session *s);
+
+static void let_in_alone(struct session *s)
+{
+    if (grant(s)) {
+        console_enter(s);
+        login_scram_free(s);
+    }
+}
+
 static void take_proof(struct session *s, struct span data)
 {
     struct login *login = s->login;
@@ -359,7 +407,11 @@ static void take_proof(struct session *s, struct span data)
         fail_client(s, result);
         return;
     }
-    log_in(s, client_key);
+    if (s->login->is_alone) {
+        let_in_alone(s);
+    } else {
+        log_in(s, client_key);
+    }
     OPENSSL_cleanse(client_key, sizeof client_key);
 }
 

@@ -9,6 +9,8 @@
 /* The server asks for a login by `message`, an AuthenticationSASL: true when pgsluice takes it
  * over, with s->login made. */
 bool login_scram_begin(struct session *s, const uint8_t *message, size_t size);
+/* Asks the client for a login at pgsluice itself, at whose end console_enter() is called. */
+void login_scram_alone(struct session *s);
 /* A whole Authentication message of the server: true when the login is granted, and the client
  * told. */
 bool login_scram_server(struct session *s, const uint8_t *message, size_t size);

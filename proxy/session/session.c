@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "protocol/message.h"
+#include "proxy/admin/console.h"
 #include "proxy/log.h"
 #include "proxy/net/address.h"
 #include "proxy/service.h"
@@ -194,7 +195,7 @@ void session_drain(struct session *s)
 {
     /* a transaction that its client has left is the server's to end */
     bool is_left = s->terminated && s->syncs_sent == s->syncs_done;
-    if (session_is_idle(s) || is_left || s->state < SESSION_RELAY) {
+    if (session_is_idle(s) || is_left || s->state < SESSION_RELAY || s->state == SESSION_CONSOLE) {
         session_fail(s, "57P01", "terminating connection: pgsluice is shutting down");
     }
 }
@@ -322,9 +323,10 @@ static bool intake_keep(struct intake *in, const uint8_t *bytes, size_t len)
 static bool client_consume(struct session *s, uint8_t *bytes, size_t len)
 {
     s->front.need = 0;
-    size_t used = s->state == SESSION_RELAY   ? frontend_consume(s, bytes, len)
-                  : s->state == SESSION_LOGIN ? login_consume_client(s, bytes, len)
-                                              : startup_consume(s, bytes, len);
+    size_t used = s->state == SESSION_RELAY     ? frontend_consume(s, bytes, len)
+                  : s->state == SESSION_LOGIN   ? login_consume_client(s, bytes, len)
+                  : s->state == SESSION_CONSOLE ? console_consume(s, bytes, len)
+                                                : startup_consume(s, bytes, len);
     if (s->state == SESSION_CLOSING) {
         return false;
     }
@@ -373,12 +375,19 @@ static bool client_readable(struct session *s)
     return result == STREAM_OK;
 }
 
+/* What is not read until what was sent has been taken. */
+static const struct stream *fed_by_client(const struct session *s)
+{
+    return s->state == SESSION_CONSOLE ? &s->client : &s->server;
+}
+
 static bool may_read_client(const struct session *s)
 {
-    bool receives = s->state == SESSION_STARTUP || s->state == SESSION_RELAY ||
+    bool receives = s->state == SESSION_CONSOLE || s->state == SESSION_STARTUP ||
+                    s->state == SESSION_RELAY ||
                     (s->state == SESSION_LOGIN && login_reads_client(s));
     return receives && s->wait == SESSION_WAIT_NONE && !s->client_eof && !s->server_gone &&
-           !s->is_cancel && !stream_is_full(&s->server);
+           !s->is_cancel && !stream_is_full(fed_by_client(s));
 }
 
 static bool server_readable(struct session *s);
@@ -514,6 +523,9 @@ static void on_client(uv_poll_t *poll, int status, int events)
     if (s->state == SESSION_CLOSING || s->is_cancel || !flush(s, &s->client)) {
         return;
     }
+    if (s->state == SESSION_CONSOLE && may_read_client(s) && !consume_stash(s)) {
+        return; /* commands that waited until the answers ahead of them were taken */
+    }
     if (s->state == SESSION_PROXIED) {
         proxied_step(s);
     }
@@ -582,7 +594,7 @@ static int client_events(const struct session *s)
     if (s->wait != SESSION_WAIT_NONE) {
         return s->client_ending ? 0 : UV_DISCONNECT;
     }
-    const bool reads = !s->client_eof && !s->server_gone && !stream_is_full(&s->server);
+    const bool reads = !s->client_eof && !s->server_gone && !stream_is_full(fed_by_client(s));
     return reads ? UV_READABLE : 0;
 }
 

@@ -9,6 +9,8 @@
  *   HANDSHAKE  \                 \_ another way, host __/                                  /
  *   TLS         \_________________ error, timeout, disconnect ____________________________/
  *
+ * A client of the console goes from STARTUP, perhaps by LOGIN, to CONSOLE, and needs no server.
+ *
  * Everything here runs on the session's worker. session.c owns the life cycle and the sockets'
  * events; proxied.c, startup.c and handshake.c what the client begins with; limits.c how many there
  * may be; connect.c the way to a server and login.c the login there; frontend.c and backend.c the
@@ -36,6 +38,7 @@ enum session_state {
     SESSION_NEGOTIATING, /* TLS with the server is being asked for and set up */
     SESSION_LOGIN,   /* the startup packet is sent; what the server answers decides how to go on */
     SESSION_RELAY,   /* both sides are open */
+    SESSION_CONSOLE, /* the client talks to pgsluice itself; there is no server */
     SESSION_CLOSING, /* the loop is letting go of the handles */
 };
 
@@ -47,6 +50,7 @@ enum session_wait {
     SESSION_WAIT_GATE,     /* held at a gate */
     SESSION_WAIT_JUDGE,    /* its text takes long to judge */
     SESSION_WAIT_CATALOG,  /* the catalog is being read again after DDL */
+    SESSION_WAIT_CONSOLE,  /* what it asked for is gathered from the workers */
 };
 
 /* What follows when a server connection that did not come to a login is closed. */
@@ -115,6 +119,7 @@ struct session {
     bool client_proxied;          /* client_name is what a PROXY protocol header said */
     bool streaming;               /* CopyBoth: replication, which no timeout ends */
     bool counted;                 /* in the service's limits, under its user and database */
+    bool is_admin;                /* of a console: may do more than SHOW */
     bool is_cancel;               /* carries a CancelRequest, not a session */
     bool is_strange;              /* for a session that is not here: counted in the service */
     uint64_t syncs_sent;          /* messages that a ReadyForQuery will answer */
@@ -139,7 +144,7 @@ struct session {
     uint64_t unstripped;                  /* rules that a prepared statement still sends keys for */
     uint64_t held_for;                    /* rules at whose gates it is held */
     uint64_t sql_prepared;                /* rules whose table an SQL-level PREPARE writes */
-    struct asking asking; /* how long the held statement may wait */
+    struct asking asking;                 /* how long the held statement may wait */
     struct ledger ledger;
     struct copying *copying_streams; /* copying.h; NULL while nothing is to be known */
     bool front_filtered;             /* what is left of the message in front.body is the filter's */

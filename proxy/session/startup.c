@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "protocol/startup.h"
+#include "proxy/admin/console.h"
 #include "proxy/log.h"
 #include "proxy/service.h"
 
@@ -24,16 +25,22 @@ static bool set_string(char **to, struct span from)
     return true;
 }
 
-static void accept_session(struct session *s, const struct startup *packet)
+/* Returns how many bytes are consumed. The packet stays: it is what the server is sent once
+ * connected; the console has none. */
+static size_t accept_session(struct session *s, const struct startup *packet)
 {
     struct span database = packet->database.len > 0 ? packet->database : packet->user;
     if (!set_string(&s->user, packet->user) || !set_string(&s->database, database) ||
         !set_string(&s->application_name, packet->application_name)) {
         session_fail(s, "53200", "out of memory");
-        return;
+        return 0;
     }
     if (!handshake_check(s)) {
-        return;
+        return 0;
+    }
+    if (strcmp(s->database, CONSOLE_DATABASE) == 0) {
+        console_begin(s, packet);
+        return packet->size;
     }
     settings_text(s, packet->options);
     /* REPEATABLE READ or SERIALIZABLE as the session's default */
@@ -46,6 +53,7 @@ static void accept_session(struct session *s, const struct startup *packet)
     if (session_enter_limits(s)) {
         connect_begin(s);
     }
+    return 0;
 }
 
 /* Of requests with keys that no session here has, so many are carried at once. Each occupies two
@@ -135,7 +143,6 @@ static bool answer_negotiation(struct session *s, const struct startup *packet, 
     return sent && (!accepts || handshake_begin(s));
 }
 
-/* The packet stays unconsumed: it is what the server is sent once connected. */
 size_t startup_consume(struct session *s, const uint8_t *bytes, size_t len)
 {
     size_t used = 0;
@@ -161,11 +168,11 @@ size_t startup_consume(struct session *s, const uint8_t *bytes, size_t len)
             session_close(s);
             return used;
         case STARTUP_PROTOCOL_3:
-            accept_session(s, &packet);
-            return used;
+            return used + accept_session(s, &packet);
         case STARTUP_PROTOCOL_OTHER:
             if (packet.major > 3) {
-                accept_session(s, &packet); /* the server names the versions that it speaks */
+                /* the server names the versions that it speaks */
+                used += accept_session(s, &packet);
             } else {
                 refuse_protocol(s, &packet);
             }
