@@ -181,10 +181,11 @@ static enum exit_code ask_proxy(const struct cli *cli, const struct config *conf
 
 static json_t *request_for(const struct cli *cli, const struct config_rule *rule)
 {
-    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:b}", "command", cli->command, "table", rule->name,
-                     "strategy", strategy_names[cli->cutover.strategy], "max_hold_ms",
+    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:b}", "command", cli->command, "table",
+                     rule->name, "strategy", strategy_names[cli->cutover.strategy], "max_hold_ms",
                      (json_int_t)cli->cutover.max_hold_ms, "pause_ms",
-                     (json_int_t)cli->cutover.pause_ms, "measure", (int)cli->cutover.measure);
+                     (json_int_t)cli->cutover.pause_ms, "bake_ms", (json_int_t)cli->cutover.bake_ms,
+                     "measure", (int)cli->cutover.measure);
 }
 
 /* True when a person at the terminal says yes. */

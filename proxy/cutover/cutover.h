@@ -22,6 +22,8 @@ struct cutover_options {
     uint64_t max_hold_ms; /* default 500 */
     bool measure;         /* what an INSERT costs before and after, for the report */
     uint64_t pause_ms;    /* swap: between two batches of rows */
+    uint64_t bake_ms;     /* swap: the old table is dropped so long after the flip; 0: by finish */
+    bool when_baked;      /* finish: only where the bake time is over */
 };
 
 /* What the machine needs from the process around it; every member may be called from its thread. */
@@ -61,8 +63,8 @@ enum exit_code cutover_verify(const struct config *config, const struct config_r
                               json_t **report);
 
 /* The swaps that have begun and not ended, for `status`: [{"rule","table","phase","rows",
- * "resumable","back"}], read from the servers' state rows; NULL with `f` when one cannot be asked.
- */
+ * "resumable","back"}], and of one that bakes "since","until","waiting","followed","in_step",
+ * "trouble"; read from the servers' state rows; NULL with `f` when one cannot be asked. */
 json_t *cutover_swaps(const struct config *config, struct failure *f);
 
 /* Prints a report for people on stdout. */
