@@ -200,12 +200,14 @@ static void run_job(struct client *client, enum job_kind kind, const json_t *req
     const char *strategy = json_string_value(json_object_get(request, "strategy"));
     json_int_t max_hold = json_integer_value(json_object_get(request, "max_hold_ms"));
     json_int_t pause = json_integer_value(json_object_get(request, "pause_ms"));
+    json_int_t max_write = json_integer_value(json_object_get(request, "max_write_ms"));
     json_int_t bake = json_integer_value(json_object_get(request, "bake_ms"));
     struct cutover_options options = {
         .strategy = strategy != NULL && strcmp(strategy, "inplace") == 0 ? CUTOVER_INPLACE
                     : strategy != NULL && strcmp(strategy, "swap") == 0  ? CUTOVER_SWAP
                                                                          : CUTOVER_AUTO,
         .pause_ms = pause > 0 ? (uint64_t)pause : 0,
+        .max_write_ms = max_write > 0 ? (uint64_t)max_write : 0,
         .bake_ms = bake > 0 ? (uint64_t)bake : 0,
         .max_hold_ms = max_hold > 0 ? (uint64_t)max_hold : DEFAULT_MAX_HOLD_MS,
         .measure = json_is_true(json_object_get(request, "measure")),
@@ -215,6 +217,33 @@ static void run_job(struct client *client, enum job_kind kind, const json_t *req
         return;
     }
     admin->job_owner = client;
+}
+
+static void run_pause(struct client *client, const char *command, const json_t *request)
+{
+    struct admin *admin = client->admin;
+    const struct config *config = service_config(admin->service);
+    const char *table = json_string_value(json_object_get(request, "table"));
+    bool paused = strcmp(command, "pause") == 0;
+    struct failure f;
+    const struct config_rule *rule = config_find_rule(config, table != NULL ? table : "", &f);
+    if (rule != NULL &&
+        (admin->job == NULL || job_rule(admin->job) != (size_t)(rule - config->rules))) {
+        fail(&f, EXIT_REFUSED, "no cutover, rollback or finish of %s is under way at this proxy",
+             rule->name);
+        rule = NULL;
+    }
+    if (rule == NULL) {
+        client_refuse(client, command, &f);
+        return;
+    }
+    job_pause(admin->job, paused);
+    log_info("%s of \"%s\": asked for by an operator", command, rule->name);
+    client_result(client, json_pack("{s:s, s:s, s:i, s:s}", "command", command, "rule", rule->name,
+                                    "exit", EXIT_DONE, "summary",
+                                    paused ? "paused: changes are followed, copying and comparing "
+                                             "rest, no flip begins"
+                                           : "resumed"));
 }
 
 /* What a cutover does to writers, without one: for drills and tests. */
@@ -264,6 +293,8 @@ static void run_request(struct client *client, const char *text, size_t len)
         run_job(client, JOB_ROLLBACK, request);
     } else if (strcmp(command, "finish") == 0) {
         run_job(client, JOB_FINISH, request);
+    } else if (strcmp(command, "pause") == 0 || strcmp(command, "resume") == 0) {
+        run_pause(client, command, request);
     } else if (strcmp(command, "hold") == 0 || strcmp(command, "release") == 0) {
         run_drill(client, command, request);
     } else if (strcmp(command, "abort") == 0) {

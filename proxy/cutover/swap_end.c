@@ -11,6 +11,7 @@
 #include "proxy/cutover/swap_copy.h"
 #include "proxy/cutover/swap_flip.h"
 #include "proxy/cutover/swap_log.h"
+#include "proxy/cutover/throttle.h"
 
 enum {
     DROP_ATTEMPTS = 100,
@@ -177,6 +178,12 @@ static bool prepare(struct cutover *c, void *arg, struct flip_sql *out, struct f
     return swap_flip_compose(c, &b->flip, &b->shape, &b->way, b->run->run, out, f);
 }
 
+static bool await_go(struct cutover *c, void *arg, struct failure *f)
+{
+    struct swap_back *b = arg;
+    return throttle_pause(c, &b->way, "gate", f);
+}
+
 static bool approach(struct cutover *c, void *arg, bool holding, struct failure *f)
 {
     struct swap_back *b = arg;
@@ -223,7 +230,11 @@ enum exit_code swap_back(struct cutover *c, struct state_run *run, json_t **repo
     report_set(c, "strategy", json_string("swap"));
     bool ok = follow(c, &b, &f);
     if (ok) {
-        struct flip how = {.generated = false, .prepare = prepare, .approach = approach, .arg = &b};
+        struct flip how = {.generated = false,
+                           .await_go = await_go,
+                           .prepare = prepare,
+                           .approach = approach,
+                           .arg = &b};
         code = machine_run(c, &how, &f);
     }
     if (code == EXIT_DONE) {
