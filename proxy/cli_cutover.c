@@ -181,10 +181,12 @@ static enum exit_code ask_proxy(const struct cli *cli, const struct config *conf
 
 static json_t *request_for(const struct cli *cli, const struct config_rule *rule)
 {
-    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:b}", "command", cli->command, "table", rule->name,
-                     "strategy", strategy_names[cli->cutover.strategy], "max_hold_ms",
-                     (json_int_t)cli->cutover.max_hold_ms, "pause_ms",
-                     (json_int_t)cli->cutover.pause_ms, "measure", (int)cli->cutover.measure);
+    const struct cutover_options *o = &cli->cutover;
+    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:b}", "command", cli->command, "table",
+                     rule->name, "strategy", strategy_names[o->strategy], "max_hold_ms",
+                     (json_int_t)o->max_hold_ms, "pause_ms", (json_int_t)o->pause_ms, "bake_ms",
+                     (json_int_t)o->bake_ms, "max_write_ms", (json_int_t)o->max_write_ms, "measure",
+                     (int)o->measure);
 }
 
 /* True when a person at the terminal says yes. */
@@ -249,6 +251,37 @@ enum exit_code cli_rollback(const struct cli *cli)
     if (cli_rule(cli, config, &rule, &code)) {
         code = ask_proxy(cli, config, request_for(cli, rule));
     }
+    config_free(config);
+    return code;
+}
+
+enum exit_code cli_pause(const struct cli *cli)
+{
+    struct config *config;
+    const struct config_rule *rule;
+    enum exit_code code;
+    struct failure f;
+    json_t *report = NULL;
+    if (!cli_config(cli, &config, &code)) {
+        return code;
+    }
+    if (!cli_rule(cli, config, &rule, &code)) {
+        config_free(config);
+        return code;
+    }
+    json_t *request = request_for(cli, rule);
+    if (admin_call(config, request, NULL, NULL, &report, &f)) {
+        code = (enum exit_code)json_integer_value(json_object_get(report, "exit"));
+        if (cli->json) {
+            cli_print_json(report);
+        } else {
+            printf("%s\n", json_string_value(json_object_get(report, "summary")));
+        }
+    } else {
+        code = cli_fail(cli, &f);
+    }
+    json_decref(request);
+    json_decref(report);
     config_free(config);
     return code;
 }

@@ -20,8 +20,10 @@ enum cli_option {
     OPTION_LINES = 1 << 9,
     OPTION_FOLLOW = 1 << 10,
     OPTION_PAUSE = 1 << 11,
-    OPTION_HELP = 1 << 12,
-    OPTION_VERSION = 1 << 13,
+    OPTION_BAKE = 1 << 12,
+    OPTION_MAX_WRITE_LATENCY = 1 << 13,
+    OPTION_HELP = 1 << 14,
+    OPTION_VERSION = 1 << 15,
 };
 
 /* getopt's values are small numbers: 256 and the bit's place. */
@@ -40,8 +42,10 @@ static const struct option long_options[] = {
     {"lines", required_argument, NULL, VALUE_OF(9)},
     {"follow", no_argument, NULL, VALUE_OF(10)},
     {"pause", required_argument, NULL, VALUE_OF(11)},
-    {"help", no_argument, NULL, VALUE_OF(12)},
-    {"version", no_argument, NULL, VALUE_OF(13)},
+    {"bake", required_argument, NULL, VALUE_OF(12)},
+    {"max-write-latency", required_argument, NULL, VALUE_OF(13)},
+    {"help", no_argument, NULL, VALUE_OF(14)},
+    {"version", no_argument, NULL, VALUE_OF(15)},
     {NULL, 0, NULL, 0},
 };
 
@@ -65,10 +69,10 @@ static const struct command commands[] = {
      "The cutover's preflight: every check with its evidence, the strategy, the SQL, the\n"
      "locks and the estimated hold. Changes nothing.\n"},
     {"cutover",
-     "TABLE --config FILE [--strategy S] [--max-hold T] [--pause T] [--yes]\n"
-     "                       [--report FILE.html] [--json]",
-     OPTION_CONFIG | OPTION_JSON | OPTION_STRATEGY | OPTION_MAX_HOLD | OPTION_PAUSE | OPTION_YES |
-         OPTION_REPORT,
+     "TABLE --config FILE [--strategy S] [--max-hold T] [--pause T] [--bake T]\n"
+     "                       [--max-write-latency T] [--yes] [--report FILE.html] [--json]",
+     OPTION_CONFIG | OPTION_JSON | OPTION_STRATEGY | OPTION_MAX_HOLD | OPTION_PAUSE | OPTION_BAKE |
+         OPTION_MAX_WRITE_LATENCY | OPTION_YES | OPTION_REPORT,
      1,
      "Asks the running proxy to take the table from the trigger to a generated column while\n"
      "the applications keep writing. Shows the plan and asks first, unless --yes. Ctrl-C\n"
@@ -80,6 +84,12 @@ static const struct command commands[] = {
     {"finish", "TABLE --config FILE [--json]", OPTION_CONFIG | OPTION_JSON, 1,
      "Asks the running proxy to drop what a cutover by swap has kept for its way back. A\n"
      "rollback after it turns the generated column into a plain one with its trigger.\n"},
+    {"pause", "TABLE --config FILE [--json]", OPTION_CONFIG | OPTION_JSON, 1,
+     "Lets the cutover or rollback under way rest: it goes on following what changes, but\n"
+     "copies and compares no rows and does not flip. It lasts until resume, or the command's\n"
+     "end.\n"},
+    {"resume", "TABLE --config FILE [--json]", OPTION_CONFIG | OPTION_JSON, 1,
+     "Goes on with what pause has stopped.\n"},
     {"verify", "TABLE --config FILE [--json]", OPTION_CONFIG | OPTION_JSON, 1,
      "Compares every stored value with the expression's; prints the method in use, the\n"
      "distribution and the skew.\n"},
@@ -107,6 +117,11 @@ static const char *const option_help[] = {
     "  -n, --lines N        how many records (default 10)\n",
     "  -f, --follow         and those that come\n",
     "      --pause T        swap: rest between two batches of rows, such as 20ms (default 0ms)\n",
+    "      --bake T         swap: drop the old table so long after the flip, such as 7d (default:\n"
+    "                       not before finish)\n",
+    "      --max-write-latency T\n"
+    "                       swap: copy less while 5 of 100 writes take longer, such as 50ms\n"
+    "                       (default: twice what they took before, 10ms more at least)\n",
 };
 
 static void print_usage(void)
@@ -178,6 +193,11 @@ static bool set_option(enum cli_option option, const char *value, struct cli *cl
         return true;
     case OPTION_PAUSE:
         return value_duration(value, 0, 60 * 1000, &cli->cutover.pause_ms, why);
+    case OPTION_BAKE:
+        return value_duration(value, 1, (uint64_t)366 * 24 * 3600 * 1000, &cli->cutover.bake_ms,
+                              why);
+    case OPTION_MAX_WRITE_LATENCY:
+        return value_duration(value, 1, 60 * 1000, &cli->cutover.max_write_ms, why);
     case OPTION_MAX_HOLD:
         return value_duration(value, 1, 60 * 1000, &cli->cutover.max_hold_ms, why);
     case OPTION_YES:

@@ -17,6 +17,19 @@ struct cell {
 
 enum { SLOTS = 2048 }; /* 20 s */
 
+/* 0..3 us, and from there on by the two bits behind the first one. */
+static unsigned length_of(uint32_t us)
+{
+    unsigned first = us < 4 ? 0 : 31 - (unsigned)__builtin_clz(us);
+    unsigned length = us < 4 ? us : first * 4 + (us >> (first - 2) & 3);
+    return length < GATE_LENGTHS ? length : GATE_LENGTHS - 1;
+}
+
+double gate_length_ms(unsigned length)
+{
+    return length < 8 ? (length + 1) / 1e3 : (double)((length % 4 + 5) << (length / 4 - 2)) / 1e3;
+}
+
 /* What one worker notes of the statements that began within one slot. */
 struct slot {
     _Atomic uint64_t number; /* of the slot; an older one's place is taken */
@@ -26,6 +39,7 @@ struct slot {
 
 struct recording {
     struct slot slots[GATE_WORKERS_MAX][SLOTS]; /* memory only where a worker writes */
+    _Atomic uint64_t lengths[GATE_WORKERS_MAX][GATE_LENGTHS];
 };
 
 struct gate {
@@ -203,6 +217,9 @@ void gate_note_latency(struct gate *gate, unsigned worker, uint64_t began_ns, bo
         atomic_store_explicit(&slot->number, number, memory_order_release);
     }
     atomic_fetch_add_explicit(&slot->count[is_write], 1, memory_order_relaxed);
+    if (is_write) {
+        atomic_fetch_add_explicit(&r->lengths[worker][length_of(bounded)], 1, memory_order_relaxed);
+    }
     if (bounded > atomic_load_explicit(&slot->max_us[is_write], memory_order_relaxed)) {
         atomic_store_explicit(&slot->max_us[is_write], bounded, memory_order_relaxed);
     }
@@ -223,6 +240,17 @@ void gate_latency(const struct gate *gate, uint64_t number, struct gate_latency 
         out->writes += atomic_load_explicit(&slot->count[1], memory_order_relaxed);
         out->read_max_us = read_us > out->read_max_us ? read_us : out->read_max_us;
         out->write_max_us = write_us > out->write_max_us ? write_us : out->write_max_us;
+    }
+}
+
+void gate_lengths(const struct gate *gate, uint64_t counts[GATE_LENGTHS])
+{
+    const struct recording *r = atomic_load_explicit(&gate->recording, memory_order_acquire);
+    for (unsigned i = 0; i < GATE_LENGTHS; i++) {
+        counts[i] = 0;
+        for (size_t w = 0; r != NULL && w < GATE_WORKERS_MAX; w++) {
+            counts[i] += atomic_load_explicit(&r->lengths[w][i], memory_order_relaxed);
+        }
     }
 }
 

@@ -70,6 +70,12 @@ void gate_record(struct gate *gate, bool on);
  * when it is too long ago. */
 void gate_latency(const struct gate *gate, uint64_t slot, struct gate_latency *out);
 
+/* How long writes of the table took that ended while it recorded, ever: how many of each length, of
+ * which there are four to each doubling. */
+#define GATE_LENGTHS 100
+void gate_lengths(const struct gate *gate, uint64_t counts[GATE_LENGTHS]);
+double gate_length_ms(unsigned length); /* its upper end */
+
 /* The sessions' side. */
 uint64_t gate_left(const struct gate *gate, uint64_t now_ns);   /* ns that it still holds, or 0 */
 bool gate_is_holding(const struct gate *gate, uint64_t now_ns); /* holding and not expired */

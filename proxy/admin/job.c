@@ -32,6 +32,7 @@ struct job {
     double done;
     json_t *result; /* what `status` tells afterwards */
     _Atomic bool aborted;
+    _Atomic bool paused;
     _Atomic bool ended;
 };
 
@@ -94,6 +95,12 @@ static bool on_abort_requested(void *arg)
     return atomic_load_explicit(&job->aborted, memory_order_relaxed);
 }
 
+static bool on_is_paused(void *arg)
+{
+    struct job *job = arg;
+    return atomic_load_explicit(&job->paused, memory_order_relaxed);
+}
+
 static bool on_expect_move(void *arg, bool expected, struct failure *f)
 {
     struct job *job = arg;
@@ -130,6 +137,7 @@ static void job_run(void *arg)
         .gate = job->service->gates[job->rule],
         .progress = on_progress,
         .abort_requested = on_abort_requested,
+        .is_paused = on_is_paused,
         .expect_move = on_expect_move,
         .schema_changed = on_schema_changed,
         .is_proxied = on_is_proxied,
@@ -221,6 +229,16 @@ void job_abort(struct job *job)
     atomic_store(&job->aborted, true);
 }
 
+void job_pause(struct job *job, bool paused)
+{
+    atomic_store(&job->paused, paused);
+}
+
+size_t job_rule(const struct job *job)
+{
+    return job->rule;
+}
+
 bool job_has_ended(struct job *job)
 {
     return atomic_load(&job->ended);
@@ -229,9 +247,10 @@ bool job_has_ended(struct job *job)
 json_t *job_status(struct job *job)
 {
     uv_mutex_lock(&job->lock);
-    json_t *status = json_pack("{s:s, s:s, s:s, s:s, s:f}", "command", kind_names[job->kind],
-                               "rule", service_config(job->service)->rules[job->rule].name, "phase",
-                               job->phase, "text", job->text, "done", job->done);
+    json_t *status =
+        json_pack("{s:s, s:s, s:s, s:s, s:f, s:b}", "command", kind_names[job->kind], "rule",
+                  service_config(job->service)->rules[job->rule].name, "phase", job->phase, "text",
+                  job->text, "done", job->done, "paused", (int)atomic_load(&job->paused));
     uv_mutex_unlock(&job->lock);
     return status;
 }

@@ -24,6 +24,9 @@ MUST_CHECK bool job_start(struct service *service, uv_loop_t *loop, enum job_kin
                           const struct cutover_options *options, void (*on_news)(void *arg),
                           void *arg, struct job **out, struct failure *f);
 void job_abort(struct job *job);
+/* Copying and comparing rest, and no flip begins, until it is resumed. */
+void job_pause(struct job *job, bool paused);
+size_t job_rule(const struct job *job);
 /* The next line (heap, ends with a newline), or NULL. */
 char *job_line(struct job *job);
 bool job_has_ended(struct job *job);

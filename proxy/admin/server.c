@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "proxy/admin/follower.h"
 #include "proxy/admin/job.h"
 #include "proxy/admin/status.h"
 #include "proxy/log.h"
@@ -30,8 +31,9 @@ struct admin {
     struct listener *listeners[8];
     size_t listener_count;
     struct client *clients;
+    struct follower *follower;
     struct job *job;
-    struct client *job_owner; /* who is told; NULL when it went away */
+    struct client *job_owner; /* who is told; NULL when it went away, or nobody asked */
     json_t *last;             /* the result of the one before; NULL: there was none */
 };
 
@@ -124,6 +126,30 @@ static void on_job_news(void *arg)
         admin->last = job_result(admin->job);
         job_free(admin->job);
         admin->job = NULL;
+        follower_go_on(admin->follower);
+    }
+}
+
+static bool start_job(struct admin *admin, enum job_kind kind, size_t rule,
+                      const struct cutover_options *options, struct failure *f)
+{
+    follower_stand_back(admin->follower, rule);
+    bool ok = job_start(admin->service, admin->loop, kind, rule, options, on_job_news, admin,
+                        &admin->job, f);
+    if (!ok) {
+        follower_go_on(admin->follower);
+    }
+    return ok;
+}
+
+/* The bake time of a swap is over. While another command runs, the follower says so again. */
+static void on_baked(void *arg, size_t rule)
+{
+    struct admin *admin = arg;
+    struct cutover_options options = {.max_hold_ms = DEFAULT_MAX_HOLD_MS, .when_baked = true};
+    struct failure f;
+    if (admin->job == NULL && !start_job(admin, JOB_FINISH, rule, &options, &f)) {
+        log_error("the end of a bake time: %s", f.msg);
     }
 }
 
@@ -174,20 +200,50 @@ static void run_job(struct client *client, enum job_kind kind, const json_t *req
     const char *strategy = json_string_value(json_object_get(request, "strategy"));
     json_int_t max_hold = json_integer_value(json_object_get(request, "max_hold_ms"));
     json_int_t pause = json_integer_value(json_object_get(request, "pause_ms"));
+    json_int_t max_write = json_integer_value(json_object_get(request, "max_write_ms"));
+    json_int_t bake = json_integer_value(json_object_get(request, "bake_ms"));
     struct cutover_options options = {
         .strategy = strategy != NULL && strcmp(strategy, "inplace") == 0 ? CUTOVER_INPLACE
                     : strategy != NULL && strcmp(strategy, "swap") == 0  ? CUTOVER_SWAP
                                                                          : CUTOVER_AUTO,
         .pause_ms = pause > 0 ? (uint64_t)pause : 0,
+        .max_write_ms = max_write > 0 ? (uint64_t)max_write : 0,
+        .bake_ms = bake > 0 ? (uint64_t)bake : 0,
         .max_hold_ms = max_hold > 0 ? (uint64_t)max_hold : DEFAULT_MAX_HOLD_MS,
         .measure = json_is_true(json_object_get(request, "measure")),
     };
-    if (!job_start(admin->service, admin->loop, kind, (size_t)(rule - config->rules), &options,
-                   on_job_news, admin, &admin->job, &f)) {
+    if (!start_job(admin, kind, (size_t)(rule - config->rules), &options, &f)) {
         client_refuse(client, command, &f);
         return;
     }
     admin->job_owner = client;
+}
+
+static void run_pause(struct client *client, const char *command, const json_t *request)
+{
+    struct admin *admin = client->admin;
+    const struct config *config = service_config(admin->service);
+    const char *table = json_string_value(json_object_get(request, "table"));
+    bool paused = strcmp(command, "pause") == 0;
+    struct failure f;
+    const struct config_rule *rule = config_find_rule(config, table != NULL ? table : "", &f);
+    if (rule != NULL &&
+        (admin->job == NULL || job_rule(admin->job) != (size_t)(rule - config->rules))) {
+        fail(&f, EXIT_REFUSED, "no cutover, rollback or finish of %s is under way at this proxy",
+             rule->name);
+        rule = NULL;
+    }
+    if (rule == NULL) {
+        client_refuse(client, command, &f);
+        return;
+    }
+    job_pause(admin->job, paused);
+    log_info("%s of \"%s\": asked for by an operator", command, rule->name);
+    client_result(client, json_pack("{s:s, s:s, s:i, s:s}", "command", command, "rule", rule->name,
+                                    "exit", EXIT_DONE, "summary",
+                                    paused ? "paused: changes are followed, copying and comparing "
+                                             "rest, no flip begins"
+                                           : "resumed"));
 }
 
 /* What a cutover does to writers, without one: for drills and tests. */
@@ -237,6 +293,8 @@ static void run_request(struct client *client, const char *text, size_t len)
         run_job(client, JOB_ROLLBACK, request);
     } else if (strcmp(command, "finish") == 0) {
         run_job(client, JOB_FINISH, request);
+    } else if (strcmp(command, "pause") == 0 || strcmp(command, "resume") == 0) {
+        run_pause(client, command, request);
     } else if (strcmp(command, "hold") == 0 || strcmp(command, "release") == 0) {
         run_drill(client, command, request);
     } else if (strcmp(command, "abort") == 0) {
@@ -328,7 +386,7 @@ bool admin_open(struct service *service, uv_loop_t *loop, struct admin **out, st
         }
         admin->listener_count++;
     }
-    return true;
+    return follower_open(service, loop, on_baked, admin, &admin->follower, f);
 }
 
 void admin_close(struct admin *admin)
@@ -339,6 +397,7 @@ void admin_close(struct admin *admin)
     for (size_t i = 0; i < admin->listener_count; i++) {
         listener_close(admin->listeners[i]);
     }
+    follower_close(admin->follower);
     if (admin->job != NULL) {
         job_abort(admin->job);
         job_free(admin->job);

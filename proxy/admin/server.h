@@ -4,6 +4,7 @@
  *     {"command":"status"}
  *     {"command":"cutover","table":"chunks","strategy":"auto","max_hold_ms":500}
  *     {"command":"rollback","table":"chunks"}
+ *     {"command":"pause","table":"chunks"}        the one under way rests; "resume" goes on
  *     {"command":"abort"}                         the cutover or rollback under way
  *     {"command":"hold","table":"chunks","ttl_ms":200}    a drill: the gate alone, no cutover
  *     {"command":"release","table":"chunks"}

@@ -213,6 +213,11 @@ bool context_abort_requested(const struct cutover *c)
            c->host->abort_requested(c->host->arg);
 }
 
+bool context_is_paused(const struct cutover *c)
+{
+    return c->host != NULL && c->host->is_paused != NULL && c->host->is_paused(c->host->arg);
+}
+
 char *context_expand(const struct cutover *c, const char *pattern)
 {
     struct text t;

@@ -81,6 +81,7 @@ MUST_CHECK bool context_connect_again(struct cutover *c, bool abortable, struct 
 enum exit_code context_finish(struct cutover *c, enum exit_code code, json_t **report,
                               const char *summary, ...) PRINTF_LIKE(4, 5);
 bool context_abort_requested(const struct cutover *c);
+bool context_is_paused(const struct cutover *c);
 
 /* Reads the table's facts into c->table. False also when table or column do not exist. */
 MUST_CHECK bool context_read_table(struct cutover *c, struct failure *f);

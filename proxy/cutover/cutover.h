@@ -19,9 +19,12 @@ enum cutover_strategy { CUTOVER_AUTO, CUTOVER_INPLACE, CUTOVER_SWAP };
 
 struct cutover_options {
     enum cutover_strategy strategy;
-    uint64_t max_hold_ms; /* default 500 */
-    bool measure;         /* what an INSERT costs before and after, for the report */
-    uint64_t pause_ms;    /* swap: between two batches of rows */
+    uint64_t max_hold_ms;  /* default 500 */
+    bool measure;          /* what an INSERT costs before and after, for the report */
+    uint64_t pause_ms;     /* swap: between two batches of rows */
+    uint64_t max_write_ms; /* swap: the copying gives way above; 0: by what writes took before */
+    uint64_t bake_ms;      /* swap: the old table is dropped so long after the flip; 0: by finish */
+    bool when_baked;       /* finish: only where the bake time is over */
 };
 
 /* What the machine needs from the process around it; every member may be called from its thread. */
@@ -31,6 +34,8 @@ struct cutover_host {
     /* `done` in 0..1, or negative when unknown */
     void (*progress)(void *arg, const char *phase, const char *text, double done);
     bool (*abort_requested)(void *arg);
+    /* an operator wishes that copying and comparing rest and no flip begins; NULL: nobody can */
+    bool (*is_paused)(void *arg);
     /* an in-place flip is about to move the column to the table's end (or, false, it will not):
      * statements must from now on be sent in a form that is right before and after it */
     bool (*expect_move)(void *arg, bool expected, struct failure *f);
@@ -61,8 +66,8 @@ enum exit_code cutover_verify(const struct config *config, const struct config_r
                               json_t **report);
 
 /* The swaps that have begun and not ended, for `status`: [{"rule","table","phase","rows",
- * "resumable","back"}], read from the servers' state rows; NULL with `f` when one cannot be asked.
- */
+ * "resumable","back"}], and of one that bakes "since","until","waiting","followed","in_step",
+ * "trouble"; read from the servers' state rows; NULL with `f` when one cannot be asked. */
 json_t *cutover_swaps(const struct config *config, struct failure *f);
 
 /* Prints a report for people on stdout. */

@@ -1,9 +1,13 @@
 /* The command finish, which drops what a swap has kept for its way back, and what status says of
  * swaps; see cutover.h. */
+#include <stdlib.h>
+
 #include "proxy/cutover/context.h"
 #include "proxy/cutover/cutover.h"
 #include "proxy/cutover/state.h"
 #include "proxy/cutover/swap.h"
+
+#define WAITING_MOST "1000000"
 
 enum exit_code cutover_finish(const struct config *config, const struct config_rule *rule,
                               const struct cutover_options *options,
@@ -19,8 +23,8 @@ enum exit_code cutover_finish(const struct config *config, const struct config_r
         return EXIT_REFUSED;
     }
     report_set(&c, "run", json_string(c.run));
-    if (!context_connect(&c, &f) || !context_read_table(&c, &f) || !state_read(&c, &run, &f) ||
-        !swap_state_read(&c, &row, &f)) {
+    if (!context_connect(&c, &f) || !swap_state_lead(&c, &f) || !context_read_table(&c, &f) ||
+        !state_read(&c, &run, &f) || !swap_state_read(&c, &row, &f)) {
         code = context_finish(&c, f.code, report, "%s", f.msg);
     } else if (row.phase == SWAP_NONE) {
         code = context_finish(&c, EXIT_DONE, report, "nothing is kept; nothing to do");
@@ -29,12 +33,47 @@ enum exit_code cutover_finish(const struct config *config, const struct config_r
                               "a swap has not come to its flip yet (%s): go on with cutover, or "
                               "clean up with rollback",
                               swap_phase_text(row.phase));
+    } else if (c.options.when_baked && (row.phase == SWAP_BACK || !row.bake.over)) {
+        code = context_finish(&c, EXIT_REFUSED, report, "the bake time is not over; nothing done");
     } else {
+        if (c.options.when_baked) {
+            context_step(&c, "bake-over", "flipped at %s, kept until %s", row.bake.since,
+                         row.bake.until);
+        }
         code = swap_finish(&c, &run, &row, report);
     }
     state_run_fini(&run);
     swap_row_fini(&row);
     return code;
+}
+
+static json_t *text_or_null(const char *text)
+{
+    return text[0] != '\0' ? report_string(text) : json_null();
+}
+
+/* How the old table follows. Of a log that nobody has replayed for long not every row is counted.
+ */
+static bool add_bake(struct cutover *c, const struct swap_row *row, json_t *out, struct failure *f)
+{
+    char sql[128];
+    snprintf(sql, sizeof sql,
+             "SELECT count(*) FROM (SELECT FROM pgsluice.log_%u LIMIT " WAITING_MOST ") q",
+             row->to);
+    PGresult *r = control_query(c->control, sql, 0, NULL, STATEMENT_TIMEOUT_MS, f);
+    if (r == NULL) {
+        return false;
+    }
+    json_int_t waiting = strtoll(PQgetvalue(r, 0, 0), NULL, 10);
+    PQclear(r);
+    json_t *bake =
+        json_pack("{s:o, s:o, s:I, s:I, s:o, s:o}", "since", text_or_null(row->bake.since), "until",
+                  text_or_null(row->bake.until), "waiting", waiting, "followed",
+                  (json_int_t)row->bake.followed, "in_step", text_or_null(row->bake.in_step),
+                  "trouble", text_or_null(row->bake.trouble));
+    bool ok = bake != NULL && json_object_update(out, bake) == 0;
+    json_decref(bake);
+    return ok || fail(f, EXIT_REFUSED, "out of memory");
 }
 
 static json_t *describe(const struct config_rule *rule, const struct swap_row *row)
@@ -57,7 +96,10 @@ json_t *cutover_swaps(const struct config *config, struct failure *f)
         ok = context_init(&c, "status", config, &config->rules[i], NULL, NULL) &&
              context_connect(&c, f) && swap_state_read(&c, &row, f);
         if (ok && row.phase != SWAP_NONE) {
-            ok = json_array_append_new(list, describe(&config->rules[i], &row)) == 0;
+            json_t *swap = describe(&config->rules[i], &row);
+            ok = (row.phase != SWAP_BAKE || add_bake(&c, &row, swap, f)) &&
+                 json_array_append(list, swap) == 0;
+            json_decref(swap);
         }
         swap_row_fini(&row);
         (void)context_finish(&c, EXIT_DONE, &report, "%s", "");

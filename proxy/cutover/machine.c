@@ -8,6 +8,7 @@
 #include "proxy/cutover/doubt.h"
 #include "proxy/cutover/failpoint.h"
 #include "proxy/cutover/state.h"
+#include "proxy/cutover/throttle.h"
 #include "proxy/gate.h"
 #include "proxy/log.h"
 
@@ -243,15 +244,24 @@ static bool begin(struct machine *m, struct failure *f)
     return ok && m->flip->prepare(c, m->flip->arg, &m->sql, f);
 }
 
+static bool await_go(struct machine *m, struct failure *f)
+{
+    return m->flip->await_go != NULL ? m->flip->await_go(m->c, m->flip->arg, f)
+                                     : throttle_pause(m->c, NULL, "gate", f);
+}
+
 static enum machine_state do_gate(struct machine *m)
 {
     struct failure f = {.code = EXIT_DONE};
+    if (context_is_paused(m->c)) {
+        leave_transaction(m);
+    }
     if (m->in_transaction && !control_is_lost(m->c->control)) {
         return MACHINE_ARM;
     }
     m->in_transaction = false;
     flip_sql_fini(&m->sql);
-    if (reconnect(m, &f) && begin(m, &f)) {
+    if (reconnect(m, &f) && await_go(m, &f) && begin(m, &f)) {
         return MACHINE_ARM;
     }
     /* Somebody else may be creating the schema: a duplicate. */
@@ -343,7 +353,7 @@ static enum machine_state do_arm(struct machine *m)
         snprintf(why, sizeof why, "the table is in use by %s", holders);
         return back_off(m, why);
     }
-    return MACHINE_HOLD;
+    return context_is_paused(m->c) ? back_off(m, "paused") : MACHINE_HOLD;
 }
 
 /* What is left of the hold is for the flip: a failure here costs an attempt. */

@@ -22,6 +22,9 @@ struct flip {
     bool generated; /* what the column is after it */
     bool moves; /* some texts mean something else after it: from before the first hold on, sessions
                  * send what suits both shapes, as if the column were about to move to the end */
+    /* Called in GATE outside of any transaction: comes back when the command is not paused, and
+     * does meanwhile what must go on. NULL: nothing must. False when aborted. */
+    bool (*await_go)(struct cutover *c, void *arg, struct failure *f);
     /* Called in the transaction of GATE, with DDL kept away: examines once more and composes. */
     bool (*prepare)(struct cutover *c, void *arg, struct flip_sql *out, struct failure *f);
     /* Called before each hold, and in it with `holding` when no write is in flight any more: leaves

@@ -15,6 +15,7 @@
 #include "proxy/cutover/swap_copy.h"
 #include "proxy/cutover/swap_flip.h"
 #include "proxy/cutover/swap_log.h"
+#include "proxy/cutover/throttle.h"
 
 enum {
     BEGIN_ATTEMPTS = 60,
@@ -215,7 +216,7 @@ static bool finish_shadow(struct swap *s, struct failure *f)
         context_progress(c, "indexes", (double)i / (double)json_array_size(statements), "%s",
                          json_string_value(sql));
         json_t *one = json_pack("[O]", sql);
-        ok = ok && shadow_run(c, one, 0, f);
+        ok = ok && throttle_pause(c, &s->way, "indexes", f) && shadow_run(c, one, 0, f);
         json_decref(one);
         ok = ok && swap_log_catch_up(c, c->control, &s->way, LOG_SHORT_MS, f);
     }
@@ -273,6 +274,12 @@ static bool prepare(struct cutover *c, void *arg, struct flip_sql *out, struct f
         snprintf(f->sqlstate, sizeof f->sqlstate, FLIP_CHANGED);
     }
     return ok && swap_flip_compose(c, &s->flip, &s->shape, &s->way, NULL, out, f);
+}
+
+static bool await_go(struct cutover *c, void *arg, struct failure *f)
+{
+    struct swap *s = arg;
+    return throttle_pause(c, &s->way, "gate", f);
 }
 
 static bool approach(struct cutover *c, void *arg, bool holding, struct failure *f)
@@ -380,6 +387,7 @@ enum exit_code swap_forward(struct cutover *c, json_t **report)
     } else {
         struct flip how = {.generated = true,
                            .moves = swap_flip_moves(c),
+                           .await_go = await_go,
                            .prepare = prepare,
                            .approach = approach,
                            .arg = &s};

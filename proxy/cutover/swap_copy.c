@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "proxy/cutover/failpoint.h"
+#include "proxy/cutover/throttle.h"
 
 enum {
     BATCH_FIRST = 1000,
@@ -122,7 +123,7 @@ struct pace {
 static void show(struct cutover *c, struct pace *pace, int64_t copied, const char *note)
 {
     double now = monotonic_ms_exact();
-    if (now - pace->reported < REPORT_EVERY_MS && note[0] == '\0') {
+    if (now - pace->reported < REPORT_EVERY_MS) {
         return;
     }
     pace->reported = now;
@@ -152,7 +153,7 @@ static double replica_lag_ms(struct control *control)
 }
 
 /* Gives way to who is behind: a replica, or the disk. */
-static void throttle(struct cutover *c, struct pace *pace, int64_t copied, double commit_ms)
+static void wait_for_others(struct cutover *c, struct pace *pace, int64_t copied, double commit_ms)
 {
     if (commit_ms > COMMIT_SLOW_MS) {
         show(c, pace, copied, "; waiting: the server is slow to commit");
@@ -165,7 +166,6 @@ static void throttle(struct cutover *c, struct pace *pace, int64_t copied, doubl
         show(c, pace, copied, note);
         rest(THROTTLE_MS);
     }
-    rest((unsigned)c->options.pause_ms);
 }
 
 /* *rows is 0 when no row was left. */
@@ -261,6 +261,8 @@ bool swap_copy(struct cutover *c, const struct swap_way *way, struct swap_row *r
     }
     struct pace pace = {.began = monotonic_ms_exact(), .copied_before = row->copied};
     pace.expected = json_number_value(json_object_get(c->table.facts, "rows"));
+    struct throttle throttle;
+    throttle_begin(&throttle, c, way);
     uint64_t size = BATCH_FIRST;
     double replayed = pace.began;
     int64_t rows = row->upto != NULL;
@@ -274,15 +276,16 @@ bool swap_copy(struct cutover *c, const struct swap_way *way, struct swap_row *r
         free(sql);
         double now = monotonic_ms_exact();
         if (ok && (uint64_t)rows == size) {
-            size = adapt(size, now - began, BATCH_TARGET_MS);
+            size = adapt(size, now - began, throttle_target_ms(&throttle, BATCH_TARGET_MS));
         }
         if (ok && now - replayed > REPLAY_EVERY_MS) {
             ok = swap_log_catch_up(c, c->control, way, LOG_SHORT_MS, f);
             replayed = monotonic_ms_exact();
         }
         if (ok) {
-            show(c, &pace, row->copied, "");
-            throttle(c, &pace, row->copied, commit_ms);
+            show(c, &pace, row->copied, throttle.note);
+            wait_for_others(c, &pace, row->copied, commit_ms);
+            ok = throttle_rest(&throttle, "copy", now - began, f);
         }
         ok = ok && (!context_abort_requested(c) || fail(f, EXIT_REFUSED, "aborted"));
     }
@@ -392,6 +395,8 @@ bool swap_compare(struct cutover *c, const struct swap_way *way, int64_t *rows, 
     double expected = json_number_value(json_object_get(c->table.facts, "rows"));
     double reported = 0;
     bool ok = true;
+    struct throttle throttle;
+    throttle_begin(&throttle, c, way);
     *rows = 0;
     do {
         double began = monotonic_ms_exact();
@@ -401,10 +406,11 @@ bool swap_compare(struct cutover *c, const struct swap_way *way, int64_t *rows, 
         size = adapt(size, now - began, COMPARE_TARGET_MS);
         if (now - reported > REPORT_EVERY_MS) {
             double done = expected > 0 ? (double)*rows / expected : 0;
-            context_progress(c, "compare", done < 1 ? done : 0.999, "%lld rows compared",
-                             (long long)*rows);
+            context_progress(c, "compare", done < 1 ? done : 0.999, "%lld rows compared%s",
+                             (long long)*rows, throttle.note);
             reported = now;
         }
+        ok = ok && throttle_rest(&throttle, "compare", now - began, f);
         ok = ok && (!context_abort_requested(c) || fail(f, EXIT_REFUSED, "aborted"));
     } while (ok && at != NULL);
     free(at);

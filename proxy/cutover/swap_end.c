@@ -13,6 +13,7 @@
 #include "proxy/cutover/swap_copy.h"
 #include "proxy/cutover/swap_flip.h"
 #include "proxy/cutover/swap_log.h"
+#include "proxy/cutover/throttle.h"
 
 enum {
     DROP_ATTEMPTS = 100,
@@ -184,6 +185,12 @@ static bool prepare(struct cutover *c, void *arg, struct flip_sql *out, struct f
     return swap_flip_compose(c, &b->flip, &b->shape, &b->way, b->run->run, out, f);
 }
 
+static bool await_go(struct cutover *c, void *arg, struct failure *f)
+{
+    struct swap_back *b = arg;
+    return throttle_pause(c, &b->way, "gate", f);
+}
+
 static bool approach(struct cutover *c, void *arg, bool holding, struct failure *f)
 {
     struct swap_back *b = arg;
@@ -233,6 +240,7 @@ enum exit_code swap_back(struct cutover *c, struct state_run *run, json_t **repo
     if (ok) {
         struct flip how = {.generated = false,
                            .moves = swap_flip_moves(c),
+                           .await_go = await_go,
                            .prepare = prepare,
                            .approach = approach,
                            .arg = &b};

@@ -3,9 +3,8 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-enum { LEAD_TURNS = 10, LEAD_PAUSE_MS = 200 };
+enum { LEAD_WAIT_MS = 3000 };
 
 const char swap_state_create_sql[] =
     "CREATE TABLE IF NOT EXISTS pgsluice.swap ("
@@ -23,6 +22,11 @@ const char swap_state_create_sql[] =
     "copied bigint NOT NULL DEFAULT 0, "
     "made_schema boolean NOT NULL, "
     "validate jsonb NOT NULL DEFAULT '[]', " /* foreign keys, after the flip */
+    "flipped_at timestamptz, "
+    "bake_until timestamptz, " /* NULL: until somebody says finish */
+    "followed bigint NOT NULL DEFAULT 0, "
+    "in_step_at timestamptz, "
+    "trouble text NOT NULL DEFAULT '', "
     "began_at timestamptz NOT NULL DEFAULT clock_timestamp(), "
     "changed_at timestamptz NOT NULL DEFAULT clock_timestamp(), "
     "PRIMARY KEY (table_schema, table_name))";
@@ -33,9 +37,8 @@ static const char *const phase_names[] = {
 };
 
 static const char *const phase_texts[] = {
-    [SWAP_NONE] = "nothing",           [SWAP_COPY] = "copying rows",
-    [SWAP_FINISH] = "all rows copied", [SWAP_BAKE] = "flipped, the old table is kept",
-    [SWAP_BACK] = "flipped back",      [SWAP_DROP] = "cleaning up",
+    [SWAP_NONE] = "nothing", [SWAP_COPY] = "copying rows", [SWAP_FINISH] = "all rows copied",
+    [SWAP_BAKE] = "baking",  [SWAP_BACK] = "flipped back", [SWAP_DROP] = "cleaning up",
 };
 
 const char *swap_phase_text(enum swap_phase phase)
@@ -63,6 +66,25 @@ static bool table_exists(struct cutover *c, bool *out, struct failure *f)
     return r != NULL;
 }
 
+#define UTC(column)                                                                                \
+    "coalesce(to_char(" column " AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), ''), "
+
+static const char row_sql[] =
+    "SELECT phase, relation, shadow, expression, digest, cursor, copied, made_schema, validate, "
+    "upto, " UTC("flipped_at") UTC("bake_until")
+        UTC("in_step_at") "coalesce(bake_until <= clock_timestamp(), false), followed, trouble "
+                          "FROM pgsluice.swap WHERE table_schema = $1 AND table_name = $2";
+
+static void read_bake_time(const PGresult *r, struct swap_bake_time *out)
+{
+    snprintf(out->since, sizeof out->since, "%s", PQgetvalue(r, 0, 10));
+    snprintf(out->until, sizeof out->until, "%s", PQgetvalue(r, 0, 11));
+    snprintf(out->in_step, sizeof out->in_step, "%s", PQgetvalue(r, 0, 12));
+    out->over = PQgetvalue(r, 0, 13)[0] == 't';
+    out->followed = strtoll(PQgetvalue(r, 0, 14), NULL, 10);
+    snprintf(out->trouble, sizeof out->trouble, "%s", PQgetvalue(r, 0, 15));
+}
+
 bool swap_state_read(struct cutover *c, struct swap_row *out, struct failure *f)
 {
     bool exists;
@@ -73,12 +95,8 @@ bool swap_state_read(struct cutover *c, struct swap_row *out, struct failure *f)
     if (!exists) {
         return true;
     }
-    PGresult *r = control_query(c->control,
-                                "SELECT phase, relation, shadow, expression, digest, cursor, "
-                                "copied, made_schema, validate, "
-                                "upto "
-                                "FROM pgsluice.swap WHERE table_schema = $1 AND table_name = $2",
-                                2, (const char *const[]){c->rule->schema, c->rule->table},
+    PGresult *r = control_query(c->control, row_sql, 2,
+                                (const char *const[]){c->rule->schema, c->rule->table},
                                 STATEMENT_TIMEOUT_MS, f);
     if (r == NULL) {
         return false;
@@ -95,6 +113,7 @@ bool swap_state_read(struct cutover *c, struct swap_row *out, struct failure *f)
         out->copied = strtoll(PQgetvalue(r, 0, 6), NULL, 10);
         out->made_schema = PQgetvalue(r, 0, 7)[0] == 't';
         out->validate = json_loads(PQgetvalue(r, 0, 8), 0, NULL);
+        read_bake_time(r, &out->bake);
         ok = (out->expression != NULL && out->digest != NULL && out->validate != NULL) ||
              fail(f, EXIT_REFUSED, "out of memory");
     }
@@ -153,14 +172,23 @@ char *swap_state_enter_sql(const struct cutover *c, enum swap_phase phase, const
     char *condition = where(c);
     char *list = validate != NULL ? json_dumps(validate, 0) : NULL;
     char *value = list != NULL ? control_quote_literal(c->control, list) : NULL;
+    char bake[160] = "";
+    if (phase == SWAP_BAKE && c->options.bake_ms > 0) {
+        snprintf(bake, sizeof bake,
+                 "flipped_at = clock_timestamp(), bake_until = clock_timestamp() + %llu * interval "
+                 "'1 ms', ",
+                 (unsigned long long)c->options.bake_ms);
+    } else if (phase == SWAP_BAKE) {
+        snprintf(bake, sizeof bake, "flipped_at = clock_timestamp(), ");
+    }
     char *sql =
         condition == NULL || (validate != NULL && value == NULL)
             ? NULL
-            : text_printf("UPDATE pgsluice.swap SET phase = '%s', validate = %s, "
+            : text_printf("UPDATE pgsluice.swap SET phase = '%s', validate = %s, %s"
                           "changed_at = clock_timestamp() WHERE %s AND owner = '%s';\n"
                           "IF NOT FOUND THEN RAISE EXCEPTION USING ERRCODE = '" SWAP_TAKEN "', "
                           "MESSAGE = 'another run has taken the swap over'; END IF;\n",
-                          phase_names[phase], value != NULL ? value : "validate", condition,
+                          phase_names[phase], value != NULL ? value : "validate", bake, condition,
                           c->run);
     free(condition);
     free(list);
@@ -168,23 +196,73 @@ char *swap_state_enter_sql(const struct cutover *c, enum swap_phase phase, const
     return sql;
 }
 
+#define LOCK_KEY "hashtext('pgsluice.swap'), hashtext($1 || '.' || $2)"
+
+/* One row with one value about this table. */
+static bool ask(struct cutover *c, const char *sql, bool *out, struct failure *f)
+{
+    PGresult *r =
+        control_query(c->control, sql, 2, (const char *const[]){c->rule->schema, c->rule->table},
+                      STATEMENT_TIMEOUT_MS, f);
+    *out = r != NULL && PQgetvalue(r, 0, 0)[0] == 't';
+    PQclear(r);
+    return r != NULL;
+}
+
+/* Waits in the server's own queue, so that a follower that takes turn after turn is never in the
+ * way for longer than one. */
 bool swap_state_lead(struct cutover *c, struct failure *f)
 {
-    for (unsigned turn = 0; turn < LEAD_TURNS; turn++) {
-        PGresult *r = control_query(
-            c->control,
-            "SELECT pg_try_advisory_lock(hashtext('pgsluice.swap'), hashtext($1 || '.' || $2))", 2,
-            (const char *const[]){c->rule->schema, c->rule->table}, STATEMENT_TIMEOUT_MS, f);
-        bool leads = r != NULL && PQgetvalue(r, 0, 0)[0] == 't';
-        PQclear(r);
-        if (r == NULL || leads) {
-            return leads;
-        }
-        nanosleep(&(struct timespec){.tv_nsec = LEAD_PAUSE_MS * 1000000L}, NULL);
+    bool locked;
+    char limit[48];
+    struct failure ignored;
+    snprintf(limit, sizeof limit, "SET lock_timeout = %d", LEAD_WAIT_MS);
+    if (!control_run(c->control, limit, STATEMENT_TIMEOUT_MS, f)) {
+        return false;
     }
-    fail(f, EXIT_REFUSED, "another cutover, rollback or finish of this table is under way");
-    snprintf(f->sqlstate, sizeof f->sqlstate, SWAP_TAKEN);
-    return false;
+    bool ok = ask(c, "SELECT pg_advisory_lock(" LOCK_KEY ") IS NOT NULL", &locked, f);
+    if (!ok && strcmp(f->sqlstate, "55P03") == 0) {
+        fail(f, EXIT_REFUSED, "another cutover, rollback or finish of this table is under way");
+        snprintf(f->sqlstate, sizeof f->sqlstate, SWAP_TAKEN);
+    }
+    return control_run(c->control, "SET lock_timeout = 0", STATEMENT_TIMEOUT_MS,
+                       ok ? f : &ignored) &&
+           ok;
+}
+
+bool swap_state_try_lead(struct cutover *c, bool *leads, struct failure *f)
+{
+    return ask(c, "SELECT pg_try_advisory_lock(" LOCK_KEY ")", leads, f);
+}
+
+bool swap_state_unlead(struct cutover *c, struct failure *f)
+{
+    bool had;
+    return ask(c, "SELECT pg_advisory_unlock(" LOCK_KEY ")", &had, f);
+}
+
+bool swap_state_follow(struct cutover *c, bool *follows, struct failure *f)
+{
+    return ask(c,
+               "SELECT pg_try_advisory_lock(hashtext('pgsluice.bake'), hashtext($1 || '.' || $2))",
+               follows, f);
+}
+
+bool swap_state_followed(struct cutover *c, uint64_t changes, bool in_step, const char *trouble,
+                         struct failure *f)
+{
+    char count[24];
+    snprintf(count, sizeof count, "%llu", (unsigned long long)changes);
+    PGresult *r = control_query(
+        c->control,
+        "UPDATE pgsluice.swap SET followed = followed + $3::bigint, trouble = $5, "
+        "in_step_at = CASE WHEN $4::boolean THEN clock_timestamp() ELSE in_step_at END "
+        "WHERE table_schema = $1 AND table_name = $2 AND phase = 'bake'",
+        5,
+        (const char *const[]){c->rule->schema, c->rule->table, count, in_step ? "t" : "f", trouble},
+        STATEMENT_TIMEOUT_MS, f);
+    PQclear(r);
+    return r != NULL;
 }
 
 /* Only the backend of this run's own connection, by its process id and the lock it has. */

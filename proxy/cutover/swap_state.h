@@ -17,6 +17,16 @@ enum swap_phase {
     SWAP_DROP,   /* being dropped, by an abort or by finish */
 };
 
+/* While the old table is kept. Times are UTC, as in "2026-11-25T08:30:00Z". */
+struct swap_bake_time {
+    char since[24];
+    char until[24];    /* "": no end was given */
+    bool over;         /* the end has come */
+    int64_t followed;  /* changes that the old table has been given since the flip */
+    char in_step[24];  /* when the follower last found nothing left to do; "": not yet */
+    char trouble[512]; /* why the old table cannot follow; "": it can */
+};
+
 struct swap_row {
     enum swap_phase phase;
     unsigned from; /* the table before the flip, and its shadow: oids */
@@ -28,6 +38,7 @@ struct swap_row {
     int64_t copied;
     bool made_schema; /* schema pgsluice was made for this swap */
     json_t *validate; /* statements to be run after the flip */
+    struct swap_bake_time bake;
 };
 
 #define SWAP_TAKEN "PSL06" /* another run goes on with the swap */
@@ -46,14 +57,25 @@ const char *swap_phase_text(enum swap_phase phase);
 char *swap_state_insert_sql(const struct cutover *c, const char *shadow, const char *digest,
                             bool made_schema);
 /* SQL, a PL/pgSQL statement that fails (SWAP_TAKEN) when the swap is somebody else's by now.
- * `validate` may be NULL: it stays. */
+ * `validate` may be NULL: it stays. SWAP_BAKE begins the bake time of c->options. */
 char *swap_state_enter_sql(const struct cutover *c, enum swap_phase phase, const json_t *validate);
 /* Keeps other runs away for as long as c->control lasts; waits a little for the backend of a
- * connection that was lost. SWAP_TAKEN when another run is at work. */
+ * connection that was lost, and for a turn of the follower. SWAP_TAKEN when another run is at work.
+ * Not in a transaction. */
 MUST_CHECK bool swap_state_lead(struct cutover *c, struct failure *f);
 /* A new c->control in the place of a lost one, whose backend is ended if it still keeps others away:
  * where a connection has fallen silent the server knows nothing of its end. */
 MUST_CHECK bool swap_state_reconnect(struct cutover *c, bool abortable, struct failure *f);
+/* The same for one turn of the follower, which stands back: *leads is false at once where somebody
+ * else is at work. Ends with swap_state_unlead(). */
+MUST_CHECK bool swap_state_try_lead(struct cutover *c, bool *leads, struct failure *f);
+MUST_CHECK bool swap_state_unlead(struct cutover *c, struct failure *f);
+/* Makes c->control the one connection of all proxies that follows this table, for as long as it
+ * lasts; *follows is false where there is another. */
+MUST_CHECK bool swap_state_follow(struct cutover *c, bool *follows, struct failure *f);
+/* What a turn of the follower has done; `trouble` may be "". */
+MUST_CHECK bool swap_state_followed(struct cutover *c, uint64_t changes, bool in_step,
+                                    const char *trouble, struct failure *f);
 /* Takes the swap over for this run, from whoever had it. */
 MUST_CHECK bool swap_state_take(struct cutover *c, struct failure *f);
 /* Enters the phase in a transaction of its own. */
