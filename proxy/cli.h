@@ -35,7 +35,7 @@ enum exit_code cli_check(const struct cli *cli);
 enum exit_code cli_plan(const struct cli *cli);
 enum exit_code cli_cutover(const struct cli *cli);
 enum exit_code cli_rollback(const struct cli *cli); /* and finish */
-enum exit_code cli_pause(const struct cli *cli);    /* and resume */
+enum exit_code cli_steer(const struct cli *cli);    /* pause, resume, abort */
 enum exit_code cli_verify(const struct cli *cli);
 enum exit_code cli_status(const struct cli *cli);
 enum exit_code cli_audit(const struct cli *cli);

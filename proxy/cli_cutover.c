@@ -255,7 +255,7 @@ enum exit_code cli_rollback(const struct cli *cli)
     return code;
 }
 
-enum exit_code cli_pause(const struct cli *cli)
+enum exit_code cli_steer(const struct cli *cli)
 {
     struct config *config;
     const struct config_rule *rule;

@@ -90,6 +90,9 @@ static const struct command commands[] = {
      "end.\n"},
     {"resume", "TABLE --config FILE [--json]", OPTION_CONFIG | OPTION_JSON, 1,
      "Goes on with what pause has stopped.\n"},
+    {"abort", "TABLE --config FILE [--json]", OPTION_CONFIG | OPTION_JSON, 1,
+     "Ends the cutover, rollback or finish under way, as Ctrl-C does where it was begun: the\n"
+     "table is then as it was. What has flipped has flipped.\n"},
     {"verify", "TABLE --config FILE [--json]", OPTION_CONFIG | OPTION_JSON, 1,
      "Compares every stored value with the expression's; prints the method in use, the\n"
      "distribution and the skew.\n"},

@@ -25,8 +25,8 @@ static const struct {
     {"serve", cli_serve},      {"check", cli_check},        {"plan", cli_plan},
     {"cutover", cli_cutover},  {"rollback", cli_rollback},  {"verify", cli_verify},
     {"status", cli_status},    {"audit verify", cli_audit}, {"audit report", cli_audit},
-    {"audit tail", cli_audit}, {"finish", cli_rollback},    {"pause", cli_pause},
-    {"resume", cli_pause},
+    {"audit tail", cli_audit}, {"finish", cli_rollback},    {"pause", cli_steer},
+    {"resume", cli_steer},     {"abort", cli_steer},
 };
 
 int main(int argc, char **argv)

@@ -219,12 +219,13 @@ static void run_job(struct client *client, enum job_kind kind, const json_t *req
     admin->job_owner = client;
 }
 
-static void run_pause(struct client *client, const char *command, const json_t *request)
+/* pause, resume, abort: of what is under way for the table, whoever began it. */
+static void run_steering(struct client *client, const char *command, const json_t *request)
 {
     struct admin *admin = client->admin;
     const struct config *config = service_config(admin->service);
     const char *table = json_string_value(json_object_get(request, "table"));
-    bool paused = strcmp(command, "pause") == 0;
+    const char *summary = "resumed";
     struct failure f;
     const struct config_rule *rule = config_find_rule(config, table != NULL ? table : "", &f);
     if (rule != NULL &&
@@ -237,13 +238,31 @@ static void run_pause(struct client *client, const char *command, const json_t *
         client_refuse(client, command, &f);
         return;
     }
-    job_pause(admin->job, paused);
+    if (strcmp(command, "abort") == 0) {
+        job_abort(admin->job);
+        summary = "abort requested: what is under way ends as by Ctrl-C";
+    } else {
+        bool paused = strcmp(command, "pause") == 0;
+        job_pause(admin->job, paused);
+        summary = paused ? "paused: changes are followed, copying and comparing rest, no flip "
+                           "begins"
+                         : summary;
+    }
     log_info("%s of \"%s\": asked for by an operator", command, rule->name);
     client_result(client, json_pack("{s:s, s:s, s:i, s:s}", "command", command, "rule", rule->name,
-                                    "exit", EXIT_DONE, "summary",
-                                    paused ? "paused: changes are followed, copying and comparing "
-                                             "rest, no flip begins"
-                                           : "resumed"));
+                                    "exit", EXIT_DONE, "summary", summary));
+}
+
+/* Ctrl-C at the command that began it; the answer is the command's own. */
+static void run_interrupt(struct client *client)
+{
+    struct admin *admin = client->admin;
+    if (admin->job != NULL && admin->job_owner == client) {
+        job_abort(admin->job);
+    } else {
+        client_result(client, json_pack("{s:s, s:i, s:s}", "command", "abort", "exit", EXIT_DONE,
+                                        "summary", "nothing is under way"));
+    }
 }
 
 /* What a cutover does to writers, without one: for drills and tests. */
@@ -293,20 +312,13 @@ static void run_request(struct client *client, const char *text, size_t len)
         run_job(client, JOB_ROLLBACK, request);
     } else if (strcmp(command, "finish") == 0) {
         run_job(client, JOB_FINISH, request);
-    } else if (strcmp(command, "pause") == 0 || strcmp(command, "resume") == 0) {
-        run_pause(client, command, request);
+    } else if (strcmp(command, "abort") == 0 && json_object_get(request, "table") == NULL) {
+        run_interrupt(client);
+    } else if (strcmp(command, "pause") == 0 || strcmp(command, "resume") == 0 ||
+               strcmp(command, "abort") == 0) {
+        run_steering(client, command, request);
     } else if (strcmp(command, "hold") == 0 || strcmp(command, "release") == 0) {
         run_drill(client, command, request);
-    } else if (strcmp(command, "abort") == 0) {
-        if (client->admin->job != NULL) {
-            job_abort(client->admin->job);
-        }
-        if (client->admin->job_owner != client) {
-            client_result(
-                client,
-                json_pack("{s:s, s:i, s:s}", "command", "abort", "exit", 0, "summary",
-                          client->admin->job != NULL ? "abort requested" : "nothing is under way"));
-        }
     } else {
         fail(&f, EXIT_USAGE, "unknown command \"%s\"", command);
         client_refuse(client, command, &f);

@@ -161,7 +161,7 @@ def test_ctrl_c_aborts_without_residue(own_server, front, moment):
     running.send_signal(signal.SIGINT)
     code, text = end(running)
     assert eras.now() == ("generated" if code == 0 else "plain"), text
-    assert code in (0, 1), text
+    assert code in (0, 1, -signal.SIGINT), text  # by the signal itself before anything was asked for
 
 
 def test_an_idle_transaction_delays_the_cutover_and_is_not_killed(own_server, front):

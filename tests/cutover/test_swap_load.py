@@ -159,12 +159,16 @@ def test_a_killed_swap_is_cleaned_up_by_rollback(table, front):
     assert residue(table) == "" and method(front) == "trigger" and leftovers(table) == "2"
 
 
-def test_an_interrupted_swap_leaves_nothing_behind(table, front):
+@pytest.mark.parametrize("how", ["Ctrl-C", "abort"])
+def test_an_interrupted_swap_leaves_nothing_behind(table, front, how):
     with Ledger(front, table, workers=WORKERS, pause=PAUSE) as ledger:
         command = start(front, *SWAP, "--pause", "100ms")
         wait_for_copy(table)
         began = time.monotonic()
-        command.send_signal(signal.SIGINT)
+        if how == "Ctrl-C":
+            command.send_signal(signal.SIGINT)
+        else:
+            assert "abort requested" in run(front, "abort", "chunks").stdout
         text, _ = command.communicate(timeout=30)
         took = time.monotonic() - began
         assert command.returncode == 1 and "nothing changed" in text, text

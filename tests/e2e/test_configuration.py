@@ -240,8 +240,8 @@ def test_help_and_version_go_to_stdout(option):
     assert "pgsluice" in done.stdout and not done.stderr
 
 
-COMMANDS = ["serve", "check", "plan", "cutover", "rollback", "finish", "verify", "status", "audit verify",
-            "audit report", "audit tail"]
+COMMANDS = ["serve", "check", "plan", "cutover", "rollback", "finish", "pause", "resume", "abort", "verify",
+            "status", "audit verify", "audit report", "audit tail"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
