@@ -44,7 +44,7 @@ static void accept_session(struct session *s, const struct startup *packet)
         settings_parameter(s, (struct span){"client_encoding", 15}, packet->client_encoding);
     }
     if (session_enter_limits(s)) {
-        connect_begin(s);
+        s->state = SESSION_CONNECTING;
     }
 }
 
@@ -68,7 +68,7 @@ static void accept_cancel(struct session *s, const struct startup *packet)
         session_close(s);
         return;
     }
-    connect_begin(s);
+    s->state = SESSION_CONNECTING;
 }
 
 /* The server's own words; a client of protocol 2 reads an error without length and fields. */
@@ -116,7 +116,8 @@ static bool answer_negotiation(struct session *s, const struct startup *packet, 
     return sent && (!accepts || handshake_begin(s));
 }
 
-/* The packet stays unconsumed: it is what the server is sent once connected. */
+/* The packet stays unconsumed: it is what the server is sent once connected, to which the caller
+ * sees when it has kept it. */
 size_t startup_consume(struct session *s, const uint8_t *bytes, size_t len)
 {
     size_t used = 0;
