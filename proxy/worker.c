@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "proxy/admin/console.h"
@@ -116,7 +117,11 @@ void worker_post(struct worker *worker, struct mail *mail)
     uv_mutex_lock(&worker->mail_lock);
     LL_APPEND(worker->mail, mail);
     uv_mutex_unlock(&worker->mail_lock);
-    uv_async_send(&worker->mail_ready);
+    if (!atomic_exchange(&worker->mail_waits, true)) {
+        /* the counter of an eventfd takes what is written once between two reads */
+        const uint64_t one = 1;
+        (void)!write(worker->mail_fd, &one, sizeof one);
+    }
 }
 
 static struct judge_counters judges_count(const struct worker *worker)
@@ -309,9 +314,15 @@ static struct mail *take_mail(struct worker *worker)
     return mail;
 }
 
-static void on_mail(uv_async_t *async)
+/* Not a uv_async_t, which keeps the receiver spinning while the sender is not running. */
+static void on_mail(uv_poll_t *poll, int status, int events)
 {
-    struct worker *worker = async->data;
+    struct worker *worker = poll->data;
+    uint64_t count;
+    (void)status;
+    (void)events;
+    (void)!read(worker->mail_fd, &count, sizeof count);
+    atomic_store(&worker->mail_waits, false);
     struct mail *mail = take_mail(worker);
     while (mail != NULL) {
         struct mail *next = mail->next;
@@ -334,8 +345,13 @@ static bool worker_init(struct worker *worker)
         return false;
     }
     uv_mutex_init(&worker->mail_lock);
-    uv_async_init(&worker->loop, &worker->mail_ready, on_mail);
+    worker->mail_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (worker->mail_fd < 0 ||
+        uv_poll_init(&worker->loop, &worker->mail_ready, worker->mail_fd) != 0) {
+        return false;
+    }
     worker->mail_ready.data = worker;
+    uv_poll_start(&worker->mail_ready, UV_READABLE, on_mail);
     uv_timer_init(&worker->loop, &worker->look);
     worker->look.data = worker;
     uint64_t every = look_every(service_config(worker->service));
@@ -389,6 +405,7 @@ void worker_free(struct worker *worker)
 {
     drop_mail(worker);
     uv_loop_close(&worker->loop);
+    close(worker->mail_fd);
     large_free_thread(worker->large);
     judges_free(worker);
     catalog_unref(worker->service->catalog, worker->snapshot);

@@ -55,7 +55,9 @@ struct worker {
     unsigned index;
     uv_thread_t thread;
     uv_loop_t loop;
-    uv_async_t mail_ready;
+    uv_poll_t mail_ready;
+    int mail_fd; /* an eventfd; written when `mail_waits` becomes true */
+    atomic_bool mail_waits;
     uv_timer_t look;    /* timeouts, drain */
     uv_timer_t release; /* runs while sessions are held */
     uv_timer_t reread;  /* runs while sessions wait for the catalog */

@@ -6,6 +6,7 @@
 #include "proxy/session/session.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,6 +38,13 @@ void connect_fini(struct session *s)
 
 /* --- TCP --- */
 
+/* A server on the same machine has answered by now, which spares the loop a turn. */
+static bool is_connected(int fd)
+{
+    struct pollfd writable = {.fd = fd, .events = POLLOUT};
+    return poll(&writable, 1, 0) == 1;
+}
+
 static void try_address(struct session *s)
 {
     const struct upstream_host *host = host_of(s);
@@ -61,7 +69,12 @@ static void try_address(struct session *s)
     s->handles++;
     s->connect_ns = gate_now();
     s->connect_why = NULL;
-    session_watch(s);
+    if (is_connected(fd)) {
+        connect_writable(s);
+    }
+    if (s->state != SESSION_CLOSING) {
+        session_watch(s);
+    }
 }
 
 /* The next host that suits, of this round or the next; false when there is none. */

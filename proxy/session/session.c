@@ -322,6 +322,7 @@ static bool intake_keep(struct intake *in, const uint8_t *bytes, size_t len)
 /* Has the client's bytes consumed and keeps the rest; false when the session ended. */
 static bool client_consume(struct session *s, uint8_t *bytes, size_t len)
 {
+    const bool is_starting = s->state != SESSION_RELAY && s->state != SESSION_LOGIN;
     s->front.need = 0;
     size_t used = s->state == SESSION_RELAY     ? frontend_consume(s, bytes, len)
                   : s->state == SESSION_LOGIN   ? login_consume_client(s, bytes, len)
@@ -334,6 +335,10 @@ static bool client_consume(struct session *s, uint8_t *bytes, size_t len)
         session_fail(s, "53200", "out of memory");
         return false;
     }
+    if (is_starting && s->state == SESSION_CONNECTING) {
+        connect_begin(s);
+        return s->state != SESSION_CLOSING;
+    }
     return s->wait != SESSION_WAIT_JUDGE || large_begin(s);
 }
 
@@ -345,10 +350,16 @@ static void shutdown_server(struct session *s)
     }
 }
 
+/* It has said goodbye, and the server has it: there is nothing more to carry either way. */
+static bool is_over(const struct session *s)
+{
+    return s->terminated && is_answered(s) && !stream_is_full(&s->server);
+}
+
 /* The client sends no more: so shall the server see it, after what was sent. */
 static void client_ended(struct session *s)
 {
-    if (s->state != SESSION_RELAY || s->wait != SESSION_WAIT_NONE) {
+    if (s->state != SESSION_RELAY || s->wait != SESSION_WAIT_NONE || is_over(s)) {
         session_close(s); /* a held statement of a client that went away is never executed */
         return;
     }
@@ -512,6 +523,19 @@ static void client_ends(struct session *s)
     session_watch(s);
 }
 
+/* What comes before its turn waits in the socket, which is not watched for input then; nearly no
+ * client sends any, so that all begin with the same watch as they go on with. */
+static void client_hurries(struct session *s)
+{
+    uint8_t byte;
+    const ssize_t got = recv(s->client.fd, &byte, 1, MSG_PEEK);
+    if (got > 0) {
+        s->client_hurries = true;
+    } else if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
+        session_close(s);
+    }
+}
+
 static void on_client(uv_poll_t *poll, int status, int events)
 {
     struct session *s = poll->data;
@@ -547,6 +571,8 @@ static void on_client(uv_poll_t *poll, int status, int events)
         if (happened || s->client.tls_writes) {
             client_readable(s);
         }
+    } else if (happened && is_arriving(s) && status == 0 && (events & UV_DISCONNECT) == 0) {
+        client_hurries(s);
     } else if (happened && (status < 0 || is_arriving(s))) {
         session_close(s);
     }
@@ -588,7 +614,10 @@ static int client_events(const struct session *s)
     if (s->is_cancel) {
         return 0; /* carried out whether or not the client waits for it, as the server does */
     }
-    if (is_arriving(s) || s->wait == SESSION_WAIT_GATE) {
+    if (is_arriving(s)) {
+        return s->client_hurries ? UV_DISCONNECT : UV_READABLE;
+    }
+    if (s->wait == SESSION_WAIT_GATE) {
         return UV_DISCONNECT;
     }
     if (s->wait != SESSION_WAIT_NONE) {

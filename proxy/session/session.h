@@ -90,6 +90,7 @@ struct session {
     bool batch_executed;    /* an Execute among them */
     bool copying;           /* the server is taking CopyData */
     bool client_eof;        /* the client sends no more */
+    bool client_hurries;    /* it has sent more than was asked for, before the login */
     bool client_ending;     /* so it will turn out, once it is read again */
     bool terminated;        /* the client sent Terminate */
     bool fatal;             /* the server said its last words */

@@ -26,7 +26,7 @@ static bool set_string(char **to, struct span from)
 }
 
 /* Returns how many bytes are consumed. The packet stays: it is what the server is sent once
- * connected; the console has none. */
+ * connected, to which the caller sees when it has kept it; the console has no server. */
 static size_t accept_session(struct session *s, const struct startup *packet)
 {
     struct span database = packet->database.len > 0 ? packet->database : packet->user;
@@ -51,7 +51,7 @@ static size_t accept_session(struct session *s, const struct startup *packet)
         settings_parameter(s, (struct span){"client_encoding", 15}, packet->client_encoding);
     }
     if (session_enter_limits(s)) {
-        connect_begin(s);
+        s->state = SESSION_CONNECTING;
     }
     return 0;
 }
@@ -95,7 +95,7 @@ static void accept_cancel(struct session *s, const struct startup *packet)
         session_close(s);
         return;
     }
-    connect_begin(s);
+    s->state = SESSION_CONNECTING;
 }
 
 /* The server's own words; a client of protocol 2 reads an error without length and fields. */

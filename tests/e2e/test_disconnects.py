@@ -5,6 +5,7 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 
 import psycopg2
 import pytest
@@ -210,6 +211,35 @@ def test_a_reset_while_connecting_is_harmless(proxy, server):
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         raw.close()
     server.wait_for_backends(before)
+
+
+@pytest.mark.proxy
+@pytest.mark.parametrize("ending", ["close", "reset"])
+def test_a_client_ahead_of_its_login_is_neither_read_nor_forgotten(server, ending):
+    """What it sends before the server has said a word waits, at no cost, and its end is seen."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(10 * common.slowness())
+    proxy = Proxy(server, server=f"host=127.0.0.1 port={listener.getsockname()[1]} sslmode=disable")
+    proxy.start()
+    listener.accept()[0].close()  # it has looked whether there is a server
+    try:
+        with wire.Connection.to(proxy) as client:
+            client.send(wire.StartupMessage())
+            upstream, _ = listener.accept()
+            upstream.settimeout(10 * common.slowness())
+            assert upstream.recv(1000) == wire.StartupMessage()
+            client.send(wire.Query("SELECT 1"))
+            before = common.cpu_seconds(proxy.process.pid)
+            time.sleep(0.3)
+            assert common.cpu_seconds(proxy.process.pid) - before < 0.1
+            if ending == "reset":
+                client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                                         struct.pack("ii", 1, 0))
+        with upstream:
+            assert upstream.recv(1000) == b""
+    finally:
+        proxy.stop()
+        listener.close()
 
 
 @pytest.mark.proxy
