@@ -240,7 +240,8 @@ def test_a_text_in_another_encoding_by_now_is_not_given_anew(server, proxy, beco
         assert kinds(session, wire.Parse("s", text), wire.Sync()) == ["1", "Z"]
         become("hashed")
         session.query("SET client_encoding = 'LATIN1'")
-        assert kinds(session, *run) == ["E428C9", "Z"]
+        refused = "E428C9" if common.pg_major() >= 14 else "E42601"
+        assert kinds(session, *run) == [refused, "Z"]
         session.query("SET client_encoding = 'UTF8'")
         assert kinds(session, *run) == RAN
     assert server.psql("SELECT count(*) FROM chunks WHERE document_id = 'ü'", dbname=DATABASE) == "1"
