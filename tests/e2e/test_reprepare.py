@@ -175,6 +175,23 @@ def test_a_flush_brings_the_answers(server, session, become):
     check(server, 1)
 
 
+@pytest.mark.parametrize("columns,values", [
+    ("collection_id, chunk_index, content", "a\t1\tx\n"),
+    ("collection_id, partition_key, chunk_index, content", "a\t5\t1\tx\n"),
+], ids=["without_the_key", "with_it"])
+def test_a_prepared_copy(server, session, become, columns, values):
+    """Under LIST the key is put into its rows, under HASH it is taken out of them."""
+    assert kinds(session, wire.Parse("copy", f"COPY chunks ({columns}) FROM STDIN"), wire.Sync()) == ["1", "Z"]
+    for shape in ("hashed", "partitioned"):
+        become(shape)
+        for _ in range(2):
+            session.send(wire.Bind("", "copy"), wire.Execute(), wire.Flush())
+            assert [session.read().kind, session.read().kind] == ["2", "G"]
+            assert kinds(session, wire.CopyData(values), wire.CopyDone(), wire.Sync()) == ["C", "Z"]
+        check(server, 2)
+        assert kinds(session, *RUN) == RAN
+
+
 def test_an_error_of_the_new_parse_answers_the_bind(server, session, become):
     become("hashed")
     server.psql("ALTER TABLE chunks RENAME document_id TO elsewhere", dbname=DATABASE)
@@ -223,7 +240,8 @@ def test_a_text_in_another_encoding_by_now_is_not_given_anew(server, proxy, beco
         assert kinds(session, wire.Parse("s", text), wire.Sync()) == ["1", "Z"]
         become("hashed")
         session.query("SET client_encoding = 'LATIN1'")
-        assert kinds(session, *run) == ["E428C9", "Z"]
+        refused = "E428C9" if common.pg_major() >= 14 else "E42601"
+        assert kinds(session, *run) == [refused, "Z"]
         session.query("SET client_encoding = 'UTF8'")
         assert kinds(session, *run) == RAN
     assert server.psql("SELECT count(*) FROM chunks WHERE document_id = 'ü'", dbname=DATABASE) == "1"
