@@ -408,3 +408,17 @@ def test_a_hundred_consoles_while_sessions_come_and_go(proxy):
     assert not failures
     with local(proxy) as session:
         common.wait_until(lambda: len(session.rows("SHOW CLIENTS")) == 1, 5, "one client left")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_shutdown_while_lists_are_under_way(server, number):
+    instance = Proxy(server, workers=4).start()
+    consoles = [local(instance) for _ in range(8)]
+    for session in consoles:
+        session.send(wire.Query("SHOW CLIENTS") * 200)
+    instance.process.send_signal(number)
+    for session in consoles:
+        session.read_to_end()
+        session.close()
+    instance.process.wait(20 * common.slowness())
+    assert instance.stop() == 0
