@@ -205,8 +205,10 @@ def test_help_names_every_command(console):
 
 
 def test_a_cutover_is_shown_with_its_outcome(server, console, proxy):
+    before = table(console, "SHOW CUTOVER")
     done = proxy.command("cutover", "chunks", "--yes", "--json")
-    shown = table(console, "SHOW CUTOVER")[0]
+    (shown,) = table(console, "SHOW CUTOVER")
+    assert before == []
     assert (shown["command"], shown["rule"], shown["exit"]) == ("cutover", "chunks",
                                                                 done.returncode)
     assert shown["outcome"] and shown["started"] <= shown["ended"]
@@ -322,6 +324,24 @@ def test_the_console_is_open_when_max_client_conn_is_reached(server):
     assert instance.stop() == 0
 
 
+def test_over_tls_the_login_is_bound_to_the_certificate(server, pki, tmp_path):
+    (auth_file := tmp_path / "users").write_text(USERS)
+    instance = Proxy(server, client_tls="require", client_tls_cert=pki / "one.crt",
+                     client_tls_key=pki / "one.key", auth_file=auth_file,
+                     stats_users="watcher").start()
+    connection = psycopg2.connect(host=instance.host, port=instance.port, dbname="pgsluice",
+                                  user="watcher", password="secret of watcher",
+                                  sslmode="require", channel_binding="require")
+    connection.autocommit = True
+    (own,) = table(connection, "SHOW CLIENTS")
+    assert own["tls"] == "TLSv1.3"
+    connection.close()
+    with pytest.raises(psycopg2.OperationalError, match="TLS connections only"):
+        psycopg2.connect(host=instance.host, port=instance.port, dbname="pgsluice",
+                         user="watcher", password="secret of watcher", sslmode="disable")
+    assert instance.stop() == 0
+
+
 # --- floods and faults ---
 
 @pytest.mark.parametrize("messages, sqlstate", [
@@ -408,3 +428,17 @@ def test_a_hundred_consoles_while_sessions_come_and_go(proxy):
     assert not failures
     with local(proxy) as session:
         common.wait_until(lambda: len(session.rows("SHOW CLIENTS")) == 1, 5, "one client left")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_shutdown_while_lists_are_under_way(server, number):
+    instance = Proxy(server, workers=4).start()
+    consoles = [local(instance) for _ in range(8)]
+    for session in consoles:
+        session.send(wire.Query("SHOW CLIENTS") * 200)
+    instance.process.send_signal(number)
+    for session in consoles:
+        session.read_to_end()
+        session.close()
+    instance.process.wait(20 * common.slowness())
+    assert instance.stop() == 0

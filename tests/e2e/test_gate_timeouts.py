@@ -14,7 +14,7 @@ from lib.proxy import Proxy, strip_rule
 pytestmark = pytest.mark.proxy
 
 INSERT = "INSERT INTO chunks (collection_id, chunk_index, content) VALUES ('a', {}, 'x')"
-TIMEOUT_MS = 300
+TIMEOUT_MS = 150
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_a_statement_timeout_ends_the_wait_in_the_servers_words(server, proxy, g
 @pytest.mark.parametrize("startup", [
     {"options": f"-c statement_timeout={TIMEOUT_MS}"},
     {"options": f"--statement-timeout={TIMEOUT_MS}ms"},
-    {"Statement_Timeout": "0.3s"},
+    {"Statement_Timeout": f"{TIMEOUT_MS * 1000}us"},
 ])
 def test_a_timeout_of_the_startup_packet(server, proxy, gate, startup):
     with wire.connect(proxy, user="app", **startup) as session:
