@@ -80,7 +80,9 @@ def test_the_ledger_balances_without_any_cutover(table):
     ("DELETE FROM chunks WHERE id = (SELECT max(id) FROM chunks)", "I1"),
     ("INSERT INTO chunks (collection_id, document_id, chunk_index, content) SELECT collection_id,"
      " document_id, chunk_index, content FROM chunks ORDER BY id DESC LIMIT 1", "I2"),
-    ("UPDATE chunks SET id = -id WHERE id = (SELECT max(id) FROM chunks)", "I3"),
+    ("UPDATE chunks SET id = -id WHERE id = (SELECT max(id) FROM chunks WHERE document_id IN"
+     " (SELECT document_id FROM chunks WHERE document_id <> 'base' GROUP BY 1 HAVING count(*) > 1))",
+     "I3"),
     ("UPDATE chunks SET partition_key = 4711 WHERE id = 1", "I8"),
     ("UPDATE chunks SET content = 'changed' WHERE id = (SELECT max(id) FROM chunks)", "I8"),
 ])
