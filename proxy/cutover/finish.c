@@ -29,6 +29,10 @@ enum exit_code cutover_finish(const struct config *config, const struct config_r
                               "a swap has not come to its flip yet (%s): go on with cutover, or "
                               "clean up with rollback",
                               swap_phase_text(row.phase));
+    } else if (!c.table.generated) {
+        code = context_finish(&c, EXIT_REFUSED, report,
+                              "the table has its trigger (%s): clean up with rollback",
+                              swap_phase_text(row.phase));
     } else {
         code = swap_finish(&c, &run, &row, report);
     }
