@@ -35,6 +35,10 @@ enum exit_code cutover_finish(const struct config *config, const struct config_r
                               swap_phase_text(row.phase));
     } else if (c.options.when_baked && (row.phase == SWAP_BACK || !row.bake.over)) {
         code = context_finish(&c, EXIT_REFUSED, report, "the bake time is not over; nothing done");
+    } else if (!c.table.generated) {
+        code = context_finish(&c, EXIT_REFUSED, report,
+                              "the table has its trigger (%s): clean up with rollback",
+                              swap_phase_text(row.phase));
     } else {
         if (c.options.when_baked) {
             context_step(&c, "bake-over", "flipped at %s, kept until %s", row.bake.since,

@@ -59,7 +59,8 @@ static bool read_capture(struct cutover *c, struct capture *out, struct failure 
 }
 
 /* A swap that was not flipped is taken away, one that was is flipped back while the old table is
- * there. False when the command ends here. */
+ * there; where a finish has begun to drop that, the rest goes first. False when the command ends
+ * here. */
 static bool end_swap(struct cutover *c, struct state_run *run, enum exit_code *code,
                      json_t **report)
 {
@@ -79,10 +80,20 @@ static bool end_swap(struct cutover *c, struct state_run *run, enum exit_code *c
         return false;
     }
     context_step(c, "swap-clean", "%s", swap_phase_text(phase));
-    *code = swap_clean(c, &f) ? context_finish(c, EXIT_DONE, report,
-                                               "a swap that had not come to its flip was cleaned "
-                                               "up; the table is as it was")
-                              : context_finish(c, f.code, report, "%s; run rollback again", f.msg);
+    bool generated = c->table.generated;
+    if (!swap_clean(c, &f)) {
+        *code = context_finish(c, f.code, report, "%s; run rollback again", f.msg);
+        return false;
+    }
+    if (generated) {
+        return true;
+    }
+    *code = context_finish(c, EXIT_DONE, report, "%s",
+                           phase == SWAP_BACK
+                               ? "the column is computed by its trigger again, and what the swap "
+                                 "had made was cleaned up"
+                               : "a swap that had not come to its flip was cleaned up; the table "
+                                 "is as it was");
     return false;
 }
 

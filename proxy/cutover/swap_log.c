@@ -318,12 +318,13 @@ static bool replay_once(struct control *control, const struct swap_way *way, uin
     const char *value = most != 0 ? limit : NULL;
     snprintf(limit, sizeof limit, "%llu", (unsigned long long)most);
     snprintf(sql, sizeof sql, "SELECT pgsluice.replay_%u($1::bigint)", way->from);
+    unsigned short_ms = timeout_ms < STATEMENT_TIMEOUT_MS ? timeout_ms : STATEMENT_TIMEOUT_MS;
     /* Not waited for at the disk, least of all while writes are held: log and rows are lost
      * together in a crash or not at all, and the flip's own COMMIT takes all that is before it
      * along. */
     if (!control_run(control,
                      "BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL synchronous_commit = off",
-                     timeout_ms, f)) {
+                     short_ms, f)) {
         return false;
     }
     PGresult *r = control_query(control, sql, 1, &value, timeout_ms, f);
@@ -336,7 +337,7 @@ static bool replay_once(struct control *control, const struct swap_way *way, uin
     *count = strtoull(PQgetvalue(r, 0, 0), NULL, 10);
     PQclear(r);
     FAILPOINT("replay-commit");
-    return control_run(control, "COMMIT", timeout_ms, f);
+    return control_run(control, "COMMIT", short_ms, f);
 }
 
 bool swap_log_replay(struct control *control, const struct swap_way *way, uint64_t most,

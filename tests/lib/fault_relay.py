@@ -36,11 +36,15 @@ class FaultRelay:
         for pair in pairs:
             pair.reset()
 
-    def black_hole(self):
-        """From now on nothing passes, not even the end of a connection; nobody is told."""
+    def black_hole(self, patience=60):
+        """From now on nothing passes, not even the end of a connection; nobody is told. After `patience`
+        seconds both ends find out, as their keepalives would, which the kernel goes on to answer here."""
         self.hole = True
         for pair in self.pairs:
             pair.dead = True
+            timer = threading.Timer(patience, pair.reset)
+            timer.daemon = True
+            timer.start()
 
     def heal(self):
         """New connections pass again; those from before and within the hole never will."""
@@ -59,10 +63,11 @@ class FaultRelay:
         while True:
             try:
                 near, _ = self.listener.accept()
+            except OSError:
+                return
+            try:
                 far = socket.create_connection(self.target)
             except OSError:
-                if self.listener.fileno() < 0:
-                    return
                 near.close()  # the server is down
                 continue
             pair = Pair(self, near, far)
