@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "proxy/catalog_read.h"
+#include "proxy/cutover/pulse.h"
 #include "proxy/gate.h"
 
 uint64_t monotonic_ms(void)
@@ -105,6 +106,9 @@ bool context_init(struct cutover *c, const char *command, const struct config *c
     if (c->options.max_hold_ms == 0) {
         c->options.max_hold_ms = 500;
     }
+    if (host != NULL && host->progress != NULL) {
+        c->pulse = pulse_new(c);
+    }
     make_run_id(c->run);
     c->checks = json_array();
     char *table = text_printf("%s.%s", rule->schema, rule->table);
@@ -130,8 +134,12 @@ bool context_connect_again(struct cutover *c, bool abortable, struct control **o
     struct control_target target = {
         .conninfo = c->config->control,
         .database = c->database,
-        .abort_requested = hears ? c->host->abort_requested : NULL,
-        .abort_arg = hears ? c->host->arg : NULL,
+        .abort_requested = !hears             ? NULL
+                           : c->pulse != NULL ? pulse_beat
+                                              : c->host->abort_requested,
+        .abort_arg = !hears             ? NULL
+                     : c->pulse != NULL ? c->pulse
+                                        : c->host->arg,
     };
     if (!control_open(&target, out, f)) {
         return false;
@@ -191,6 +199,7 @@ enum exit_code context_finish(struct cutover *c, enum exit_code code, json_t **r
         gate_record(c->host->gate, false);
     }
     control_close(c->control);
+    pulse_free(c->pulse);
     json_decref(c->table.facts);
     free(c->table.type);
     free(c->table.collation);

@@ -65,6 +65,7 @@ struct cutover {
     struct cutover_trigger trigger;
     char *capture;        /* what a rollback needs of the trigger, JSON */
     uint64_t estimate_ms; /* of the exclusive lock */
+    struct pulse *pulse;  /* NULL: nobody looks on */
     bool swaps;           /* the strategy, once the preflight has chosen it */
 };
 

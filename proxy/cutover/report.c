@@ -1,6 +1,8 @@
 /* The report's members, progress and audit steps; see context.h. */
 #include "proxy/cutover/context.h"
 
+#include "proxy/cutover/pulse.h"
+
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,6 +69,7 @@ void context_progress(const struct cutover *c, const char *phase, double done, c
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
     c->host->progress(c->host->arg, phase, text, done);
+    pulse_note(c->pulse, phase, text);
     FAILPOINT(phase);
 }
 

@@ -111,6 +111,20 @@ def test_writes_of_replication_are_captured(db):
     assert db.digest() == rows
 
 
+def test_a_long_index_build_says_how_far_it_is(db):
+    """An index over a function that is slow for the cutover only."""
+    db.as_owner("CREATE FUNCTION public.be_slow(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN"
+                " IF current_setting('application_name') = 'probe' THEN PERFORM pg_sleep(0.003); END IF;"
+                " RETURN $1; END $$; CREATE INDEX slow_one ON chunks (public.be_slow(chunk_index))")
+    done = db.probe("cutover", strategy="swap")
+    assert done.code == 0, done
+    said = [line for line in done.progress.splitlines() if "indexes:" in line and "be_slow" in line]
+    assert any(", for 2 s: building index: scanning table" in line for line in said), said
+    times = [float(line.split()[0]) for line in done.progress.splitlines()]
+    gaps = [after - before for before, after in zip(times, times[1:])]
+    assert max(gaps) < 2500 * common.slowness(), done.progress
+
+
 def test_a_table_partitioned_by_the_column(db, pg):
     """LIST by the column becomes HASH by what the expression reads; and back."""
     schema.create_chunks(pg, "partitioned", db.name)
