@@ -107,6 +107,11 @@ def dump(db):
                   and "compute_partition_key_trigger" not in line)
 
 
+def without_partitioning(dumped):
+    """A dump's lines without how the table is cut into partitions, for where that is to change."""
+    return sorted(line.partition("FOR VALUES")[0].partition("PARTITION BY")[0] for line in dumped)
+
+
 # Of the table that is put aside.
 ASIDE = ("_pgsluice_old", "_pgsluice_new", "pgsluice_n", "pgsluice_o", "compute_partition_key_trigger")
 
@@ -322,10 +327,12 @@ def test_hundred_list_partitions_become_hash_partitions(db):
                 if "pointers_id_collection_id_partition" not in line]
 
     before, rows = kept(catalog(db, hidden=ASIDE)), db.digest()
+    dumped = without_partitioning(dump(db))
     for command in ("there", "back"):
         report = swap(db, command, **options)
         assert report["key"] == "id, collection_id, partition_key"
         assert differences(before, kept(catalog(db, hidden=ASIDE))) == ""
+        assert differences(dumped, without_partitioning(dump(db))) == ""
         assert db.digest() == rows
         assert db.is_generated() == (command == "there")
         assert db.psql("SELECT pg_get_partkeydef('chunks'::regclass)") == (
@@ -365,10 +372,11 @@ def test_other_partitionings_are_kept(db):
                 if not line.startswith(("column|public.high|", "constraint|public.high|high_"))
                 and not ("|n|NOT NULL" in line and "public.high" in line)]
 
-    before, rows = kept(), db.digest()
+    before, dumped, rows = kept(), dump(db), db.digest()
     for command in ("there", "back", "there"):
         swap(db, command, trigger="")
         assert differences(before, kept()) == ""
+        assert differences(dumped, dump(db)) == ""
         assert db.digest() == rows
     # A partition that is added while the other table is kept goes there as well.
     db.as_owner("ALTER TABLE chunks DETACH PARTITION high; DROP TABLE high")
@@ -379,6 +387,45 @@ def test_other_partitionings_are_kept(db):
     before = kept("document_id")
     swap(db, "there", trigger="", column="document_id", expression="collection_id")
     assert differences(before, kept("document_id")) == ""
+
+
+# What a partition may not have of its own, by SQL that gives it to the partition {p}, and the reason.
+REFUSED_OF_PARTITIONS = [
+    ("CREATE INDEX of_its_own ON {p} (content)", "it has an index of its own"),
+    ("CLUSTER {p} USING {p}_pkey", "one of its indexes has options of its own, or is the CLUSTER mark"),
+    ("ALTER TABLE {p} ADD CONSTRAINT own CHECK (content <> '')", "it has a constraint of its own"),
+    ("CREATE TABLE pointing (id bigint, c varchar, i int, FOREIGN KEY (id, c, i) REFERENCES {p})",
+     "a foreign key points to it"),
+    ("CREATE TRIGGER own AFTER INSERT ON {p} FOR EACH ROW EXECUTE FUNCTION noted()",
+     "it has a trigger of its own"),
+    ("ALTER TABLE {p} ENABLE ROW LEVEL SECURITY", "it has policies of its own"),
+    ("GRANT SELECT (content) ON {p} TO app", "it has grants on columns, or that are not its owner's"),
+    ("ALTER TABLE {p} ALTER COLUMN content SET DEFAULT 'own'",
+     "its columns have options or defaults of their own"),
+    ("COMMENT ON COLUMN {p}.content IS 'own'",
+     "comments on its columns, indexes or constraints, or labels"),
+    ("CREATE MATERIALIZED VIEW kept AS SELECT id FROM {p}",
+     "views, policies, publications, statistics objects, functions or sequences depend on it"),
+    ("DROP TABLE {p}; CREATE TABLE {p} PARTITION OF chunks FOR VALUES IN ({n}) PARTITION BY HASH (id); "
+     "CREATE TABLE below PARTITION OF {p} FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+     "it is partitioned itself, or no plain table"),
+]
+
+
+def test_what_partitions_have_of_their_own_is_refused_by_their_name(db):
+    partitioned(db, partition_by="LIST (chunk_index)", key="id, collection_id, chunk_index", more="".join(
+        f"CREATE TABLE p{n} PARTITION OF chunks FOR VALUES IN ({n});"
+        for n in range(len(REFUSED_OF_PARTITIONS) + 1)))
+    db.as_owner("CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    assert shadow(db, "plan", trigger="")["refusals"] == []
+    for n, (sql, _) in enumerate(REFUSED_OF_PARTITIONS):
+        db.as_owner(sql.format(p=f"p{n}", n=n))
+    before = catalog(db)
+    report = shadow(db, "there", trigger="")
+    assert report["code"] == 1
+    assert {r["what"]: r["why"] for r in report["refusals"]} == {
+        f"partition public.p{n}": why for n, (_, why) in enumerate(REFUSED_OF_PARTITIONS)}
+    assert catalog(db) == before
 
 
 # What cannot be carried over, by SQL that makes it and the name under which it is refused.
