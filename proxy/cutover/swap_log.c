@@ -1,6 +1,7 @@
 /* The log of a swap; see swap_log.h. Called by the swap, on any of its control connections. */
 #include "proxy/cutover/swap_log.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +13,7 @@ enum {
     REPLAY_MS = 600000,    /* no limit in earnest: it can be aborted */
     REPLAY_ATTEMPTS = 10,  /* conflicts that a later snapshot does not have */
     CATCH_UP_TURNS = 1000, /* a log that never gets short */
+    FEW_ROWS = 500,        /* their turn is as long as one of none: hundreds of partitions */
 };
 
 /* The key's columns in its own order, with the types that the log gives them. $1 table, $2 names.
@@ -361,6 +363,7 @@ bool swap_log_catch_up(struct cutover *c, struct control *control, const struct 
 {
     uint64_t count = 0;
     uint64_t total = 0;
+    double least = 0; /* of a turn */
     for (unsigned turn = 0; turn < CATCH_UP_TURNS; turn++) {
         if (context_abort_requested(c)) {
             return fail(f, EXIT_REFUSED, "aborted");
@@ -370,9 +373,11 @@ bool swap_log_catch_up(struct cutover *c, struct control *control, const struct 
             return false;
         }
         total += count;
-        if (count < REPLAY_ROWS && monotonic_ms_exact() - began <= ms) {
+        double took = monotonic_ms_exact() - began;
+        if ((count < REPLAY_ROWS && took <= ms) || (count < FEW_ROWS && took <= 2 * least)) {
             return true;
         }
+        least = turn == 0 ? took : fmin(least, took);
         if (total > 2 * (uint64_t)REPLAY_ROWS) {
             context_progress(c, "replay", -1, "%llu changes replayed", (unsigned long long)total);
         }

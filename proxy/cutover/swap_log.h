@@ -56,7 +56,7 @@ char *swap_log_drain_sql(const struct swap_way *way);
  * A transaction of its own on `control`, of which each statement may take `timeout_ms`. */
 MUST_CHECK bool swap_log_replay(struct control *control, const struct swap_way *way, uint64_t most,
                                 unsigned timeout_ms, uint64_t *count, struct failure *f);
-/* Replays until what came meanwhile took no longer than `ms`. */
+/* Replays until what came meanwhile took no longer than `ms`, or than a turn takes at all. */
 MUST_CHECK bool swap_log_catch_up(struct cutover *c, struct control *control,
                                   const struct swap_way *way, unsigned ms, struct failure *f);
 
