@@ -7,6 +7,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "proxy/config.h"
 #include "proxy/cutover/cutover.h"
@@ -73,7 +74,8 @@ struct cli_progress {
     bool on_terminal;
     bool on_line;   /* the bar is drawn, and its line not ended */
     char phase[64]; /* of the last plain line, */
-    int tenth;      /* and how far it was */
+    int tenth;      /* how far it was, */
+    time_t said;    /* and when */
 };
 void cli_progress_init(struct cli_progress *progress);
 /* `done` in 0..1, negative when unknown. */

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #define BAR_WIDTH 24
+#define LINE_AGAIN_S 10 /* where nothing but the text changes */
 static const char bar_full[] = "########################";
 static const char bar_empty[] = "........................";
 
@@ -165,9 +166,12 @@ void cli_progress_show(struct cli_progress *progress, const char *phase, const c
         return;
     }
     int tenth = bounded < 0 ? -1 : (int)(bounded * 10);
-    if (strcmp(progress->phase, phase) == 0 && tenth == progress->tenth) {
+    time_t now = time(NULL);
+    if (strcmp(progress->phase, phase) == 0 && tenth == progress->tenth &&
+        now - progress->said < LINE_AGAIN_S) {
         return;
     }
+    progress->said = now;
     snprintf(progress->phase, sizeof progress->phase, "%s", phase);
     progress->tenth = tenth;
     if (bounded >= 0) {

@@ -367,9 +367,10 @@ static enum exit_code conclude(struct swap *s, double began, json_t **report)
     return context_finish(c, EXIT_DONE, report,
                           "%s is now GENERATED ALWAYS AS (%s) STORED; %lld rows compared, "
                           "exclusive lock %.1f ms; the "
-                          "old table is kept as %s until pgsluice finish",
+                          "old table is kept as %s until %spgsluice finish",
                           c->rule->column, c->rule->expression, (long long)s->compared,
-                          json_number_value(lock), s->shape.aside);
+                          json_number_value(lock), s->shape.aside,
+                          c->options.bake_ms > 0 ? "its bake time is over, or " : "");
 }
 
 enum exit_code swap_forward(struct cutover *c, json_t **report)
