@@ -183,6 +183,8 @@ static const char *const key_sql[] = {"WITH ", shadow_index_ctes, missing_index_
 static const char *const index_sql[] = {"WITH ", shadow_index_ctes, missing_index_sql,
                                         ") q ORDER BY oid", NULL};
 
+static const char *const own_index_sql[] = {"WITH ", shadow_part_ctes, shadow_part_indexes, NULL};
+
 /* On the way back the table may have got constraints since it was flipped. */
 static const char *const rest_sql[] = {
     "WITH ", shadow_index_ctes,
@@ -240,6 +242,7 @@ json_t *shadow_finish(struct cutover *c, const struct shadow *shadow, struct fai
     }
     append_query(c, shadow, parts_sql, &list, f);
     append_query(c, shadow, index_sql, &list, f);
+    append_query(c, shadow, own_index_sql, &list, f);
     append_query(c, shadow, rest_sql, &list, f);
     return list;
 }

@@ -1,8 +1,8 @@
 /*
  * The SQL for the partitions of a table: how they are paired, what of theirs is carried over, and
  * what is refused. One level of partitions, of plain tables; whatever they have besides what they
- * have from the table is name, tablespace, storage options, persistence, owner, grants, comment and
- * replica identity.
+ * have from the table is plain indexes, name, tablespace, storage options, persistence, owner,
+ * grants, comment and replica identity.
  */
 #include "proxy/cutover/shadow_sql.h"
 
@@ -39,7 +39,49 @@ const char shadow_part_ctes[] =
                                              "  JOIN pg_index i ON i.indrelid = k.oid JOIN "
                                              "pg_class x ON x.oid = i.indexrelid "
                                              "  JOIN pg_namespace n ON n.oid = x.relnamespace JOIN "
-                                             "pg_inherits h ON h.inhrelid = x.oid), ";
+                                             "pg_inherits h ON h.inhrelid = x.oid), "
+                                             /* Plain indexes of a partition alone, paired by
+                                              * definition; what follows their names and the
+                                              * partition's in it is the same for both. */
+                                             "own0 AS (SELECT x.oid, x.relname, k.nspname, k.oid "
+                                             "AS kid, i.indisunique, "
+                                             "  pg_get_indexdef(x.oid) AS def, format('CREATE "
+                                             "%sINDEX %I ON %s USING ', CASE WHEN "
+                                             "  i.indisunique THEN 'UNIQUE ' ELSE '' END, "
+                                             "x.relname, k.name) AS prefix FROM kid k "
+                                             "  JOIN pg_index i ON i.indrelid = k.oid JOIN "
+                                             "pg_class x ON x.oid = i.indexrelid "
+                                             "  WHERE k.relkind = 'r' AND i.indisvalid AND NOT "
+                                             "i.indisclustered AND NOT i.indisreplident "
+                                             "  AND x.reltablespace = 0 AND NOT EXISTS (SELECT "
+                                             "FROM kidix WHERE kidix.oid = x.oid) "
+                                             "  AND NOT EXISTS (SELECT FROM pg_constraint c WHERE "
+                                             "c.conindid = x.oid "
+                                             "  AND c.conrelid = k.oid) AND obj_description(x.oid, "
+                                             "'pg_class') IS NULL "
+                                             "  AND NOT EXISTS (SELECT FROM pg_depend d WHERE "
+                                             "d.classid = 'pg_class'::regclass "
+                                             "  AND d.objid = x.oid AND d.deptype = 'x') AND NOT "
+                                             "EXISTS (SELECT FROM pg_attribute a "
+                                             "  WHERE a.attrelid = x.oid AND (to_jsonb(a) ->> "
+                                             "'attstattarget')::int >= 0)), "
+                                             "own AS (SELECT own0.*, substr(def, length(prefix) + "
+                                             "1) AS rest, row_number() OVER ("
+                                             "  PARTITION BY kid, indisunique, substr(def, "
+                                             "length(prefix) + 1) ORDER BY relname) AS nth "
+                                             "  FROM own0 WHERE left(def, length(prefix)) = "
+                                             "prefix), "
+                                             "ownpair AS (SELECT o.*, k.fresh_name, t.oid AS "
+                                             "to_oid, t.relname AS to_name FROM kidpair k "
+                                             "  JOIN own o ON o.kid = k.oid LEFT JOIN own t ON "
+                                             "t.kid = k.to_oid AND t.rest = o.rest "
+                                             "  AND t.indisunique = o.indisunique AND t.nth = "
+                                             "o.nth), ";
+
+const char shadow_part_indexes[] =
+    "none AS (SELECT) SELECT format('CREATE %sINDEX pgsluice_n%s ON %I.%I USING %s', CASE WHEN "
+    "o.indisunique THEN 'UNIQUE ' ELSE '' END, o.oid, o.nspname, o.fresh_name, o.rest) "
+    "FROM ownpair o WHERE o.to_oid IS NULL ORDER BY o.oid";
 
 const char shadow_part_refusals[] =
     "UNION ALL SELECT 'partition ' || k.name, CASE WHEN k.relkind <> 'r' OR EXISTS (SELECT "
@@ -53,8 +95,6 @@ const char shadow_part_refusals[] =
     "WHEN EXISTS (SELECT FROM aclexplode(k.relacl) g WHERE g.grantor <> k.relowner) "
     "OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = k.oid AND a.attacl IS NOT NULL) "
     "THEN 'it has grants on columns, or that are not its owner''s' "
-    "WHEN EXISTS (SELECT FROM pg_index i WHERE i.indrelid = k.oid AND NOT EXISTS (SELECT "
-    "FROM kidix WHERE kidix.oid = i.indexrelid)) THEN 'it has an index of its own' "
     "WHEN EXISTS (SELECT FROM kidix i JOIN pg_class x ON x.oid = i.parent WHERE i.kid = k.oid "
     "AND (i.indisclustered OR i.reloptions IS DISTINCT FROM x.reloptions "
     "OR (i.reltablespace <> x.reltablespace AND i.reltablespace <> k.reltablespace))) "
@@ -94,6 +134,16 @@ const char shadow_part_refusals[] =
     "END FROM kidpair k ";
 
 const char shadow_part_key_refusals[] =
+    "UNION ALL SELECT 'partition ' || k.name, CASE "
+    "WHEN EXISTS (SELECT FROM own WHERE own.kid = k.oid) AND ({hashed} OR ({to} <> 0 AND "
+    "pg_get_partkeydef({from}) <> pg_get_partkeydef({to}))) THEN 'it has an index of its own, and "
+    "the other table is partitioned in another way' "
+    "WHEN EXISTS (SELECT FROM pg_index i WHERE i.indrelid = k.oid AND NOT EXISTS (SELECT "
+    "FROM kidix WHERE kidix.oid = i.indexrelid) AND NOT EXISTS (SELECT FROM own "
+    "WHERE own.oid = i.indexrelid) AND NOT EXISTS (SELECT FROM pg_constraint c "
+    "WHERE c.conindid = i.indexrelid AND c.conrelid = k.oid)) THEN 'it has an index of its own "
+    "with a comment, a tablespace, statistics targets or a mark, or that is not valid' "
+    "END FROM kidpair k "
     "UNION ALL SELECT 'partition ' || k.name, 'the table has none like it any more' FROM kid k "
     "WHERE k.rel = {to} AND k.oid NOT IN (SELECT to_oid FROM kidpair WHERE to_oid IS NOT NULL) "
     "UNION ALL SELECT 'foreign key ' || quote_ident(c.conname), 'a partitioned table''s foreign "
@@ -129,4 +179,13 @@ const char shadow_part_steps[] =
     "w.becomes)) FROM kidpair k JOIN kidix i ON i.kid = k.oid JOIN pair p ON p.oid = i.parent "
     "JOIN kidix o ON o.parent = p.to_oid AND o.kid = k.to_oid, LATERAL (VALUES "
     "(1, i.oid, i.relname, 'pgsluice_o' || i.oid), (2, o.oid, o.relname, i.relname)) "
-    "w(ord, oid, relname, becomes) WHERE w.relname <> w.becomes ";
+    "w(ord, oid, relname, becomes) WHERE w.relname <> w.becomes "
+    "UNION ALL SELECT 91, w.ord, NULL, NULL, NULL, format('DO %L', format("
+    "'BEGIN IF EXISTS (SELECT FROM pg_class WHERE oid = %s AND relname = %L) THEN "
+    "ALTER INDEX %I.%I RENAME TO %I; END IF; END', w.oid, w.relname, o.nspname, w.relname, "
+    "w.becomes)) FROM ownpair o, LATERAL (VALUES (1, o.oid, o.relname, 'pgsluice_o' || o.oid), "
+    "(2, o.to_oid, o.to_name, o.relname)) w(ord, oid, relname, becomes) "
+    "WHERE o.to_oid IS NOT NULL AND w.relname <> w.becomes "
+    "UNION ALL SELECT 24, o.oid::int8, format('DROP INDEX %I.%I', o.nspname, o.relname), NULL, "
+    "NULL, NULL FROM own o JOIN kidpair k ON k.to_oid = o.kid WHERE o.oid NOT IN (SELECT to_oid "
+    "FROM ownpair WHERE to_oid IS NOT NULL) ";

@@ -35,6 +35,9 @@ extern const char shadow_index_ctes[];
  * of their likes, `fresh_name` (what one of {to} is called until the flip) and `aside` (what the
  * one of {from} is called after it). Before the others, with a comma at its end. */
 extern const char shadow_part_ctes[];
+/* The indexes that partitions of {to} lack of those that their likes have for themselves, `ownpair`
+ * of the same CTEs, as statements: what is to follow those CTEs. */
+extern const char shadow_part_indexes[];
 /* Refusals for partitions: SELECT of what and why over these. */
 extern const char shadow_part_refusals[];
 extern const char shadow_part_key_refusals[];

@@ -360,6 +360,10 @@ def test_other_partitionings_are_kept(db):
         COMMENT ON TABLE low IS 'low'""")
     db.as_owner("""
         CREATE INDEX by_key ON chunks (partition_key);
+        CREATE INDEX low_only ON low (lower(content) text_pattern_ops) WHERE partition_key > 3;
+        CREATE UNIQUE INDEX " ON public.low USING " ON low (id) INCLUDE (partition_key) WITH (fillfactor = 70);
+        CREATE INDEX twice_a ON low (document_id);
+        CREATE INDEX twice_b ON low (document_id);
         CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
         CREATE TRIGGER after_all AFTER INSERT OR UPDATE ON chunks FOR EACH ROW EXECUTE FUNCTION noted();
         COMMENT ON TRIGGER after_all ON chunks IS 'of the table';
@@ -378,6 +382,12 @@ def test_other_partitionings_are_kept(db):
         assert differences(before, kept()) == ""
         assert differences(dumped, dump(db)) == ""
         assert db.digest() == rows
+        if command == "there":
+            # What a partition gets or loses meanwhile is for the way back.
+            db.as_owner("DROP INDEX twice_a; CREATE INDEX newest ON low (chunk_index, created_at)")
+        else:
+            db.as_owner("DROP INDEX newest; CREATE INDEX twice_a ON low (document_id)")
+        before, dumped = kept(), dump(db)
     # A partition that is added while the other table is kept goes there as well.
     db.as_owner("ALTER TABLE chunks DETACH PARTITION high; DROP TABLE high")
     assert "partition public.high_pgsluice_old" in shadow(db, "back", trigger="")["refusals"][0]["what"]
@@ -391,7 +401,9 @@ def test_other_partitionings_are_kept(db):
 
 # What a partition may not have of its own, by SQL that gives it to the partition {p}, and the reason.
 REFUSED_OF_PARTITIONS = [
-    ("CREATE INDEX of_its_own ON {p} (content)", "it has an index of its own"),
+    ("CREATE INDEX of_its_own ON {p} (content); COMMENT ON INDEX of_its_own IS 'own'", "it has an index of "
+     "its own with a comment, a tablespace, statistics targets or a mark, or that is not valid"),
+    ("ALTER TABLE {p} ADD CONSTRAINT unique_here UNIQUE (id)", "it has a constraint of its own"),
     ("CLUSTER {p} USING {p}_pkey", "one of its indexes has options of its own, or is the CLUSTER mark"),
     ("ALTER TABLE {p} ADD CONSTRAINT own CHECK (content <> '')", "it has a constraint of its own"),
     ("CREATE TABLE pointing (id bigint, c varchar, i int, FOREIGN KEY (id, c, i) REFERENCES {p})",
