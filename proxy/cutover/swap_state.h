@@ -51,8 +51,8 @@ char *swap_state_enter_sql(const struct cutover *c, enum swap_phase phase, const
 /* Keeps other runs away for as long as c->control lasts; waits a little for the backend of a
  * connection that was lost. SWAP_TAKEN when another run is at work. */
 MUST_CHECK bool swap_state_lead(struct cutover *c, struct failure *f);
-/* A new c->control in the place of a lost one, whose backend is ended if it still keeps others away:
- * where a connection has fallen silent the server knows nothing of its end. */
+/* A new c->control in the place of a lost one, whose backend is ended if it still keeps others
+ * away: where a connection has fallen silent the server knows nothing of its end. */
 MUST_CHECK bool swap_state_reconnect(struct cutover *c, bool abortable, struct failure *f);
 /* Takes the swap over for this run, from whoever had it. */
 MUST_CHECK bool swap_state_take(struct cutover *c, struct failure *f);
