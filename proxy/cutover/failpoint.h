@@ -3,8 +3,8 @@
  * into pgsluice_failpoints alone, the program that tests/cutover/test_matrix.py runs: in what is
  * installed nothing is left of them.
  *
- * Every phase that context_progress() tells of is such a place, under the phase's name; others stand
- * where they are.
+ * Every phase that context_progress() tells of is such a place, under the phase's name; others
+ * stand where they are.
  */
 #pragma once
 

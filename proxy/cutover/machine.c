@@ -239,7 +239,8 @@ static bool begin(struct machine *m, struct failure *f)
         return fail(f, EXIT_REFUSED, "out of memory");
     }
     m->in_transaction = true;
-    bool ok = control_run(c->control, sql, STATEMENT_TIMEOUT_MS, f) && doubt_mark(c->control, &m->mark, f);
+    bool ok = control_run(c->control, sql, STATEMENT_TIMEOUT_MS, f) &&
+              doubt_mark(c->control, &m->mark, f);
     free(sql);
     return ok && m->flip->prepare(c, m->flip->arg, &m->sql, f);
 }

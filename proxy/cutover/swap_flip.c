@@ -11,7 +11,7 @@
 enum {
     LOG_SHORT_MS = 50,
     VALIDATE_MS = 0,
-    HOLDING_MS = 2000, /* for the rest of the log while writes are held, should the server be silent */
+    HOLDING_MS = 2000, /* for the rest of the log while writes are held: the server may be silent */
 };
 
 void swap_flip_fini(struct swap_flip *flip)

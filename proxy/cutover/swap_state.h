@@ -63,8 +63,8 @@ char *swap_state_enter_sql(const struct cutover *c, enum swap_phase phase, const
  * connection that was lost, and for a turn of the follower. SWAP_TAKEN when another run is at work.
  * Not in a transaction. */
 MUST_CHECK bool swap_state_lead(struct cutover *c, struct failure *f);
-/* A new c->control in the place of a lost one, whose backend is ended if it still keeps others away:
- * where a connection has fallen silent the server knows nothing of its end. */
+/* A new c->control in the place of a lost one, whose backend is ended if it still keeps others
+ * away: where a connection has fallen silent the server knows nothing of its end. */
 MUST_CHECK bool swap_state_reconnect(struct cutover *c, bool abortable, struct failure *f);
 /* The same for one turn of the follower, which stands back: *leads is false at once where somebody
  * else is at work. Ends with swap_state_unlead(). */
