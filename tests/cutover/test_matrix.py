@@ -322,6 +322,8 @@ def comes_through(route, state, fault):
     if fault in ("kill-proxy", "interrupt", "disk-full") or state == "preflight":
         return False
     outage = fault in ("reset", "black-hole", "terminate", "kill-backend", "restart-server")
+    if state == "arm" and route != "swap" and outage:
+        return False  # the sessions cannot be told of the move: nothing is changed
     return not outage or route == "swap" or state in MACHINE
 
 
