@@ -14,7 +14,8 @@ from lib.proxy import Proxy, strip_rule
 
 from ledger import Ledger, ManyRows, SingleRows
 from test_ledger import is_generated, method, run
-from test_swap_load import PAUSE, SWAP, Churn, RepeatableChurn, check_all, own_server, residue, start, table
+from test_swap_load import PAUSE, SWAP, own_server, residue, start, table
+from workers import Churn, RepeatableChurn
 
 __all__ = ["own_server", "table"]
 
@@ -72,7 +73,7 @@ def test_the_log_stays_short_under_load_and_a_rollback_takes_over(table, front):
         run(front, "rollback", "chunks")
         assert not is_generated(table) and not ledger.errors, ledger.errors[:5]
         ledger.wait_for_writes(100)
-    check_all(ledger, table)
+    ledger.check()
     assert residue(table) == "pgsluice"
 
 
