@@ -2,7 +2,8 @@
  * A line of text or CSV that lies whole in its piece and has no byte with a meaning but delimiters
  * and its end, as nearly all have: its ends of fields are found first, and what goes out follows
  * from them. All other lines are taken field by field, which comes to the same; the first one too,
- * which may be a header, and tells how lines end. Called by copy_text.c and copy_csv.c; owns nothing.
+ * which may be a header, and tells how lines end. Called by copy_text.c and copy_csv.c; owns
+ * nothing.
  */
 #include "rules/copy_row.h"
 

@@ -1,6 +1,7 @@
 /*
  * What is bound to the parameters of a prepared statement against the expression's value: which
- * executions supplied another value, and which of these the rule refuses. Called by judging.c.
+ * executions supplied another value, and which of these the rule refuses. Called by
+ * judging_prepared.c.
  */
 #pragma once
 

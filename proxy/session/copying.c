@@ -60,7 +60,7 @@ struct copying {
     struct compared compared[COPY_PAIRS_MAX];
     uint64_t rules_epoch; /* to which the rules in there belong */
     char key_room[PLAIN_ROOM], source_room[PLAIN_ROOM];
-    bool in_encoding;     /* its text is in the server's */
+    bool in_encoding; /* its text is in the server's */
     uint64_t fingerprint;
     bool extended;
     char *text; /* masked, where a stream awaits its first row; else NULL */

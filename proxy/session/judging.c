@@ -1,19 +1,16 @@
 /*
- * The rules at work on one session: which text is judged, what is sent in its place, what the audit
- * says of it. The verdicts are the rules room's; this file knows messages.
+ * The rules at work on one session: which text of a Query or Parse is judged, when, and what
+ * follows from its verdict. The verdicts are the rules room's; judging.h says which files do the
+ * rest.
  */
-#include "proxy/session/session.h"
+#include "proxy/session/judging.h"
 
 #include <stdlib.h>
-#include <string.h>
 
-#include "protocol/frame.h"
 #include "protocol/message.h"
 #include "proxy/service.h"
-#include "proxy/session/comparing.h"
 #include "proxy/session/copying.h"
 #include "proxy/session/deallocate.h"
-#include "proxy/session/large.h"
 #include "proxy/session/mentions.h"
 #include "proxy/session/reprepare.h"
 
@@ -21,8 +18,6 @@
 #define TYPES_ON_STACK 64
 /* Once the texts of one turn have taken so long, the next one leaves it to the others. */
 #define TURN_NS 2000000
-/* Edited texts from this length on are not copied into the message. */
-#define LONG_TEXT (16 * 1024)
 
 void judging_refresh(struct session *s)
 {
@@ -41,229 +36,8 @@ void judging_refresh(struct session *s)
     }
 }
 
-/* --- audit --- */
-
-static const char *const mode_names[] = {
-    [RULE_MODE_OBSERVE] = "observe",
-    [RULE_MODE_STRIP] = "strip",
-    [RULE_MODE_COMPUTE] = "compute",
-    [RULE_MODE_REJECT] = "reject",
-};
-
-void judging_who_changed(struct session *s)
-{
-    free(s->who);
-    s->who = NULL;
-}
-
-/* What the session's records on a rule of the configuration begin with; NULL when out of memory. */
-static const struct audit_piece *who_of(struct session *s, size_t rule_index)
-{
-    const struct config_rule *rule = &service_config(session_service(s))->rules[rule_index];
-    if (s->who != NULL && s->who_rule == rule_index && s->who_mode == rule->mode) {
-        return s->who;
-    }
-    judging_who_changed(s);
-    s->who_rule = (uint32_t)rule_index;
-    s->who_mode = rule->mode;
-    s->who = audit_piece_who(
-        &(struct audit_session){
-            .id = s->id,
-            .client = s->client_name,
-            .user = s->user,
-            .database = s->database,
-            .application_name = s->application_name,
-            .backend_pid = s->backend_pid,
-        },
-        rule->name, mode_names[rule->mode]);
-    return s->who;
-}
-
-/* What became of a key in a text that was forwarded: the audit's word, and who counts it. */
-struct forwarded {
-    const char *word;
-    _Atomic uint64_t *counter;
-};
-
-static struct forwarded forwarded_as(struct session *s, size_t rule_index, bool is_edited)
-{
-    struct worker_counters *counters = &s->worker->counters;
-    if (!is_edited) {
-        return (struct forwarded){"observed", &counters->observed};
-    }
-    const struct config_rule *rule = &service_config(session_service(s))->rules[rule_index];
-    return rule->mode == RULE_MODE_COMPUTE ? (struct forwarded){"computed", &counters->computed}
-                                           : (struct forwarded){"stripped", &counters->stripped};
-}
-
-static struct audit_compared compared_of(const struct comparison *found)
-{
-    return (struct audit_compared){.matched = found->matched, .mismatched = found->mismatched};
-}
-
-/* False when out of memory. */
-static bool tell_verdict(struct session *s, const struct verdict *verdict, bool extended)
-{
-    struct audit *audit = session_service(s)->audit;
-    struct worker_counters *counters = &s->worker->counters;
-    struct audit_supplied record = {
-        .protocol = extended ? "extended" : "simple",
-        .text = verdict->masked_text,
-        .fingerprint = verdict->fingerprint,
-    };
-    if (verdict->action == VERDICT_REFUSE) {
-        record.verdict = "refused";
-        record.sqlstate = verdict->sqlstate;
-    }
-    for (size_t i = 0; i < verdict->supplied_count; i++) {
-        const struct supplied *supplied = &verdict->supplied[i];
-        const size_t rule = s->rules->rule_index[supplied->rule];
-        if (supplied->is_awaited && verdict->action != VERDICT_REFUSE) {
-            continue;
-        }
-        if (verdict->action == VERDICT_REFUSE) {
-            worker_add(&counters->refused, 1);
-        } else {
-            const struct forwarded forwarded =
-                forwarded_as(s, rule, verdict->action == VERDICT_EDIT);
-            record.verdict = forwarded.word;
-            worker_add(forwarded.counter, 1);
-        }
-        if (audit == NULL) {
-            continue;
-        }
-        const struct audit_piece *who = who_of(s, rule);
-        if (who == NULL) {
-            return false;
-        }
-        record.statement = supplied->statement;
-        record.rows = supplied->rows;
-        record.params = supplied->params;
-        record.compared = compared_of(&supplied->compared);
-        audit_tell_once(audit, who, &record);
-    }
-    return true;
-}
-
-/* It takes a stream whose first row tells whether a key is supplied. */
-static bool awaits_row(const struct ledger_note *note)
-{
-    return note->copy != NULL && note->copy->awaits;
-}
-
-/* Of a prepared statement, for all its executions. False when out of memory. */
-static bool note_render(struct session *s, struct ledger_note *note)
-{
-    note->said = calloc(note->count + 1, sizeof(struct audit_piece *));
-    for (size_t i = 0; note->said != NULL && i < note->count; i++) {
-        const struct supplied *supplied = &note->supplied[i];
-        note->said[i] = audit_piece_what(&(struct audit_supplied){
-            .verdict = forwarded_as(s, supplied->rule, note->edited).word,
-            .statement = supplied->statement,
-            .protocol = "extended",
-            .fingerprint = note->fingerprint,
-            .text = note->text,
-            .rows = supplied->rows,
-            .params = supplied->params,
-        });
-        if (note->said[i] == NULL) {
-            return false;
-        }
-    }
-    if (note->pair_count == 0 && !awaits_row(note)) {
-        free(note->text);
-        note->text = NULL;
-    }
-    return note->said != NULL;
-}
-
-/* False when out of memory. */
-static bool tell_note(struct session *s, struct ledger_note *note)
-{
-    struct audit *audit = session_service(s)->audit;
-    if (awaits_row(note)) {
-        return true; /* a prepared text is one statement */
-    }
-    for (size_t i = 0; i < note->count; i++) {
-        worker_add(forwarded_as(s, note->supplied[i].rule, note->edited).counter, 1);
-    }
-    if (audit == NULL) {
-        return true;
-    }
-    if (note->said == NULL && !note_render(s, note)) {
-        return false;
-    }
-    for (size_t i = 0; i < note->count; i++) {
-        const struct audit_piece *who = who_of(s, note->supplied[i].rule);
-        if (who == NULL) {
-            return false;
-        }
-        const struct comparison *found =
-            note->pair_count > 0 ? &note->compared[i] : &note->supplied[i].compared;
-        const struct audit_compared compared = compared_of(found);
-        audit_tell(audit, who, note->said[i], &compared);
-    }
-    return true;
-}
-
-void judging_tell_carried(struct session *s, size_t rule, const char *text, uint64_t fingerprint,
-                          bool extended)
-{
-    struct audit *audit = session_service(s)->audit;
-    const struct forwarded forwarded = forwarded_as(s, rule, true);
-    const struct audit_piece *who = audit == NULL ? NULL : who_of(s, rule);
-    worker_add(forwarded.counter, 1);
-    if (who != NULL) {
-        audit_tell_once(audit, who,
-                        &(struct audit_supplied){
-                            .verdict = forwarded.word,
-                            .statement = "COPY",
-                            .protocol = extended ? "extended" : "simple",
-                            .fingerprint = fingerprint,
-                            .text = text,
-                        });
-    }
-}
-
-void judging_tell_copied(struct session *s, size_t rule, const struct judging_copied *copied)
-{
-    struct audit *audit = session_service(s)->audit;
-    const struct audit_piece *who = audit == NULL ? NULL : who_of(s, rule);
-    if (who != NULL) {
-        audit_tell_copied(
-            audit, who,
-            &(struct audit_supplied){
-                .verdict = copied->is_refused ? "refused" : forwarded_as(s, rule, true).word,
-                .sqlstate = copied->is_refused ? "428C9" : NULL,
-                .statement = "COPY",
-                .protocol = copied->extended ? "extended" : "simple",
-                .fingerprint = copied->fingerprint,
-                .rows = copied->rows < UINT32_MAX ? (uint32_t)copied->rows : UINT32_MAX,
-                .compared = compared_of(copied->found),
-            });
-    }
-}
-
-/* --- places --- */
-
-bool judging_has_places(const struct session *s)
-{
-    return s->ledger.place_count > 0 || ledger_has_edited(&s->ledger);
-}
-
-enum text_characters judging_characters(const struct session *s)
-{
-    return characters_between(s->client_characters, s->server_characters);
-}
-
-/* --- judging --- */
-
+/* On a text that concerns no rule. */
 static const struct verdict passes;
-static const struct verdict cancelled = {
-    .action = VERDICT_REFUSE,
-    .sqlstate = "57014",
-    .message = "canceling statement due to user request",
-};
 
 uint64_t judging_gates(const struct session *s, uint64_t writes)
 {
@@ -352,7 +126,7 @@ static const struct verdict *verdict_on(struct session *s, const struct judged *
 {
     const struct service *service = session_service(s);
     if (s->hold_cancelled || (s->large != NULL && s->large->is_cancelled)) {
-        return &cancelled;
+        return &judging_cancelled;
     }
     bool may_concern =
         s->large != NULL ? s->large->may_concern
@@ -385,61 +159,6 @@ static const struct verdict *verdict_on(struct session *s, const struct judged *
     return room;
 }
 
-/* A long Query's text is sent from where it lies, before the next verdict takes its place. */
-static bool put_long_query(struct session *s, const char *text, size_t len)
-{
-    struct batch *batch = &s->worker->batch;
-    struct writer *w = batch_build(batch, FRAME_HEADER);
-    if (w == NULL) {
-        return false;
-    }
-    message_begin_query(w, len);
-    batch_built(batch);
-    batch_add(batch, (const uint8_t *)text, len + 1);
-    batch_send(batch);
-    return batch->result != STREAM_NO_MEMORY;
-}
-
-static bool put_query(struct session *s, const struct judged *judged, const char *text, size_t len,
-                      const uint32_t *types, size_t type_count)
-{
-    if (!judged->extended && len >= LONG_TEXT) {
-        return put_long_query(s, text, len);
-    }
-    struct batch *batch = &s->worker->batch;
-    struct writer *w =
-        batch_build(batch, FRAME_HEADER + judged->name.len + 1 + len + 1 + 2 + type_count * 4);
-    if (w == NULL) {
-        return false;
-    }
-    if (judged->extended) {
-        message_write_parse(w, judged->name, text, len, types, type_count);
-    } else {
-        message_write_query(w, text, len);
-    }
-    batch_built(batch);
-    return true;
-}
-
-/* Replaces the message by one that fails in the server, which alone can fail a transaction. */
-static bool put_refusal(struct session *s, const struct judged *judged,
-                        const struct verdict *verdict)
-{
-    struct verdict counted = *verdict;
-    s->hold_cancelled = false;
-    if (verdict->position > 0) {
-        counted.position =
-            characters_position(judging_characters(s), judged->text.ptr, verdict->position - 1);
-    }
-    const struct ledger_refusal *refusal = ledger_refuse(&s->ledger, &counted, s->syncs_sent + 1);
-    if (refusal == NULL) {
-        return false;
-    }
-    char text[LEDGER_POISON_MAX];
-    size_t len = ledger_poison(text, session_service(s)->nonce, refusal->id);
-    return put_query(s, judged, text, len, NULL, 0);
-}
-
 static bool says_execute(const struct session *s, struct span text)
 {
     return s->large != NULL ? s->large->execute : mentions(text.ptr, text.len, "execute");
@@ -464,36 +183,14 @@ static struct position_map *map_of(struct session *s, const struct judged *judge
     return executes ? &position_map_unknown : NULL;
 }
 
-/* Where the next message to the server stands. */
-static struct ledger_spot spot_of(const struct session *s)
-{
-    return (struct ledger_spot){.sync = s->syncs_sent + 1, .message = s->batch_messages};
-}
-
-/* What the next message to the server is about. */
-static void place(struct session *s, struct position_map *map)
-{
-    ledger_place(&s->ledger, s->syncs_sent + 1, s->batch_messages, map);
-}
-
-/* Another change in the ledger must wait until the server has answered those before it; within one
- * batch that would be for ever. */
-static bool is_ledger_behind(struct session *s)
-{
-    if (!ledger_is_behind(&s->ledger)) {
-        return false;
-    }
-    ledger_answered(&s->ledger, s->syncs_done + 1, s->batch_answered);
-    return ledger_is_behind(&s->ledger) && s->syncs_sent != s->syncs_done;
-}
-
 /* A Query ends the unnamed statement, and perhaps one with a name. False when out of memory. */
 static bool note_ended(struct session *s, struct span text)
 {
     struct span name;
     char room[DEALLOCATE_NAME_MAX];
-    return ledger_closed(&s->ledger, spot_of(s), (struct span){.ptr = "", .len = 0}) &&
-           (!deallocate_read(text, room, &name) || ledger_closed(&s->ledger, spot_of(s), name));
+    return ledger_closed(&s->ledger, judging_spot(s), (struct span){.ptr = "", .len = 0}) &&
+           (!deallocate_read(text, room, &name) ||
+            ledger_closed(&s->ledger, judging_spot(s), name));
 }
 
 /* Whether the text may be about a table of a rule in mode compute. */
@@ -522,15 +219,15 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
             large_send(s, s->large->edited.bytes, s->large->edited.len);
             break;
         }
-        ok = put_query(s, judged, verdict->text, verdict->text_len, verdict->param_types,
-                       verdict->param_type_count);
+        ok = judging_put_query(s, judged, verdict->text, verdict->text_len, verdict->param_types,
+                               verdict->param_type_count);
         break;
     case VERDICT_REFUSE:
-        ok = put_refusal(s, judged, verdict);
+        ok = judging_put_refusal(s, judged, verdict);
         break;
     }
     if (verdict->action == VERDICT_REFUSE || !judged->extended) {
-        ok = tell_verdict(s, verdict, judged->extended) && ok;
+        ok = judging_tell_verdict(s, verdict, judged->extended) && ok;
     } else if (ok) {
         struct ledger_source *source = reprepare_keep(s, judged, verdict, &is_lost);
         const struct ledger_statement as = {.writes = judging_gates(s, verdict->writes),
@@ -538,8 +235,8 @@ static enum judging carry_out(struct session *s, const struct judged *judged,
                                             .source = source,
                                             .computed = s->rules->computed,
                                             .touches = concerns_computed(s, verdict)};
-        ok =
-            ledger_parsed(&s->ledger, spot_of(s), judged->name, verdict, s->rules->rule_index, &as);
+        ok = ledger_parsed(&s->ledger, judging_spot(s), judged->name, verdict, s->rules->rule_index,
+                           &as);
         ledger_source_unref(&s->ledger, source);
     }
     if (judged->extended || verdict->prepares) {
@@ -601,7 +298,7 @@ static enum judging judge(struct session *s, const struct judged *judged)
         return JUDGING_WAIT;
     }
     if ((verdict->action == VERDICT_REFUSE && ledger_is_full(&s->ledger, s->syncs_sent + 1)) ||
-        is_ledger_behind(s)) {
+        judging_is_behind(s)) {
         s->wait = SESSION_WAIT_BOUNDARY;
         return JUDGING_WAIT;
     }
@@ -624,7 +321,7 @@ static enum judging judge(struct session *s, const struct judged *judged)
         return JUDGING_FORWARD;
     }
     struct position_map *map = map_of(s, judged, verdict);
-    place(s, map);
+    judging_place(s, map);
     const enum judging judging = carry_out(s, judged, verdict, map);
     position_map_unref(map);
     return judging;
@@ -670,175 +367,6 @@ static enum judging judge_parse(struct session *s, const uint8_t *message, size_
     return judging;
 }
 
-/* The execution that was not to be: of each of its keys. False when out of memory. */
-static bool tell_refused(struct session *s, const struct ledger_note *note,
-                         const struct verdict *verdict)
-{
-    struct audit *audit = session_service(s)->audit;
-    worker_add(&s->worker->counters.refused, note->count);
-    for (size_t i = 0; audit != NULL && i < note->count; i++) {
-        const struct audit_piece *who = who_of(s, note->supplied[i].rule);
-        if (who == NULL) {
-            return false;
-        }
-        audit_tell_once(audit, who,
-                        &(struct audit_supplied){
-                            .verdict = "refused",
-                            .sqlstate = verdict->sqlstate,
-                            .statement = note->supplied[i].statement,
-                            .protocol = "extended",
-                            .fingerprint = note->fingerprint,
-                            .text = note->text,
-                            .rows = note->supplied[i].rows,
-                            .params = note->supplied[i].params,
-                            .compared = compared_of(&note->compared[i]),
-                        });
-    }
-    return true;
-}
-
-/* The Parse has a name: the unnamed statement stays what it was. */
-enum judging judging_refuse(struct session *s, size_t have, size_t size,
-                            const struct verdict *verdict)
-{
-    static const char name[] = "refused by pgsluice";
-    if (have < size && size <= service_config(session_service(s))->max_packet_size) {
-        s->front.need = size;
-        return JUDGING_WAIT;
-    }
-    if (have < size) {
-        return JUDGING_FORWARD; /* the server's error will be another one */
-    }
-    if (ledger_is_full(&s->ledger, s->syncs_sent + 1)) {
-        s->wait = SESSION_WAIT_BOUNDARY;
-        return JUDGING_WAIT;
-    }
-    const struct judged judged = {.extended = true, .name = {name, sizeof name - 1}};
-    place(s, NULL);
-    if (!put_refusal(s, &judged, verdict) || !tell_verdict(s, verdict, true)) {
-        session_fail(s, "53200", "out of memory");
-        return JUDGING_CLOSED;
-    }
-    return JUDGING_REPLACED;
-}
-
-static enum judging refuse_bind(struct session *s, const struct ledger_note *note, size_t size,
-                                const struct verdict *verdict)
-{
-    const enum judging judging = judging_refuse(s, size, size, verdict);
-    if (judging == JUDGING_REPLACED && !tell_refused(s, note, verdict)) {
-        session_fail(s, "53200", "out of memory");
-        return JUDGING_CLOSED;
-    }
-    return judging;
-}
-
-static size_t message_size(const uint8_t *message)
-{
-    return 1 + (size_t)load_u32(message + 1);
-}
-
-static enum judging judge_bind(struct session *s, const uint8_t *message, size_t size)
-{
-    struct span portal, name = {0};
-    struct ledger_statement statement = {0};
-    bool is_read = message_read_bind(message, size, &portal, &name);
-    if (is_read && ledger_is_doubtful(&s->ledger, name, s->syncs_sent + 1)) {
-        s->wait = SESSION_WAIT_BOUNDARY;
-        return JUDGING_WAIT;
-    }
-    if (is_read) {
-        statement = ledger_find(&s->ledger, name);
-    }
-    if (name.len > 0) {
-        statement.writes |= s->sql_prepared; /* it may be one of those */
-    }
-    if (hold_check(s, statement.writes) == JUDGING_WAIT) {
-        return JUDGING_WAIT;
-    }
-    if (s->hold_cancelled) {
-        return judging_refuse(s, size, message_size(message), &cancelled);
-    }
-    if (is_read) {
-        const enum judging judging = reprepare(s, name, size, message_size(message), &statement);
-        if (judging != JUDGING_FORWARD) {
-            return judging;
-        }
-    }
-    struct compare_words words;
-    struct verdict refusal;
-    if (statement.note != NULL && statement.note->pair_count > 0 &&
-        comparing_bind(s, statement.note, message, size, &words, &refusal)) {
-        return refuse_bind(s, statement.note, size, &refusal);
-    }
-    hold_note_write(s, statement.writes);
-    hold_note_touch(s, statement.touches);
-    place(s, statement.map);
-    if (is_read && portal.len == 0) {
-        ledger_bound(&s->ledger, statement.map);
-    }
-    if (statement.note != NULL && !tell_note(s, statement.note)) {
-        session_fail(s, "53200", "out of memory");
-        return JUDGING_CLOSED;
-    }
-    if (is_read && !copying_bound(s, portal, statement.note)) {
-        session_fail(s, "53200", "out of memory");
-        return JUDGING_CLOSED;
-    }
-    return JUDGING_FORWARD;
-}
-
-static enum judging judge_describe(struct session *s, const uint8_t *message, size_t size)
-{
-    struct span name;
-    enum judging judging = JUDGING_FORWARD;
-    if (message_read_close(message, size, &name)) {
-        struct ledger_statement statement = ledger_find(&s->ledger, name);
-        judging = reprepare(s, name, size, size, &statement);
-        if (judging == JUDGING_FORWARD) {
-            hold_note_touch(s, statement.touches);
-            place(s, statement.map);
-        }
-    }
-    return judging;
-}
-
-static enum judging judge_close(struct session *s, const uint8_t *message, size_t size)
-{
-    struct span name;
-    if (!message_read_close(message, size, &name)) {
-        return JUDGING_FORWARD;
-    }
-    if (is_ledger_behind(s)) {
-        s->wait = SESSION_WAIT_BOUNDARY;
-        return JUDGING_WAIT;
-    }
-    if (!ledger_closed(&s->ledger, spot_of(s), name)) {
-        session_fail(s, "53200", "out of memory");
-        return JUDGING_CLOSED;
-    }
-    return JUDGING_FORWARD;
-}
-
-static enum judging judge_execute(struct session *s, const uint8_t *message, size_t size)
-{
-    struct span portal;
-    if (hold_check(s, 0) == JUDGING_WAIT) {
-        return JUDGING_WAIT;
-    }
-    hold_note_write(s, 0);
-    bool is_read = message_read_portal(message, size, &portal);
-    if (is_read && judging_has_places(s)) {
-        /* Of named portals nothing is kept. */
-        place(s, portal.len == 0 ? s->ledger.portal : &position_map_unknown);
-    }
-    if (is_read && s->copying_streams != NULL && !copying_executed(s, portal)) {
-        session_fail(s, "53200", "out of memory");
-        return JUDGING_CLOSED;
-    }
-    return JUDGING_FORWARD;
-}
-
 /* A Query or Parse: by its message, unless that is too long to be read here, or by what the thread
  * has found out. */
 static enum judging judge_message(struct session *s, const uint8_t *message, size_t size)
@@ -863,13 +391,13 @@ enum judging judging_message(struct session *s, const uint8_t *message, size_t s
     case 'P':
         return judge_message(s, message, size);
     case 'B':
-        return judge_bind(s, message, size);
+        return judging_bind(s, message, size);
     case 'E':
-        return judge_execute(s, message, size);
+        return judging_execute(s, message, size);
     case 'C':
-        return judge_close(s, message, size);
+        return judging_close(s, message, size);
     case 'D':
-        return judge_describe(s, message, size);
+        return judging_describe(s, message, size);
     default:
         if (hold_check(s, 0) == JUDGING_WAIT) {
             return JUDGING_WAIT;

@@ -14,8 +14,9 @@
  * Everything here runs on the session's worker. session.c owns the life cycle and the sockets'
  * events; proxied.c, startup.c and handshake.c what the client begins with; limits.c how many there
  * may be; connect.c the way to a server and login.c the login there; frontend.c and backend.c the
- * two directions; judging.c the rules, settings.c how a text is read, large.c those that take long,
- * reprepare.c those that a flip has outdated; hold.c the gate, asking.c how long to wait there.
+ * two directions; judging.c the rules, with judging_prepared.c, judging_sent.c and judging_audit.c
+ * (judging.h); settings.c how a text is read, large.c those that take long, reprepare.c those that
+ * a flip has outdated; hold.c the gate, asking.c how long to wait there.
  */
 #pragma once
 
@@ -269,17 +270,21 @@ enum judging {
 };
 /* Takes up the newest rules; called once a batch of input. */
 void judging_refresh(struct session *s);
+enum judging judging_message(struct session *s, const uint8_t *message, size_t size);
+/* The configuration's rules of those that a verdict writes. */
+uint64_t judging_gates(const struct session *s, uint64_t writes);
+
+/* judging_sent.c */
 /* Whether it matters which text a Describe or an Execute is about. */
 bool judging_has_places(const struct session *s);
 /* The characters of this session's texts, as the server counts them. */
 enum text_characters judging_characters(const struct session *s);
-enum judging judging_message(struct session *s, const uint8_t *message, size_t size);
-/* The configuration's rules of those that a verdict writes. */
-uint64_t judging_gates(const struct session *s, uint64_t writes);
 /* A Parse that fails in the server takes the place of the message, which is not a text, and for
  * that must be there in whole: `have` of its `size` bytes are. */
 enum judging judging_refuse(struct session *s, size_t have, size_t size,
                             const struct verdict *verdict);
+
+/* judging_audit.c */
 /* Something that the audit says of the session has changed. */
 void judging_who_changed(struct session *s);
 
