@@ -466,6 +466,9 @@ static bool server_readable(struct session *s)
     if (result == STREAM_AGAIN) {
         return false;
     }
+    if (s->is_cancel) {
+        return true; /* a server never answers one, and whatever it says is for nobody */
+    }
     s->back.need = 0;
     bool login = s->state == SESSION_LOGIN;
     size_t used = login ? login_consume_server(s, bytes, len) : backend_consume(s, bytes, len);

@@ -447,8 +447,9 @@ static bool run(struct play *play, const struct head *head, struct fuzz_input in
     play->is_slow = false;
     settle(play);
     const struct session *s = session_of();
-    const bool is_alive =
-        s != NULL && s->state == SESSION_RELAY && play->client.fd >= 0 && play->server.fd >= 0;
+    /* a cancel request ends when the server ends it: then or later */
+    const bool is_alive = s != NULL && s->state == SESSION_RELAY && !s->is_cancel &&
+                          play->client.fd >= 0 && play->server.fd >= 0;
     if (head->has_startup && !head->has_rules) {
         check_plain(play, is_alive);
     }

@@ -235,6 +235,7 @@ def test_the_connection_of_a_request_ends_when_the_servers_does(server):
         assert asked == wire.SSLRequest()
         other.sendall(b"N")
         assert read_exactly(other, len(packet)) == packet
+        other.sendall(wire.message("R", bytes(4)))  # no server answers; this is for nobody
         assert client.is_quiet(0.5)
         other.close()
         assert client.read_to_end() == []
