@@ -254,6 +254,13 @@ void copy_capture_end(struct copy_filter *f, const char *at)
     }
 }
 
+void copy_capture_take_back(struct copy_filter *f)
+{
+    if (f->next < f->options.field_count && f->captures[f->next].is_open) {
+        f->captures[f->next].stored--;
+    }
+}
+
 void copy_captured(struct copy_filter *f, size_t index, struct copy_value *value)
 {
     const struct copy_capture *capture = &f->captures[index];

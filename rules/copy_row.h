@@ -69,6 +69,8 @@ const char *copy_find(const char *at, const char *end, const struct copy_set *se
 /* A value of interest begins, ends at `at`. */
 void copy_capture_begin(struct copy_filter *f, const char *at);
 void copy_capture_end(struct copy_filter *f, const char *at);
+/* The last byte of the piece before was not the open value's. */
+void copy_capture_take_back(struct copy_filter *f);
 void copy_captured(struct copy_filter *f, size_t index, struct copy_value *value);
 /* The row is whole. */
 void copy_report_row(struct copy_filter *f);

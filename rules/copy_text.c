@@ -21,6 +21,9 @@ static void end_marker(struct copy_cursor *c, const char *backslash)
 {
     struct copy_filter *f = c->filter;
     const char *end = backslash != NULL ? backslash : c->at;
+    if (backslash == NULL) {
+        copy_capture_take_back(f);
+    }
     if (f->has_input) {
         const bool is_bad = copy_is_bad_row(f, end);
         if (is_bad || (!f->has_output && !f->options.key.is_there)) {

@@ -424,11 +424,12 @@ static void read_pending(struct session *s)
     s->unread = turns == 0;
 }
 
-/* False when the session ended. */
+/* False when the session ended. What stands behind a CancelRequest means nothing. */
 static bool consume_stash(struct session *s)
 {
     /* the stash is replaced while it is consumed, unless nothing was */
-    return s->front.stash_len == 0 || client_consume(s, s->front.stash, s->front.stash_len);
+    return s->is_cancel || s->front.stash_len == 0 ||
+           client_consume(s, s->front.stash, s->front.stash_len);
 }
 
 void session_resume(struct session *s)

@@ -84,10 +84,9 @@ static void on_row(void *context, const struct copy_value *values)
         struct copy_run plain;
         const enum copy_plain kind =
             copy_value_plain(outcome->options, &values[i], room, sizeof room, &plain);
-        /* One that is cut is told when it is short, and not said otherwise to be another. In a
-         * stream cut within "\\." the backslash is kept, until it turns out to be of a marker. */
-        const bool is_told =
-            kind == COPY_PLAIN_NULL || (kind == COPY_PLAIN_VALUE && values[i].len < COPY_VALUE_MAX);
+        /* One that is cut is told when it is short, and not said otherwise to be another. */
+        const bool is_told = kind == COPY_PLAIN_NULL ||
+                             (kind == COPY_PLAIN_VALUE && values[i].len <= COPY_VALUE_MAX);
         const char told = (char)('0' + (is_told ? (int)kind : (int)COPY_PLAIN_UNKNOWN));
         append(&outcome->values, &told, 1);
         if (told == '0') {

@@ -191,6 +191,22 @@ static void what_follows_the_end_marker_is_left_alone(void **state)
     check(&of_18, "a,b\n\\.\nc,d\n", "b\n,\nd\n");
 }
 
+/* However its backslash came apart from its dot, it is no byte of the value in front of it. */
+static void an_end_marker_is_no_part_of_the_last_value(void **state)
+{
+    (void)state;
+    char value[COPY_VALUE_MAX + 1] = "", stream[sizeof value + 4], want[sizeof value + 2];
+    struct copy_options options = text_of(2, 0);
+    options.fields[0].index = 1;
+    memset(value, 'v', COPY_VALUE_MAX);
+    const int len = snprintf(stream, sizeof stream, "a\t%s\\.", value);
+    snprintf(want, sizeof want, "[%s]", value);
+    for (size_t piece = 1; piece <= (size_t)len; piece++) {
+        struct output out = filter(&options, stream, (size_t)len, piece);
+        assert_string_equal(out.values, want);
+    }
+}
+
 static void no_line_becomes_an_end_marker(void **state)
 {
     (void)state;
@@ -472,6 +488,7 @@ int main(void)
         cmocka_unit_test(a_row_of_which_nothing_is_left_is_still_a_row),
         cmocka_unit_test(a_wrong_line_end_stays_wrong),
         cmocka_unit_test(what_follows_the_end_marker_is_left_alone),
+        cmocka_unit_test(an_end_marker_is_no_part_of_the_last_value),
         cmocka_unit_test(no_line_becomes_an_end_marker),
         cmocka_unit_test(later_lines_are_taken_as_the_first_one),
         cmocka_unit_test(fields_may_have_any_length),
