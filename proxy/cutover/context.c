@@ -23,6 +23,12 @@ double monotonic_ms_exact(void)
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
 }
 
+void rest_ms(unsigned ms)
+{
+    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000L},
+              NULL);
+}
+
 bool text_begin(struct text *t)
 {
     *t = (struct text){.out = NULL};

@@ -119,6 +119,7 @@ void context_step(const struct cutover *c, const char *step, const char *fmt, ..
 
 uint64_t monotonic_ms(void);
 double monotonic_ms_exact(void);
+void rest_ms(unsigned ms);
 
 /* Text that grows; `text` is valid after text_end(), which returns NULL when memory ran out. */
 struct text {

@@ -124,11 +124,6 @@ static void rest_us(unsigned us)
               NULL);
 }
 
-static void rest(unsigned ms)
-{
-    rest_us(ms * 1000);
-}
-
 static unsigned lock_timeout_ms(const struct machine *m)
 {
     size_t last = sizeof lock_ladder_ms / sizeof *lock_ladder_ms - 1;
@@ -522,7 +517,7 @@ static enum machine_state do_backoff(struct machine *m)
         if (context_abort_requested(m->c)) {
             return give_up(m, "aborted");
         }
-        rest(20);
+        rest_ms(20);
     }
     return MACHINE_GATE;
 }
@@ -547,7 +542,7 @@ static enum machine_state do_release(struct machine *m)
      * the catalog, which would take its share of them, can wait. */
     if (m->c->rule->mode != RULE_MODE_COMPUTE) {
         open_gate(m);
-        rest(gate_of(m) != NULL ? SETTLE_MS : 0);
+        rest_ms(gate_of(m) != NULL ? SETTLE_MS : 0);
     }
     if (host != NULL && host->schema_changed != NULL && !host->schema_changed(host->arg, &f)) {
         report_check(m->c, "catalog", CHECK_WARN, "restart the proxy if this does not pass",

@@ -202,47 +202,35 @@ static const char *const rest_sql[] = {
     "UNION ALL SELECT format('ANALYZE %s', {relation_text})",
     NULL};
 
-/* Appends what the query gives to the list. On failure *list is ended and NULL. */
-static void append_query(struct cutover *c, const struct shadow *shadow, const char *const *pieces,
-                         json_t **list, struct failure *f)
+/* The statement, and behind it what the queries give, one after the other. */
+static json_t *collect(struct cutover *c, const struct shadow *shadow, const char *first,
+                       const char *const *const *queries, struct failure *f)
 {
-    json_t *more = *list != NULL ? shadow_strings(shadow_query(c, shadow, pieces, f), f) : NULL;
-    if (more == NULL || json_array_extend(*list, more) != 0) {
-        json_decref(*list);
-        *list = NULL;
+    json_t *list = json_pack("[s]", first);
+    bool ok = list != NULL || fail(f, EXIT_REFUSED, "out of memory");
+    for (; ok && *queries != NULL; queries++) {
+        json_t *more = shadow_strings(shadow_query(c, shadow, *queries, f), f);
+        ok = more != NULL &&
+             (json_array_extend(list, more) == 0 || fail(f, EXIT_REFUSED, "out of memory"));
+        json_decref(more);
     }
-    json_decref(more);
+    if (!ok) {
+        json_decref(list);
+        return NULL;
+    }
+    return list;
 }
 
 json_t *shadow_create(struct cutover *c, const struct shadow *shadow, struct failure *f)
 {
-    json_t *list = json_array();
-    if (list == NULL ||
-        json_array_append_new(list, json_string("SET LOCAL default_tablespace = ''")) != 0) {
-        fail(f, EXIT_REFUSED, "out of memory");
-        json_decref(list);
-        return NULL;
-    }
-    append_query(c, shadow, table_sql, &list, f);
-    append_query(c, shadow, parts_sql, &list, f);
-    append_query(c, shadow, options_sql, &list, f);
-    append_query(c, shadow, key_sql, &list, f);
-    append_query(c, shadow, owner_sql, &list, f);
-    return list;
+    static const char *const *const queries[] = {table_sql, parts_sql, options_sql,
+                                                 key_sql,   owner_sql, NULL};
+    return collect(c, shadow, "SET LOCAL default_tablespace = ''", queries, f);
 }
 
 json_t *shadow_finish(struct cutover *c, const struct shadow *shadow, struct failure *f)
 {
-    json_t *list = json_array();
-    if (list == NULL ||
-        json_array_append_new(list, json_string("SET default_tablespace = ''")) != 0) {
-        fail(f, EXIT_REFUSED, "out of memory");
-        json_decref(list);
-        return NULL;
-    }
-    append_query(c, shadow, parts_sql, &list, f);
-    append_query(c, shadow, index_sql, &list, f);
-    append_query(c, shadow, own_index_sql, &list, f);
-    append_query(c, shadow, rest_sql, &list, f);
-    return list;
+    static const char *const *const queries[] = {parts_sql, index_sql, own_index_sql, rest_sql,
+                                                 NULL};
+    return collect(c, shadow, "SET default_tablespace = ''", queries, f);
 }

@@ -3,7 +3,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "proxy/cutover/compose.h"
 #include "proxy/cutover/failpoint.h"
@@ -36,12 +35,6 @@ struct swap {
     int64_t compared;
     bool keep; /* what was made is worth going on with */
 };
-
-static void rest(unsigned ms)
-{
-    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000L},
-              NULL);
-}
 
 /* The triggers are there, those of the partitions too, and fire always. */
 static bool is_captured(struct cutover *c, unsigned table, bool *out, struct failure *f)
@@ -163,7 +156,7 @@ static bool begin(struct swap *s, struct failure *f)
         }
         if (!ok) {
             context_progress(c, "begin", -1, "writers are in the way, trying again: %s", f->msg);
-            rest(RETRY_MS + attempt * 20);
+            rest_ms(RETRY_MS + attempt * 20);
         }
     }
     if (!ok) {
@@ -310,7 +303,7 @@ static bool come_back(struct cutover *c, struct failure *f)
         if (swap_state_reconnect(c, true, &why)) {
             return true;
         }
-        rest(RETRY_MS);
+        rest_ms(RETRY_MS);
     }
     return false;
 }

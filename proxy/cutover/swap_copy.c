@@ -3,7 +3,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "proxy/cutover/failpoint.h"
 #include "proxy/cutover/throttle.h"
@@ -24,12 +23,6 @@ enum {
     BATCH_LIMIT_MS = 600000,
     SNAPSHOT_POLL_MS = 100,
 };
-
-static void rest(unsigned ms)
-{
-    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000L},
-              NULL);
-}
 
 /* Rows for the next batch, so that it takes about `target`. */
 static uint64_t adapt(uint64_t rows, double took_ms, double target_ms)
@@ -157,14 +150,14 @@ static void wait_for_others(struct cutover *c, struct pace *pace, int64_t copied
 {
     if (commit_ms > COMMIT_SLOW_MS) {
         show(c, pace, copied, "; waiting: the server is slow to commit");
-        rest(THROTTLE_MS);
+        rest_ms(THROTTLE_MS);
     }
     double lag;
     while ((lag = replica_lag_ms(c->control)) > LAG_MAX_MS && !context_abort_requested(c)) {
         char note[80];
         snprintf(note, sizeof note, "; waiting: a replica is %.1f s behind", lag / 1e3);
         show(c, pace, copied, note);
-        rest(THROTTLE_MS);
+        rest_ms(THROTTLE_MS);
     }
 }
 
@@ -458,7 +451,7 @@ bool swap_await_snapshots(struct cutover *c, const struct swap_way *way, struct 
                              PQgetvalue(r, 0, 1));
         }
         PQclear(r);
-        rest(SNAPSHOT_POLL_MS);
+        rest_ms(SNAPSHOT_POLL_MS);
         ok = swap_log_catch_up(c, c->control, way, LOG_SHORT_MS, f);
     }
     free(who);

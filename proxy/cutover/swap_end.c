@@ -4,7 +4,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "proxy/cutover/failpoint.h"
 #include "proxy/cutover/machine.h"
@@ -21,12 +20,6 @@ enum {
     DROP_PAUSE_MS = 200,
     LOG_SHORT_MS = 100,
 };
-
-static void rest(unsigned ms)
-{
-    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000L},
-              NULL);
-}
 
 /* A connection that hears no abort any more, and no transaction. */
 static bool begin_cleaning(struct cutover *c, struct failure *f)
@@ -95,7 +88,7 @@ static bool drop_triggers(struct cutover *c, struct failure *f)
         if (!ok) {
             (void)!control_run(c->control, "ROLLBACK", STATEMENT_TIMEOUT_MS, &ignored);
             context_progress(c, "clean", -1, "waiting to drop the triggers: %s", f->msg);
-            rest(DROP_PAUSE_MS);
+            rest_ms(DROP_PAUSE_MS);
         }
     }
     free(sql);

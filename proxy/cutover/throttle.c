@@ -2,7 +2,6 @@
 #include "proxy/cutover/throttle.h"
 
 #include <string.h>
-#include <time.h>
 
 enum {
     WINDOW_MS = 500,
@@ -19,17 +18,11 @@ enum {
 };
 static const double duty_least = 0.05;
 
-static void rest(unsigned ms)
-{
-    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000L},
-              NULL);
-}
-
 static void rest_until(const struct cutover *c, double until)
 {
     double left;
     while ((left = until - monotonic_ms_exact()) > 0 && !context_abort_requested(c)) {
-        rest(left < SLICE_MS ? (unsigned)left + 1 : SLICE_MS);
+        rest_ms(left < SLICE_MS ? (unsigned)left + 1 : SLICE_MS);
     }
 }
 
@@ -157,7 +150,7 @@ bool throttle_pause(struct cutover *c, const struct swap_way *way, const char *p
         if (way != NULL && !swap_log_catch_up(c, c->control, way, LOG_SHORT_MS, f)) {
             return false;
         }
-        rest(PAUSED_MS);
+        rest_ms(PAUSED_MS);
     }
     return true;
 }

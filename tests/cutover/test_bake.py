@@ -14,10 +14,10 @@ from lib.proxy import Proxy, strip_rule
 
 from ledger import Ledger, ManyRows, SingleRows
 from test_ledger import is_generated, method, run
-from test_swap_load import PAUSE, SWAP, own_server, residue, start, table
+from test_swap_load import PAUSE, SWAP, front, own_server, residue, start, table
 from workers import Churn, RepeatableChurn
 
-__all__ = ["own_server", "table"]
+__all__ = ["front", "own_server", "table"]
 
 pytestmark = [
     pytest.mark.proxy,
@@ -27,13 +27,6 @@ pytestmark = [
 thorough = pytest.mark.skipif("PGSLUICE_TEST_BAKE" not in os.environ,
                               reason="PGSLUICE_TEST_BAKE is not set")
 WORKERS = (SingleRows, SingleRows, ManyRows, Churn, RepeatableChurn)
-
-
-@pytest.fixture
-def front(table):
-    instance = Proxy(table, rules=[strip_rule("strip")]).start()
-    yield instance
-    instance.stop()
 
 
 def bake(front):
@@ -176,8 +169,3 @@ def test_an_interrupted_swap_with_a_bake_time_bakes_not(table, front):
     command.communicate(timeout=20)
     common.wait_until(lambda: residue(table) == "", 20, "the end of the swap")
     assert not is_generated(table)
-
-
-def test_help_has_a_short_name(table, front):
-    done = run(front, "cutover", "-h")
-    assert "--bake T" in done.stdout

@@ -383,9 +383,6 @@ def test_a_fault_at_a_state(table, relay, front, route, state, fault):
         assert catalog(table) == plain
         ledger.wait_for_writes(50)
     ledger.check()
-    for worker in ledger.workers:
-        if isinstance(worker, Churn):
-            worker.check(table)
     common.wait_until(lambda: residue(table) == "", 10, "no residue: " + residue(table))
 
 

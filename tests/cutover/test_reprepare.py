@@ -11,12 +11,14 @@ import psycopg
 import pytest
 
 from lib import common, schema, wire
-from lib.pgserver import Server
 from lib.proxy import Proxy, strip_rule
 
 from ledger import (WITHOUT_KEY, Copies, Ledger, ManyRows, PreparedReader, PreparedRows, Psycopg2Worker, Reader,
                     SingleRows, SnapshotReader, Transactions, Worker)
 from test_ledger import execute_all, is_generated, prepare_all, run
+from test_swap_load import own_server
+
+__all__ = ["own_server"]
 
 pytestmark = [
     pytest.mark.proxy,
@@ -26,15 +28,6 @@ pytestmark = [
 BASE_ROWS = 500
 SWAP = ["cutover", "chunks", "--yes", "--strategy", "swap", "--max-hold", "2s"]
 BACK = ["rollback", "chunks"]
-
-
-@pytest.fixture(scope="module")
-def own_server():
-    instance = Server().start()
-    schema.create_database(instance)
-    instance.psql("GRANT pg_read_all_stats TO pgsluice")
-    yield instance
-    instance.stop()
 
 
 @pytest.fixture

@@ -10,25 +10,17 @@ import psycopg2
 import pytest
 
 from lib import common
-from lib.proxy import Proxy, strip_rule
 
 from ledger import Ledger, PreparedRows, SingleRows
 from test_ledger import is_generated, run
-from test_swap_load import SWAP, own_server, residue, start, table, wait_for_copy
+from test_swap_load import SWAP, front, own_server, residue, start, table, wait_for_copy
 
-__all__ = ["own_server", "table"]
+__all__ = ["front", "own_server", "table"]
 
 pytestmark = [
     pytest.mark.proxy,
     pytest.mark.skipif(common.pg_major() < 12, reason="generated columns need PostgreSQL 12"),
 ]
-
-
-@pytest.fixture
-def front(table):
-    instance = Proxy(table, rules=[strip_rule("strip")]).start()
-    yield instance
-    instance.stop()
 
 
 def under_way(front):
@@ -95,6 +87,9 @@ def test_slow_writes_slow_the_copying_down_until_they_are_quick_again(table, fro
             " $$ BEGIN PERFORM pg_sleep({}); RETURN NEW; END $$")
     table.psql(slow.format(0) + "; ALTER FUNCTION be_slow() OWNER TO pgsluice; CREATE TRIGGER be_slow"
                " BEFORE INSERT ON chunks FOR EACH ROW EXECUTE PROCEDURE be_slow()")
+    # So many rows that the copying lasts: a flip would find that the function is another one.
+    table.psql("INSERT INTO chunks (collection_id, chunk_index, content)"
+               " SELECT 'more', n, repeat('x', 200) FROM generate_series(1, 60000) n")
     with Ledger(front, table, workers=(SingleRows,) * 4 + (PreparedRows,) * 2, pause=0.005) as ledger:
         command = start(front, *SWAP, "--pause", "300ms")
         wait_for_copy(table)
