@@ -46,6 +46,7 @@ struct judge {
     bool has_shape;  /* the text at hand has, and it is `shape` */
     bool is_at_once; /* gives up what takes long */
     bool gave_up;
+    struct sql_scope scope; /* of what is parsed now */
     bool is_to_keep;        /* the last verdict, under `key` */
     struct judge_input key; /* under which its verdict is kept: the shape's, or its own */
 };
@@ -496,6 +497,7 @@ static void judge_in_arena(struct judge *judge, const struct judge_input *input)
         judge->gave_up = true;
         return;
     }
+    sql_enter(&judge->scope, input->standard_conforming_strings);
     judge->misses++;
     analyse(&a, input);
     if (a.needs_bulk) {
@@ -508,18 +510,16 @@ static void judge_in_arena(struct judge *judge, const struct judge_input *input)
     judge->is_to_keep = is_for_key(judge, &a, input);
 }
 
-/* False when out of memory. What a jump may leave half done is in `scope` and the arena alone. */
+/* False when out of memory. What a jump may leave half done is in the scope and the arena alone. */
 static bool judge_anew(struct judge *judge, const struct judge_input *input)
 {
     jmp_buf out_of_memory;
-    struct sql_scope scope;
     judge->arena.out_of_memory = &out_of_memory;
-    sql_enter(&scope, input->standard_conforming_strings);
     const bool is_whole = setjmp(out_of_memory) == 0;
     if (is_whole) {
         judge_in_arena(judge, input);
     }
-    sql_leave(&scope);
+    sql_leave(&judge->scope);
     return is_whole;
 }
 

@@ -51,8 +51,10 @@ void sql_enter(struct sql_scope *scope, bool conforming)
 
 void sql_leave(struct sql_scope *scope)
 {
-    pg_query_exit_memory_context(scope->context);
-    scope->context = NULL;
+    if (scope->context != NULL) {
+        pg_query_exit_memory_context(scope->context);
+        scope->context = NULL;
+    }
 }
 
 /* The byte, from 1, at which the character number `character` of a valid UTF-8 text begins. */

@@ -23,7 +23,8 @@
 
 #include "rules/arena.h"
 
-/* Trees live from sql_enter() to sql_leave(); one scope at a time in a thread. */
+/* Trees live from sql_enter() to sql_leave(), which may be called without; one scope at a time in a
+ * thread. */
 struct sql_scope {
     void *context;
 };

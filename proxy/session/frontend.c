@@ -191,6 +191,18 @@ static bool is_enough(struct session *s, const uint8_t *message, size_t size, si
     return false;
 }
 
+/* More than this is not made room for before it is known to come. */
+#define ROOM_AHEAD_MAX ((size_t)512 * 1024)
+
+/* The next message may be as long as this one. */
+static void learn_length(struct intake *in, size_t size)
+{
+    const size_t room = size + size / 8;
+    if (size > WORKER_BUFFER && room <= ROOM_AHEAD_MAX) {
+        in->usual = room;
+    }
+}
+
 /* A message that fills its stash is not copied into the batch. */
 static enum judging consume_large(struct session *s, const uint8_t *message, size_t size,
                                   enum judging judging)
@@ -285,6 +297,7 @@ size_t frontend_consume(struct session *s, const uint8_t *bytes, size_t len)
         if (!is_enough(s, message, size, have)) {
             break;
         }
+        learn_length(&s->front, size);
         batch_add(batch, bytes + run, at - run);
         run = at;
         enum judging judging = consume_judged(s, message, have);

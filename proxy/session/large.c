@@ -122,7 +122,7 @@ static void judge_large(struct large *large)
         large->map =
             position_map_new(large->verdict, judged->text.ptr, judged->text.len, large->characters);
     }
-    if (large->verdict != NULL && large->size > WORKER_BUFFER) {
+    if (large->verdict != NULL && large->fills_stash) {
         if (large->verdict->action == VERDICT_EDIT) {
             write_edited(large);
         }
@@ -251,13 +251,15 @@ static bool begin(struct session *s)
         free(mail);
         return false;
     }
+    const size_t size = 1 + (size_t)load_u32(s->front.stash + 1);
     mail->large = large;
     *large = (struct large){
         .worker = worker,
         .session = s,
         .mail = mail,
         .message = s->front.stash,
-        .size = 1 + (size_t)load_u32(s->front.stash + 1),
+        .size = size,
+        .fills_stash = size > WORKER_BUFFER && size == s->front.stash_len,
         .snapshot = worker->snapshot,
         .rules = s->rules,
         .epoch = s->rules_epoch,
@@ -343,7 +345,7 @@ bool large_is_current(const struct session *s)
 
 bool large_fills_stash(const struct session *s)
 {
-    return s->large->size > WORKER_BUFFER;
+    return s->large->fills_stash;
 }
 
 void large_send(struct session *s, const uint8_t *bytes, size_t len)

@@ -34,7 +34,8 @@ struct large {
     struct mail *mail; /* brings it back */
     const uint8_t *message;
     size_t size;
-    uint8_t *stash; /* that holds the message, once it is not the session's any more */
+    bool fills_stash; /* its session's, which is larger than a worker's buffer */
+    uint8_t *stash;   /* that holds the message, once it is not the session's any more */
     struct catalog_snapshot *snapshot;
     const struct catalog_database *rules;
     uint64_t epoch;

@@ -267,21 +267,33 @@ bool session_enter_limits(struct session *s)
 /* Of a message that gets room of its own; copying more would keep the others waiting. */
 #define READ_MAX ((size_t)512 * 1024)
 
+/* Long messages come in rows: room for the next one spares a copy of its first bytes. */
+static void intake_expect(struct intake *in)
+{
+    in->stash = malloc(in->usual);
+    in->stash_room = in->stash == NULL ? 0 : in->usual;
+    in->usual = 0; /* until there is one again */
+}
+
 /* Reads once, behind what is left of the last time. */
 static enum stream_result intake_read(struct intake *in, struct stream *from, uint8_t *buffer,
                                       uint8_t **bytes, size_t *len)
 {
     size_t got;
     enum stream_result result;
-    if (in->need > WORKER_BUFFER) {
-        /* the stash has room for the whole message: intake_keep() saw to that */
-        const size_t room = in->stash_room - in->stash_len;
+    if (in->stash == NULL && in->usual > 0) {
+        intake_expect(in);
+    }
+    if (in->stash_room > WORKER_BUFFER && in->stash_room > in->stash_len) {
+        /* where a whole message is waited for, there is room for it: intake_keep() saw to that */
+        const size_t end = in->need > in->stash_len ? in->need : in->stash_room;
+        const size_t room = end - in->stash_len;
         result =
             stream_recv(from, in->stash + in->stash_len, room < READ_MAX ? room : READ_MAX, &got);
         in->stash_len += got;
         *bytes = in->stash;
         *len = in->stash_len;
-        return result;
+        return in->stash_len > 0 || intake_keep(in, NULL, 0) ? result : STREAM_NO_MEMORY;
     }
     if (in->stash_len > 0) {
         memcpy(buffer, in->stash, in->stash_len);

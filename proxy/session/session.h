@@ -73,6 +73,7 @@ struct intake {
     size_t stash_len;
     size_t stash_room; /* bytes that the stash was made for */
     size_t need;       /* bytes of the whole message that the stash begins; 0 when unknown */
+    size_t usual;      /* room for another one as long as the last, where that is worth it; or 0 */
     uint32_t body;     /* bytes still to pass of a message that is streamed */
 };
 

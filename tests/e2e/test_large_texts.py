@@ -2,6 +2,7 @@
 within bounds (DESIGN section 7, I16)."""
 
 import json
+import random
 import signal
 import statistics
 import threading
@@ -214,6 +215,44 @@ def test_statements_behind_a_large_one_keep_their_order(proxy, server):
         assert "UPDATE" in str(tags[2]) and "ROLLBACK" in str(tags[3])
         assert str(tags[1]).split()[-1] in str(tags[2])
         assert tags[4].values() == [b"0"]
+
+
+def test_long_and_short_messages_in_a_row_whatever_pieces_they_come_in(proxy, server):
+    """Room is made for a long message where the last one was long: that guess is often wrong."""
+    schema.clear_chunks(server)
+    chance = random.Random(11)
+    stored = 0
+    with wire.connect(proxy, timeout=120) as client:
+        for turn in range(80):
+            sent, expected = b"", []
+            for number in range(chance.randint(1, 4)):
+                size = chance.choice([60_000, 66_000, 90_000, 300_000, 380_000, 500_000, 700_000])
+                size += chance.randint(-3000, 3000)
+                kind = chance.choice(["short", "short", "bulk", "judged by the thread", "Bind"])
+                if kind == "short":
+                    message, answer = wire.Query(f"SELECT {number}"), str(number)
+                elif kind == "bulk":
+                    text = rows(size, content=100)
+                    message, answer = wire.Query(text), f"INSERT 0 {text.count(chr(10)) + 1}"
+                    stored += text.count("\n") + 1
+                elif kind == "Bind":
+                    message = (wire.Parse("", "SELECT length($1), 'chunks'", [25])
+                               + wire.Bind("", "", ["x" * size]) + wire.Execute("") + wire.Sync())
+                    answer = str(size)
+                else:
+                    message = wire.Query(f"SELECT length('chunks{'y' * size}')")
+                    answer = str(size + 6)
+                sent += message
+                expected.append(answer)
+            while sent:
+                cut = chance.choice([len(sent), 5, 65_536, 65_541, 200_000])
+                client.send(sent[:cut])
+                sent = sent[cut:]
+                time.sleep(chance.choice([0, 0.001]))
+            for answer in expected:
+                assert answer in str(client.read_until("Z")), f"turn {turn}"
+        assert client.rows("SELECT count(*) FROM chunks") == [[str(stored)]]
+    assert schema.wrong_keys(server) == 0
 
 
 def test_a_client_that_vanishes_is_forgotten(proxy, server, turns):
