@@ -58,6 +58,7 @@ static const struct {
     {false, "SELECT N'\\'"},
     {false, "SELECT U&'\\'"},
     {false, "SELECT some'\\'"},
+    {false, "SELECT ex'\\'"},
     {false, "SELECT " UE "E'\\'"},
     /* a backslash that is none, yet */
     {true, "SELECT '" ACUTE "_x'"},
@@ -163,20 +164,20 @@ static bool convert(enum kind kind, const char *from, char *to)
     return true;
 }
 
+/* A line comment at the end swallows the quote that one reading has too many. */
 static void make_text(char *text)
 {
-    static const char *const pieces[] = {
-        "'",  "'",  "'",  "''", "\\",  "\\'",     "\\\\", "E'",  "$$",   "$a$", "/*",
-        "*/", "--", "\n", UE,   ACUTE, ACUTE "_", BOX,    TABLE, "|",    "_",   " ",
-        ", ", "a",  "1",  "||", ")",   "(",       "N'",   "U&'", "\xa8", "\xff"};
+    static const char *const pieces[] = {"'",   "'",    "'",  "', '", "', E'", "\\", "\\",
+                                         "\\'", "\\\\", UE,   ACUTE,  "_",     BOX,  TABLE,
+                                         "$$",  "/*",   "*/", "||",   "a",     " ",  "\xa8"};
+    static const char *const begins[] = {"'", "E'", "N'", "ae'", "$$", UE "||'"};
+    static const char *const ends[] = {"--\n)", "' --\n)", "'--'\n)", "*/ -- '\n)", "$$, ' --'\n)"};
     char *to = stpcpy(text, "INSERT INTO chunks (partition_key, content) VALUES (1, ");
-    static const char *const begins[] = {"'", "E'", "'a', E'", "", "$$", "/*"};
     to = stpcpy(to, begins[dice(6)]);
-    for (uint32_t count = 1 + dice(9); count > 0; count--) {
+    for (uint32_t count = 1 + dice(7); count > 0; count--) {
         to = stpcpy(to, pieces[dice(sizeof pieces / sizeof pieces[0])]);
     }
-    static const char *const ends[] = {"')", "', 'x')", ")", "$$)", "*/ 1)", "' || 'x')", "\n)"};
-    stpcpy(to, ends[dice(7)]);
+    stpcpy(to, ends[dice(5)]);
 }
 
 /* What an audit record says of it, without letters beyond ASCII and what they may have taken. */
@@ -225,7 +226,7 @@ static const struct verdict *judged(struct judge *judge, const struct rule_set *
 static void what_is_alike_has_the_same_verdict_however_it_is_read(void **state)
 {
     (void)state;
-    enum { TEXTS = 60000 };
+    enum { TEXTS = 200000 };
     struct rule_set *set = rules();
     struct judge *judge = judge_new(0);
     char text[TEXT_MAX], converted[2 * TEXT_MAX], here[TEXT_MAX], there[TEXT_MAX];
@@ -245,7 +246,7 @@ static void what_is_alike_has_the_same_verdict_however_it_is_read(void **state)
             }
             verdict = judged(judge, set, converted, TEXT_ENCODING_ASCII_SAFE, reading % 2 == 0);
             sum_up(verdict, there);
-            compared++;
+            compared += verdict->action != VERDICT_REFUSE;
             if (verdict->action != VERDICT_REFUSE && strcmp(here, there) != 0) {
                 fail_msg("%s\nis %s\nand %s\nby reading %u", text, here, there, reading);
             }
