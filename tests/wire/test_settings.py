@@ -187,6 +187,53 @@ HALVES = {
 }
 
 
+# Pairs of a byte above 0x7f and one on which a lexer depends, like a quote, that a server converts to
+# something without the latter.
+SWALLOWED = """
+CREATE FUNCTION pg_temp.swallows(pair bytea, client name, server name) RETURNS boolean LANGUAGE plpgsql
+AS $$BEGIN
+    RETURN position(substr(pair, 2) IN convert(pair, client, server)) = 0;
+EXCEPTION WHEN OTHERS THEN RETURN false;
+END$$;
+SELECT count(*) FILTER (WHERE server NOT IN ('EUC_TW', 'MULE_INTERNAL')),
+    count(*) FILTER (WHERE client = 'BIG5') > 0
+FROM (SELECT DISTINCT pg_encoding_to_char(conforencoding) AS client, pg_encoding_to_char(contoencoding)
+      AS server FROM pg_conversion WHERE conforencoding > pg_char_to_encoding('KOI8U')) AS conversions,
+    generate_series(128, 255) AS first, unnest('{10,13,34,36,39,40,41,42,44,45,46,47}'::int[]) AS second
+WHERE pg_temp.swallows(set_byte(set_byte('\\x0000'::bytea, 0, first), 1, second), client, server)
+"""
+
+
+@pytest.mark.parametrize("which", ["server", "newest"])
+def test_no_quote_is_the_half_of_a_letter_but_of_big5s(which, request):
+    """What rules/alike.h says of the servers' conversions, and where they are none of that kind."""
+    with wire.connect(request.getfixturevalue(which)) as session:
+        assert session.rows(SWALLOWED) == [["0", "t"]]
+
+
+@pytest.fixture(scope="module")
+def taiwanese(server):
+    server.psql("CREATE DATABASE taiwanese ENCODING 'EUC_TW' LC_COLLATE 'C' LC_CTYPE 'C' "
+                "TEMPLATE template0; GRANT ALL ON DATABASE taiwanese TO pgsluice", dbname="postgres")
+    schema.create_chunks(server, dbname="taiwanese")
+    control = f"host={server.host} port={server.port} user=pgsluice dbname=taiwanese"
+    proxy = Proxy(server, rules=[strip_rule("strip", database="taiwanese")], control=control).start()
+    yield proxy
+    assert proxy.stop() == 0
+    server.psql("DROP DATABASE taiwanese", dbname="postgres")
+
+
+def test_where_quotes_can_be_halves_no_letter_stands_behind_another_statement(taiwanese):
+    with wire.connect(taiwanese, database="taiwanese", client_encoding="EUC_TW") as session:
+        for ahead in (execute("SELECT 1"), execute("SELECT 1") + wire.Sync()):
+            text = wire.message("P", b"\0SELECT '\xc4\xa1' FROM chunks\0\0\0")
+            answers = session.send(ahead, text, wire.Sync()).read_until()
+            if ahead.endswith(wire.Sync()):
+                assert not wire.errors(answers + session.read_until())
+            else:
+                assert_is_refused(answers)
+
+
 @pytest.mark.parametrize("known", ["UTF8", "LATIN1"])
 @pytest.mark.parametrize("encoding", HALVES)
 def test_within_a_batch_behind_a_function_that_changes_the_encoding(encoding, known, server, proxy):
