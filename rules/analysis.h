@@ -123,6 +123,7 @@ struct analysis {
     const uint32_t *declared; /* types by number - 1; 0 is not declared */
     size_t declared_count;
     bool is_conforming; /* standard_conforming_strings */
+    bool is_unsettled;  /* it may be otherwise by now */
     bool is_in_server_encoding;
     bool is_cut_short; /* too deep, or a node that the walk does not know */
 };

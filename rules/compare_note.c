@@ -96,6 +96,15 @@ static bool note_param(struct analysis *a, const ParamRef *param, uint32_t cast,
 
 /* --- literals --- */
 
+/* Reads a literal, unless it is not known what its backslashes mean. */
+static bool read_literal(const struct analysis *a, const char *text, char room[VALUE_ROOM],
+                         struct value *value)
+{
+    return value_read(text, a->is_conforming, room, value) &&
+           !(a->is_unsettled && *text == '\'' &&
+             memchr(text, '\\', (size_t)(value->end - text)) != NULL);
+}
+
 /* What is read from the text must be what the parser has read. */
 static bool is_read_right(const A_Const *constant, const struct value *value)
 {
@@ -130,8 +139,7 @@ static bool note_literal(const struct analysis *a, const A_Const *constant, stru
         return true;
     }
     if (location < 0 || (size_t)location >= a->len ||
-        !value_read(a->text + location, a->is_conforming, room, &value) ||
-        !is_read_right(constant, &value)) {
+        !read_literal(a, a->text + location, room, &value) || !is_read_right(constant, &value)) {
         return false;
     }
     size_t at = (size_t)location;
@@ -234,7 +242,7 @@ static bool read_cut(const struct analysis *a, const char *text, uint32_t column
                      char room[VALUE_ROOM], struct evaluation_input *input)
 {
     struct value value;
-    if (!value_read(text, a->is_conforming, room, &value) || !is_plain_cast(value.end, column)) {
+    if (!read_literal(a, text, room, &value) || !is_plain_cast(value.end, column)) {
         return false;
     }
     *input = (struct evaluation_input){.bytes = value.bytes,

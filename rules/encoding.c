@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "rules/alike.h"
+
 typedef unsigned char byte16 __attribute__((vector_size(16)));
 
 /* The length of the well-formed sequence at `at`, 0 when there is none (Unicode, table 3-7). */
@@ -60,6 +62,9 @@ bool encoding_is_readable(enum text_encoding encoding, const char *text, size_t 
 {
     if (encoding == TEXT_ENCODING_ASCII_SAFE) {
         return true;
+    }
+    if (encoding == TEXT_ENCODING_UNSETTLED) {
+        return text_reads_alike(text, len);
     }
     if (encoding == TEXT_ENCODING_UNKNOWN && memchr(text, '\\', len) != NULL) {
         return false;

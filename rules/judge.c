@@ -164,14 +164,18 @@ static const struct blindness unreadable = {
 static const struct blindness unsettled = {
     .statement = "not readable",
     .refusal = {.sqlstate = "0A000",
-                .message =
-                    "statement cannot be judged behind a change of settings in its own batch",
+                .message = "statement cannot be judged behind another one of its own batch",
                 .detail =
                     "standard_conforming_strings or client_encoding may have changed ahead of "
-                    "it, and it has a backslash or a character beyond ASCII",
-                .hint = "Send a Sync behind what changes the setting, or bind such values as "
+                    "it, and where a literal of it ends depends on them",
+                .hint = "Send a Sync in front of it, or bind values with a backslash as "
                         "parameters."},
 };
+
+static bool is_unsettled(enum text_encoding encoding)
+{
+    return encoding == TEXT_ENCODING_UNKNOWN || encoding == TEXT_ENCODING_UNSETTLED;
+}
 
 static void judge_unparsed(struct analysis *a, const char *parser_message, size_t position)
 {
@@ -210,7 +214,7 @@ static bool is_too_long(const struct bulk *bulk, size_t len)
 static bool is_readable(const struct bulk *bulk, enum text_encoding encoding, const char *text,
                         size_t len)
 {
-    return bulk != NULL && bulk->is_ascii && encoding != TEXT_ENCODING_UNKNOWN
+    return bulk != NULL && bulk->is_ascii && !is_unsettled(encoding)
                ? encoding_is_readable(encoding, bulk->short_text, bulk->short_len)
                : encoding_is_readable(encoding, text, len);
 }
@@ -222,7 +226,7 @@ static void analyse(struct analysis *a, const struct judge_input *input)
         return;
     }
     if (!is_readable(a->bulk, input->encoding, a->text, a->len)) {
-        judge_blindly(a, input->encoding == TEXT_ENCODING_UNKNOWN ? &unsettled : &unreadable);
+        judge_blindly(a, is_unsettled(input->encoding) ? &unsettled : &unreadable);
         return;
     }
     if (a->bulk != NULL) {
@@ -256,6 +260,7 @@ static struct analysis begin(struct arena *arena, const struct rule_set *set, co
         .declared = input->param_types,
         .declared_count = input->param_type_count,
         .is_conforming = input->standard_conforming_strings,
+        .is_unsettled = is_unsettled(input->encoding),
         .is_in_server_encoding = input->is_in_server_encoding,
         .columns_change = input->columns_change,
     };

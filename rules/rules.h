@@ -241,6 +241,7 @@ enum text_encoding {
     TEXT_ENCODING_ASCII_SAFE, /* that ASCII character, always: LATIN1, WIN1252, EUC_JP, ... */
     TEXT_ENCODING_UNKNOWN,    /* it is not known which, nor what a backslash means; only ASCII texts
                                * without    any can be judged */
+    TEXT_ENCODING_UNSETTLED,  /* likewise; texts that mean the same in all of them can be judged */
     TEXT_ENCODING_UNSAFE, /* perhaps a half of another one: SJIS, BIG5, GBK, UHC, GB18030, JOHAB,
                            * SHIFT_JIS_2004; only ASCII texts can be judged */
 };

@@ -275,6 +275,13 @@ static bool read_token(struct reader *r)
     return false;
 }
 
+/* Of literals with a backslash it must be known what they are, to say anything of their values. */
+static bool may_lift(const struct judge_input *input)
+{
+    return input->encoding != TEXT_ENCODING_UNSETTLED ||
+           memchr(input->text, '\\', input->len) == NULL;
+}
+
 bool shape_read(struct shape *shape, const struct judge_input *input)
 {
     struct reader r = {
@@ -293,7 +300,7 @@ bool shape_read(struct shape *shape, const struct judge_input *input)
             return false;
         }
     }
-    return copy_up_to(&r, r.len) && add_length(shape, r.len) &&
+    return copy_up_to(&r, r.len) && add_length(shape, r.len) && may_lift(input) &&
            encoding_is_readable(input->encoding, input->text, input->len);
 }
 

@@ -32,6 +32,7 @@ static void end_batch(struct session *s)
 {
     s->batch_open = false;
     s->batch_executed = false;
+    s->batch_ran = false;
     s->batch_messages = 0;
 }
 
@@ -78,8 +79,10 @@ static void note_message(struct session *s, uint8_t type)
     case 'E':
         s->batch_executed = true;
         /* fall through */
-    case 'P':
     case 'B':
+        s->batch_ran = true;
+        /* fall through */
+    case 'P':
     case 'D':
     case 'C':
         if (!s->batch_open) {

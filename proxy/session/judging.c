@@ -97,7 +97,7 @@ static const struct verdict *verdict_at_once(struct session *s, const struct jud
                                        .param_type_count = judged->type_count,
                                        .extended = judged->extended,
                                        .standard_conforming_strings = s->strings_standard,
-                                       .encoding = settings_encoding(s),
+                                       .encoding = settings_encoding_of(s, judged->text),
                                        .is_in_server_encoding = settings_are_servers(s),
                                        .columns_change = s->columns_change,
                                    },

@@ -109,17 +109,18 @@ enum judging reprepare(struct session *s, struct span name, size_t have, size_t 
         return JUDGING_FORWARD; /* the Close would be carried out, and the Parse refused */
     }
     struct judge *judge = worker_judge(s->worker, s->rules);
+    const struct span text = {source->text, source->len};
     const struct verdict *verdict =
         judge == NULL ? NULL
                       : judge_text(judge, s->rules->set,
                                    &(struct judge_input){
-                                       .text = source->text,
-                                       .len = source->len,
+                                       .text = text.ptr,
+                                       .len = text.len,
                                        .param_types = source->types,
                                        .param_type_count = source->type_count,
                                        .extended = true,
                                        .standard_conforming_strings = s->strings_standard,
-                                       .encoding = settings_encoding(s),
+                                       .encoding = settings_encoding_of(s, text),
                                        .is_in_server_encoding = settings_are_servers(s),
                                    });
     if (verdict != NULL && verdict->action == VERDICT_REFUSE) {

@@ -90,6 +90,7 @@ struct session {
     char transaction;       /* 'I', 'T' or 'E', from the last ReadyForQuery; 0 before the first */
     bool batch_open;        /* extended-protocol messages since the last Sync */
     bool batch_executed;    /* an Execute among them */
+    bool batch_ran;         /* or a Bind: functions may have been called */
     bool copying;           /* the server is taking CopyData */
     bool client_eof;        /* the client sends no more */
     bool client_hurries;    /* it has sent more than was asked for, before the login */
@@ -105,6 +106,7 @@ struct session {
     bool strings_standard;  /* standard_conforming_strings, as last reported */
     bool settings_touched;  /* those two may change, or change back, at the next Execute: */
     bool settings_prepared; /* at any, by a statement with a name */
+    bool swallows_quotes;   /* the server may take any ASCII byte for the half of a character */
     bool sql_edited;        /* an SQL-level PREPARE is among the edited texts */
     enum text_encoding encoding; /* client_encoding, as last reported */
     bool in_server_encoding;     /* what the client sends, so that nothing is converted */
@@ -313,9 +315,12 @@ bool settings_may_change(struct span text);
 /* Whether the text, which may concern a rule, must wait until the server has answered what is ahead
  * of it: it may be read in two ways, and whatever is executed may change how. */
 bool settings_are_awaited(const struct session *s, struct span text);
-/* For the text to come. Behind an Execute of its own batch nobody can know what has changed. */
+/* For any text to come. Behind what runs in its own batch nobody can know what has changed. */
 enum text_encoding settings_encoding(const struct session *s);
-/* Likewise: whether it is in the server's encoding, so that nothing is converted. */
+/* For this one: as last reported, if it has nothing that depends on that. */
+enum text_encoding settings_encoding_of(const struct session *s, struct span text);
+/* Whether what comes is in the server's encoding, so that nothing is converted; not behind what
+ * changes that in sight. */
 bool settings_are_servers(const struct session *s);
 void settings_ready(struct session *s); /* ReadyForQuery arrived */
 

@@ -1,12 +1,13 @@
 /*
  * What a session's settings say about its texts. standard_conforming_strings and client_encoding
  * decide where a literal ends; the server reports them with the ReadyForQuery behind their change,
- * which a pipelined text is sent ahead of. So a text for which they matter waits for what is
- * unanswered. Inside one batch that would be for ever: there it is refused, if something that may
- * change them was executed.
+ * which a pipelined text is sent ahead of. So a text for which they may matter waits for what is
+ * unanswered. Inside one batch that would be for ever: there it is refused behind whatever was
+ * bound or executed, which may have called a function that changes them, unless it means the same
+ * in any case (rules/alike.h). Nearly every text does.
  *
- * A function's body that changes them in the same batch is not seen; it may as well write the
- * column.
+ * The statements of one Query need no such care: the server reads all of them before it runs the
+ * first.
  */
 #include "proxy/session/session.h"
 
@@ -69,6 +70,8 @@ void settings_parameter(struct session *s, struct span name, struct span value)
         s->client_characters = characters_of(value.ptr, value.len);
     } else if (span_is(name, "server_encoding")) {
         s->server_characters = characters_of(value.ptr, value.len);
+        /* what BIG5 is converted to by a formula, whatever its second byte */
+        s->swallows_quotes = span_is(value, "EUC_TW") || span_is(value, "MULE_INTERNAL");
         note_encoding(s, s->server_encoding, value);
     } else if (span_is(name, "server_version")) {
         s->server_major = (unsigned)strtoul(value.ptr, NULL, 10);
@@ -116,23 +119,35 @@ void settings_sent(struct session *s, bool is_named)
     s->settings_prepared = s->settings_prepared || is_named;
 }
 
+static bool is_readable_always(struct span text)
+{
+    return encoding_is_readable(TEXT_ENCODING_UNKNOWN, text.ptr, text.len);
+}
+
 bool settings_are_awaited(const struct session *s, struct span text)
 {
     if (s->syncs_sent == s->syncs_done) {
         return false;
     }
-    return s->large != NULL ? !s->large->is_plain
-                            : !encoding_is_readable(TEXT_ENCODING_UNKNOWN, text.ptr, text.len);
+    return s->large != NULL ? !s->large->is_plain : !is_readable_always(text);
 }
 
 enum text_encoding settings_encoding(const struct session *s)
 {
-    return s->settings_touched && s->batch_executed ? TEXT_ENCODING_UNKNOWN : s->encoding;
+    if (!s->batch_ran) {
+        return s->encoding;
+    }
+    return s->swallows_quotes ? TEXT_ENCODING_UNKNOWN : TEXT_ENCODING_UNSETTLED;
+}
+
+enum text_encoding settings_encoding_of(const struct session *s, struct span text)
+{
+    return s->batch_ran && is_readable_always(text) ? s->encoding : settings_encoding(s);
 }
 
 bool settings_are_servers(const struct session *s)
 {
-    return s->in_server_encoding && settings_encoding(s) != TEXT_ENCODING_UNKNOWN;
+    return s->in_server_encoding && !(s->settings_touched && s->batch_executed);
 }
 
 void settings_ready(struct session *s)

@@ -219,6 +219,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const struct rule_set *set = fuzz_rule_set(setting);
     const bool repeats = (setting & 64) != 0;
     const uint8_t bits = fuzz_u8(&in);
+    static const enum text_encoding encodings[] = {TEXT_ENCODING_UTF8, TEXT_ENCODING_ASCII_SAFE,
+                                                   TEXT_ENCODING_UNKNOWN, TEXT_ENCODING_UNSETTLED};
     uint32_t types[TYPES_MAX];
     const size_t type_count = (bits & 4) == 0 ? 0 : bits >> 4;
     for (size_t i = 0; i < type_count; i++) {
@@ -234,7 +236,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                       .param_type_count = type_count,
                       .extended = (bits & 4) != 0,
                       .standard_conforming_strings = (bits & 8) == 0,
-                      .encoding = (enum text_encoding)((bits & 3) % 3),
+                      .encoding = encodings[bits & 3],
                   });
     free(text);
     return 0;

@@ -24,10 +24,14 @@ def proxy(server):
     schema.create_chunks(server)
     server.psql("CREATE FUNCTION escapes() RETURNS text LANGUAGE sql AS "
                 "$$SELECT set_config('standard_conforming_strings', 'off', false)$$")
+    server.psql("CREATE FUNCTION planned() RETURNS text IMMUTABLE LANGUAGE plpgsql AS "
+                "$$BEGIN RETURN escapes(); END$$")
+    server.psql("CREATE FUNCTION speaks(encoding text) RETURNS text LANGUAGE plpgsql AS "
+                "$$BEGIN RETURN set_config('client_encoding', encoding, false); END$$")
     instance = Proxy(server, rules=[strip_rule()]).start()
     yield instance
     assert instance.stop() == 0
-    server.psql("DROP FUNCTION escapes()")
+    server.psql("DROP FUNCTION speaks(text), planned(), escapes()")
 
 
 def count(server):
@@ -44,6 +48,7 @@ CHANGES = {
     "set_config": ([], wire.Query("SELECT set_config('standard_conforming_strings', 'off', false)")),
     "do": ([], wire.Query(f"DO $$BEGIN EXECUTE 'SET {OFF}'; END$$")),
     "function": ([], wire.Query("SELECT escapes()")),
+    "extended_function": ([], execute("SELECT escapes()") + wire.Sync()),
     "several_statements": ([], wire.Query(f"SELECT 1; SET {OFF}; SELECT 2")),
     "extended": ([], execute(f"SET {OFF}") + wire.Sync()),
     "prepared": ([wire.Parse("s", f"SET {OFF}") + wire.Sync()],
@@ -139,6 +144,147 @@ def test_within_a_batch_behind_a_statement_prepared_before_it_is_refused(server,
         session.send(wire.Bind("", "s"), wire.Execute(), execute(TEXT), wire.Sync())
         assert wire.errors(session.read_until()) == ["0A000"]
     assert count(server) == 0
+
+
+# What is answered first; and messages of one batch ahead of the text, in which no setting is in sight.
+UNSEEN = {
+    "function": ([], execute("SELECT escapes()")),
+    "bind_alone": ([], wire.Parse("", "SELECT planned()") + wire.Bind("", "")),
+    "do": ([], execute("DO $$BEGIN PERFORM escapes(); END$$")),
+    "sql_execute": ([wire.Query("PREPARE p AS SELECT escapes()")], execute("EXECUTE p")),
+    "prepared": ([wire.Parse("s", "SELECT escapes()") + wire.Sync()],
+                 wire.Bind("", "s") + wire.Execute()),
+    "portal": ([wire.Query("BEGIN"), wire.Parse("", "SELECT escapes()") + wire.Bind("c", "") +
+                wire.Sync()], wire.Execute("c")),
+}
+
+
+def assert_is_refused(answers):
+    assert wire.errors(answers) == ["0A000"]
+    error, = [answer.fields() for answer in answers if answer.kind == "E"]
+    assert "Send a Sync" in error["H"]
+
+
+@pytest.mark.parametrize("change", UNSEEN)
+def test_within_a_batch_behind_a_function_that_changes_them_it_is_refused(change, server, proxy):
+    before, ahead = UNSEEN[change]
+    schema.clear_chunks(server)
+    with wire.connect(proxy) as session:
+        for message in before:
+            assert not wire.errors(session.send(message).read_until())
+        assert_is_refused(session.send(ahead, execute(TEXT), wire.Sync()).read_until())
+    assert count(server) == 0
+
+
+# A letter that ends with the first half of another one, whose second half is the backslash; or one that
+# ends with a backslash. What is said first is what comes out in other encodings.
+HALVES = {
+    "SJIS": ("╕\\", True),
+    "BIG5": ("表\\", True),
+    "GBK": ("表\\", True),
+    "GB18030": ("表\\", True),
+    "SHIFT_JIS_2004": ("Á_", False),
+}
+
+
+# Pairs of a byte above 0x7f and one on which a lexer depends, like a quote, that a server converts to
+# something without the latter.
+SWALLOWED = """
+CREATE FUNCTION pg_temp.swallows(pair bytea, client name, server name) RETURNS boolean LANGUAGE plpgsql
+AS $$BEGIN
+    RETURN position(substr(pair, 2) IN convert(pair, client, server)) = 0;
+EXCEPTION WHEN OTHERS THEN RETURN false;
+END$$;
+SELECT count(*) FILTER (WHERE server NOT IN ('EUC_TW', 'MULE_INTERNAL')),
+    count(*) FILTER (WHERE client = 'BIG5') > 0
+FROM (SELECT DISTINCT pg_encoding_to_char(conforencoding) AS client, pg_encoding_to_char(contoencoding)
+      AS server FROM pg_conversion WHERE conforencoding > pg_char_to_encoding('KOI8U')) AS conversions,
+    generate_series(128, 255) AS first, unnest('{10,13,34,36,39,40,41,42,44,45,46,47}'::int[]) AS second
+WHERE pg_temp.swallows(set_byte(set_byte('\\x0000'::bytea, 0, first), 1, second), client, server)
+"""
+
+
+@pytest.mark.parametrize("which", ["server", "newest"])
+def test_no_quote_is_the_half_of_a_letter_but_of_big5s(which, request):
+    """What rules/alike.h says of the servers' conversions, and where they are none of that kind."""
+    with wire.connect(request.getfixturevalue(which)) as session:
+        assert session.rows(SWALLOWED) == [["0", "t"]]
+
+
+@pytest.fixture(scope="module")
+def taiwanese(server):
+    server.psql("CREATE DATABASE taiwanese ENCODING 'EUC_TW' LC_COLLATE 'C' LC_CTYPE 'C' "
+                "TEMPLATE template0; GRANT ALL ON DATABASE taiwanese TO pgsluice", dbname="postgres")
+    schema.create_chunks(server, dbname="taiwanese")
+    control = f"host={server.host} port={server.port} user=pgsluice dbname=taiwanese"
+    proxy = Proxy(server, rules=[strip_rule("strip", database="taiwanese")], control=control).start()
+    yield proxy
+    assert proxy.stop() == 0
+    server.psql("DROP DATABASE taiwanese", dbname="postgres")
+
+
+def test_where_quotes_can_be_halves_no_letter_stands_behind_another_statement(taiwanese):
+    with wire.connect(taiwanese, database="taiwanese", client_encoding="EUC_TW") as session:
+        for ahead in (execute("SELECT 1"), execute("SELECT 1") + wire.Sync()):
+            text = wire.message("P", b"\0SELECT '\xc4\xa1' FROM chunks\0\0\0")
+            answers = session.send(ahead, text, wire.Sync()).read_until()
+            if ahead.endswith(wire.Sync()):
+                assert not wire.errors(answers + session.read_until())
+            else:
+                assert_is_refused(answers)
+
+
+@pytest.mark.parametrize("known", ["UTF8", "LATIN1"])
+@pytest.mark.parametrize("encoding", HALVES)
+def test_within_a_batch_behind_a_function_that_changes_the_encoding(encoding, known, server, proxy):
+    letters, ends_sooner = HALVES[encoding]
+    text = (f"WITH c AS (SELECT E'{letters}') {INSERT} /*') SELECT 1 FROM chunks -- */" if ends_sooner
+            else f"WITH c AS (SELECT E'{letters}', $$') {INSERT} /*$$) SELECT 1 FROM chunks -- */")
+    schema.clear_chunks(server)
+    with wire.Connection.to(server) as session:
+        session.start(client_encoding=known, options="-c backslash_quote=on")
+        session.send(execute(f"SELECT speaks('{encoding}')"), execute(text), wire.Sync())
+        assert not wire.errors(session.read_until())
+    assert count(server) == 1  # so it is read
+    schema.clear_chunks(server)
+    with wire.Connection.to(proxy) as session:
+        session.start(client_encoding=known, options="-c backslash_quote=on")
+        session.send(execute(f"SELECT speaks('{encoding}')"), execute(text), wire.Sync())
+        assert_is_refused(session.read_until())
+    assert count(server) == 0
+
+
+def test_the_statements_of_one_query_are_read_before_they_run(server, proxy):
+    schema.clear_chunks(server)
+    for endpoint in (server, proxy):
+        with wire.connect(endpoint) as session:
+            assert not wire.errors(session.query(f"SELECT escapes(); {TEXT}"))
+    assert count(server) == 0
+
+
+# Literals, and what they say.
+HARMLESS = {
+    "'ü'": "ü", "'表 ╕'": "表 ╕", "'Á_b'": "Á_b", "'it''s ü'": "it's ü", r"'C:\temp'": r"C:\temp",
+    r"'a\\'": r"a\\", r"'ü\n'": r"ü\n", r"E'a\nb'": "a\nb", r"E'it\'s'": "it's", r"E'ü\n'": "ü\n",
+    r"$$ü \$$": "ü \\", r"'x' /* ü \' */": "x", "'y' -- ü'": "y",
+}
+
+
+@pytest.mark.parametrize("ahead", ["BEGIN", "SELECT 1", "INSERT INTO chunks (collection_id, "
+                                   "chunk_index, content) VALUES ('ü', 1, 'ü')", "SET application_name = 'ü'",
+                                   "SET LOCAL client_encoding = 'UTF8'"])
+def test_behind_other_statements_of_its_batch_nearly_every_text_goes_on(ahead, server, proxy):
+    schema.clear_chunks(server)
+    columns = '(collection_id, "partition_key", chunk_index, content)'
+    with wire.connect(proxy) as session:
+        session.query("SET client_encoding = 'UTF8'")
+        messages = b"".join(execute(f"INSERT INTO chunks {columns} VALUES ('a', 5, 1, {literal}\n) "
+                                    'RETURNING id AS "Größe", id grösse')
+                            for literal in HARMLESS)
+        session.send(execute("BEGIN"), execute(ahead), messages, execute("COMMIT"), wire.Sync())
+        assert not wire.errors(session.read_until())
+        rows = session.rows("SELECT content FROM chunks WHERE collection_id = 'a' ORDER BY id")
+    assert [row[0] for row in rows] == list(HARMLESS.values())
 
 
 def test_batches_that_change_nothing_go_on(server, proxy):
