@@ -91,6 +91,7 @@ struct blindness {
     const char *statement; /* for the audit */
     struct refusal refusal;
     bool is_unparsed; /* the rule has its word */
+    bool hides_names; /* those beyond ASCII, so that their rules may be concerned as well */
 };
 
 /* The server computes a generated column on every road, but after a cutover in place it would take
@@ -110,7 +111,8 @@ static bool leaves_unparsed(const struct rule *rule, const char *text, size_t le
 
 static void judge_blindly(struct analysis *a, const struct blindness *blindness)
 {
-    uint64_t rules = rule_set_mentioned(a->set, a->text, a->len);
+    uint64_t rules = rule_set_mentioned(a->set, a->text, a->len) |
+                     (blindness->hides_names ? rule_set_beyond_ascii(a->set) : 0);
     a->is_blind = true;
     a->writes |= rules;
     a->schema_change |= rules != 0;
@@ -161,6 +163,17 @@ static const struct blindness unreadable = {
                           "valid UTF-8"},
 };
 
+static const struct blindness foreign = {
+    .statement = "not readable",
+    .refusal = {.sqlstate = "0A000",
+                .message = "statement cannot be judged in this client_encoding",
+                .detail =
+                    "names of that rule have letters beyond ASCII, and so has the text, which is "
+                    "in other bytes than these names",
+                .hint = "Set client_encoding to UTF8, in a database whose encoding that is."},
+    .hides_names = true,
+};
+
 static const struct blindness unsettled = {
     .statement = "not readable",
     .refusal = {.sqlstate = "0A000",
@@ -170,11 +183,21 @@ static const struct blindness unsettled = {
                     "it, and where a literal of it ends depends on them",
                 .hint = "Send a Sync in front of it, or bind values with a backslash as "
                         "parameters."},
+    .hides_names = true,
 };
 
 static bool is_unsettled(enum text_encoding encoding)
 {
     return encoding == TEXT_ENCODING_UNKNOWN || encoding == TEXT_ENCODING_UNSETTLED;
+}
+
+/* Why a text is not readable. */
+static const struct blindness *blindness_of(enum text_encoding encoding)
+{
+    if (encoding == TEXT_ENCODING_FOREIGN) {
+        return &foreign;
+    }
+    return is_unsettled(encoding) ? &unsettled : &unreadable;
 }
 
 static void judge_unparsed(struct analysis *a, const char *parser_message, size_t position)
@@ -226,7 +249,7 @@ static void analyse(struct analysis *a, const struct judge_input *input)
         return;
     }
     if (!is_readable(a->bulk, input->encoding, a->text, a->len)) {
-        judge_blindly(a, is_unsettled(input->encoding) ? &unsettled : &unreadable);
+        judge_blindly(a, blindness_of(input->encoding));
         return;
     }
     if (a->bulk != NULL) {

@@ -20,7 +20,8 @@ struct rule_set {
     size_t count;
     const char *database;
     struct prefilter prefilter;
-    const char **names; /* what the prefilter looks for */
+    const char **names;    /* what the prefilter looks for */
+    uint64_t beyond_ascii; /* the rules with such names */
     char *strings;
 };
 
@@ -28,6 +29,7 @@ struct rule_set {
 struct string_copier {
     char *to;
     size_t used;
+    bool beyond_ascii; /* a byte since this was cleared */
 };
 
 static const char *copy_string(struct string_copier *copier, const char *text)
@@ -36,6 +38,9 @@ static const char *copy_string(struct string_copier *copier, const char *text)
         return NULL;
     }
     size_t size = strlen(text) + 1;
+    for (size_t i = 0; i < size; i++) {
+        copier->beyond_ascii |= (unsigned char)text[i] >= 0x80;
+    }
     char *copy = copier->to == NULL ? NULL : memcpy(copier->to + copier->used, text, size);
     copier->used += size;
     return copy;
@@ -60,10 +65,11 @@ static void copy_strings(struct string_copier *copier, struct rule *to, const st
 {
     struct rule copy = *from;
     copy.name = copy_string(copier, from->name);
+    copy.expression = copy_string(copier, from->expression);
+    copier->beyond_ascii = false;
     copy.schema = copy_string(copier, from->schema);
     copy.table = copy_string(copier, from->table);
     copy.column = copy_string(copier, from->column);
-    copy.expression = copy_string(copier, from->expression);
     if (from->mode == RULE_MODE_COMPUTE && from->shape == RULE_SHAPE_GENERATED) {
         copy.mode = RULE_MODE_STRIP;
     }
@@ -184,6 +190,7 @@ static bool fill(struct rule_set *set, const struct rule *rules, const char *dat
             set->rules[i].sources == NULL) {
             return false;
         }
+        set->beyond_ascii |= (uint64_t)copier.beyond_ascii << i;
         set->likes[i] = make_likes(&set->rules[i]);
         if (set->likes[i] == NULL) {
             return false;
@@ -257,6 +264,11 @@ const struct compare_rule *compare_rule_of(const struct rule_set *set, size_t in
 {
     const struct compare_rule *rule = &set->compares[index];
     return rule->key_type == 0 ? NULL : rule;
+}
+
+uint64_t rule_set_beyond_ascii(const struct rule_set *set)
+{
+    return set->beyond_ascii;
 }
 
 bool rule_set_may_concern(const struct rule_set *set, const char *text, size_t len)

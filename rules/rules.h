@@ -115,6 +115,10 @@ void rule_set_free(struct rule_set *set);
 size_t rule_set_count(const struct rule_set *set);
 const struct rule *rule_set_get(const struct rule_set *set, size_t index); /* borrowed */
 
+/* The rules with letters beyond ASCII in their names: of the table, its schema, its columns, and
+ * what depends on it. They are the server's bytes, and another encoding has others. */
+uint64_t rule_set_beyond_ascii(const struct rule_set *set);
+
 /* The prefilter: false when no rule of the set can concern `text`, in one pass. */
 bool rule_set_may_concern(const struct rule_set *set, const char *text, size_t len);
 
@@ -239,8 +243,10 @@ struct verdict {
 enum text_encoding {
     TEXT_ENCODING_UTF8,       /* that ASCII character, in valid UTF-8 only; others are refused */
     TEXT_ENCODING_ASCII_SAFE, /* that ASCII character, always: LATIN1, WIN1252, EUC_JP, ... */
+    TEXT_ENCODING_FOREIGN,    /* names of rules may be in it that are not known by their bytes; only
+                               * ASCII texts can be judged */
     TEXT_ENCODING_UNKNOWN,    /* it is not known which, nor what a backslash means; only ASCII texts
-                               * without    any can be judged */
+                               * without any can be judged */
     TEXT_ENCODING_UNSETTLED,  /* likewise; texts that mean the same in all of them can be judged */
     TEXT_ENCODING_UNSAFE, /* perhaps a half of another one: SJIS, BIG5, GBK, UHC, GB18030, JOHAB,
                            * SHIFT_JIS_2004; only ASCII texts can be judged */

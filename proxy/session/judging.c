@@ -13,6 +13,7 @@
 #include "proxy/session/deallocate.h"
 #include "proxy/session/mentions.h"
 #include "proxy/session/reprepare.h"
+#include "rules/encoding.h"
 
 /* Parse messages with more declared types than this take their room from the heap. */
 #define TYPES_ON_STACK 64
@@ -119,6 +120,18 @@ static const struct verdict *verdict_of_large(struct session *s)
     return s->large->verdict;
 }
 
+bool judging_may_concern(const struct rule_set *set, bool hides_names, struct span text)
+{
+    return rule_set_may_concern(set, text.ptr, text.len) ||
+           (hides_names && !encoding_is_readable(TEXT_ENCODING_FOREIGN, text.ptr, text.len));
+}
+
+static bool may_concern(const struct session *s, struct span text)
+{
+    return s->large != NULL ? s->large->may_concern
+                            : judging_may_concern(s->rules->set, settings_hide_names(s), text);
+}
+
 /* The verdict on a text; NULL when out of memory, or with s->wait set when it takes long or depends
  * on what the server has still to answer. `room` is for those made here. */
 static const struct verdict *verdict_on(struct session *s, const struct judged *judged,
@@ -128,10 +141,7 @@ static const struct verdict *verdict_on(struct session *s, const struct judged *
     if (s->hold_cancelled || (s->large != NULL && s->large->is_cancelled)) {
         return &judging_cancelled;
     }
-    bool may_concern =
-        s->large != NULL ? s->large->may_concern
-                         : rule_set_may_concern(s->rules->set, judged->text.ptr, judged->text.len);
-    if (!may_concern) {
+    if (!may_concern(s, judged->text)) {
         return &passes;
     }
     if (settings_are_awaited(s, judged->text)) {

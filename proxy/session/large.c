@@ -97,8 +97,7 @@ static void judge_large(struct large *large)
         return;
     }
     const struct judged *judged = &large->judged;
-    large->may_concern =
-        rule_set_may_concern(large->rules->set, judged->text.ptr, judged->text.len);
+    large->may_concern = judging_may_concern(large->rules->set, large->hides_names, judged->text);
     large->is_plain =
         encoding_is_readable(TEXT_ENCODING_UNKNOWN, judged->text.ptr, judged->text.len);
     /* its own, so that the verdict stays until the loop has done with it */
@@ -267,6 +266,7 @@ static bool begin(struct session *s)
         .encoding = settings_encoding(s),
         .in_server_encoding = settings_are_servers(s),
         .columns_change = s->columns_change,
+        .hides_names = settings_hide_names(s),
         .characters = judging_characters(s),
         .refs = 1,
     };

@@ -41,6 +41,7 @@ struct large {
     uint64_t epoch;
     bool conforming;
     bool columns_change;
+    bool hides_names; /* settings_hide_names() */
     enum text_encoding encoding;
     bool in_server_encoding;
     enum text_characters characters;

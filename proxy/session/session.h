@@ -109,7 +109,8 @@ struct session {
     bool swallows_quotes;   /* the server may take any ASCII byte for the half of a character */
     bool sql_edited;        /* an SQL-level PREPARE is among the edited texts */
     enum text_encoding encoding; /* client_encoding, as last reported */
-    bool in_server_encoding;     /* what the client sends, so that nothing is converted */
+    bool in_server_encoding;     /* what the client sends, so that nothing is converted, */
+    bool in_utf8;                /* and that is UTF8, in which names are not folded beyond ASCII */
     char client_encoding[ENCODING_NAME], server_encoding[ENCODING_NAME]; /* "": not reported */
     enum text_characters client_characters, server_characters; /* of both sides' encodings */
     bool touched;         /* the open transaction concerns a table in mode compute, or may */
@@ -271,6 +272,8 @@ enum judging {
     JUDGING_WAIT,     /* s->wait says for what; nothing was consumed */
     JUDGING_CLOSED,   /* the session ended */
 };
+/* False when no rule of the set can concern the text. */
+bool judging_may_concern(const struct rule_set *set, bool hides_names, struct span text);
 /* Takes up the newest rules; called once a batch of input. */
 void judging_refresh(struct session *s);
 enum judging judging_message(struct session *s, const uint8_t *message, size_t size);
@@ -319,6 +322,9 @@ bool settings_are_awaited(const struct session *s, struct span text);
 enum text_encoding settings_encoding(const struct session *s);
 /* For this one: as last reported, if it has nothing that depends on that. */
 enum text_encoding settings_encoding_of(const struct session *s, struct span text);
+/* Whether a text beyond ASCII may name a guarded table, or a column of it, in bytes that are not
+ * known: in another encoding than the names', of now or when what is ahead of it is answered. */
+bool settings_hide_names(const struct session *s);
 /* Whether what comes is in the server's encoding, so that nothing is converted; not behind what
  * changes that in sight. */
 bool settings_are_servers(const struct session *s);

@@ -55,6 +55,7 @@ static void note_encoding(struct session *s, char name[ENCODING_NAME], struct sp
     s->in_server_encoding = client[0] != '\0' && server[0] != '\0' &&
                             (strcmp(client, server) == 0 || strcmp(client, "SQL_ASCII") == 0 ||
                              strcmp(server, "SQL_ASCII") == 0);
+    s->in_utf8 = s->in_server_encoding && strcmp(server, "UTF8") == 0;
 }
 
 void settings_parameter(struct session *s, struct span name, struct span value)
@@ -132,12 +133,24 @@ bool settings_are_awaited(const struct session *s, struct span text)
     return s->large != NULL ? !s->large->is_plain : !is_readable_always(text);
 }
 
+static bool are_names_foreign(const struct session *s)
+{
+    return !s->in_utf8 && rule_set_beyond_ascii(s->rules->set) != 0;
+}
+
+bool settings_hide_names(const struct session *s)
+{
+    return are_names_foreign(s) ||
+           (s->syncs_sent != s->syncs_done && rule_set_beyond_ascii(s->rules->set) != 0);
+}
+
 enum text_encoding settings_encoding(const struct session *s)
 {
+    const bool is_foreign = are_names_foreign(s);
     if (!s->batch_ran) {
-        return s->encoding;
+        return is_foreign ? TEXT_ENCODING_FOREIGN : s->encoding;
     }
-    return s->swallows_quotes ? TEXT_ENCODING_UNKNOWN : TEXT_ENCODING_UNSETTLED;
+    return s->swallows_quotes || is_foreign ? TEXT_ENCODING_UNKNOWN : TEXT_ENCODING_UNSETTLED;
 }
 
 enum text_encoding settings_encoding_of(const struct session *s, struct span text)
