@@ -6,12 +6,13 @@ two seconds; the command, run again, comes to its end; a rollback leaves no resi
 load that ran all the while balances, without a client's error where the fault does not itself break clients.
 
 Plain `tests/run` takes a few cells, those that need not wait for time limits; `tests/run cutover` takes all of
-them (PGSLUICE_TEST_MATRIX=all).
+them (PGSLUICE_TEST_MATRIX=all), several at once.
 """
 
 import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import time
@@ -278,7 +279,17 @@ SHORT = [
     ("swap-back", "flip-sent", "restart-server"),
     ("finish", "clean-tables", "terminate"),
 ]
-CELLS = ALL if os.environ.get("PGSLUICE_TEST_MATRIX") == "all" else SHORT
+
+
+def chosen(wish):
+    """All cells, a few, or by a number so many, others with another PGSLUICE_TEST_SEED."""
+    if wish.isdigit():
+        seed = int(os.environ.get("PGSLUICE_TEST_SEED", common.pg_major()))
+        return random.Random(seed).sample(ALL, min(int(wish), len(ALL)))
+    return ALL if wish == "all" else SHORT
+
+
+CELLS = chosen(os.environ.get("PGSLUICE_TEST_MATRIX", "short"))
 
 
 @pytest.fixture(scope="module")
