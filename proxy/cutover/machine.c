@@ -234,6 +234,9 @@ static bool begin(struct machine *m, struct failure *f)
     if (sql == NULL) {
         return fail(f, EXIT_REFUSED, "out of memory");
     }
+    /* What was opened beside the last transaction may be lost with it, without a word. */
+    control_close(m->watch);
+    m->watch = NULL;
     m->in_transaction = true;
     bool ok = control_run(c->control, sql, STATEMENT_TIMEOUT_MS, f) &&
               doubt_mark(c->control, &m->mark, f);

@@ -41,9 +41,9 @@ pytestmark = [
 FAILPOINTS = common.build_dir() / "pgsluice_failpoints"
 BASE_ROWS = 3000
 PAUSE = 0.03
-MAX_HOLD_MS = 1000
-# DRAIN_MS + the first lock timeout + max hold + COMMIT_SLACK_MS of the machine, and 300 for this machine.
-HOLD_MS = 200 + 300 + MAX_HOLD_MS + 300 + 300
+MAX_HOLD_MS = round(1000 * common.slowness())
+# DRAIN_MS + the last lock timeout + max hold + COMMIT_SLACK_MS of the machine, and 300 for this machine.
+HOLD_MS = 200 + 300 + MAX_HOLD_MS + 300 + round(300 * common.slowness())
 WORKERS = (SingleRows, ManyRows, Copies, Transactions, PreparedRows, Reader, SnapshotReader, Churn,
            RepeatableChurn)
 
@@ -342,7 +342,7 @@ def relay(table):
 
 @pytest.fixture
 def front(table, relay):
-    instance = Proxy(table, rules=[strip_rule("strip")], program=FAILPOINTS,
+    instance = Proxy(table, rules=[strip_rule("strip")], program=FAILPOINTS, hold_ttl=f"{HOLD_MS}ms",
                      control=f"host={relay.host} port={relay.port} user=pgsluice dbname=app")
     folder = instance.dir / "failpoints"
     folder.mkdir()
@@ -394,7 +394,7 @@ def check_whole(cell, route):
     status = json.loads(cell.proxy.command("status", "--json").stdout)
     assert status["cutover"] is None, status["cutover"]
     held = max(gate["max_held_ms"] for gate in status["gates"])
-    assert held <= HOLD_MS * common.slowness(), f"I6: held for {held} ms"
+    assert held <= HOLD_MS, f"I6: held for {held} ms"
     assert all(gate["state"] == "open" for gate in status["gates"]), status["gates"]
     generated = is_generated(cell.server)
     swap = status["swaps"][0] if status["swaps"] else None
