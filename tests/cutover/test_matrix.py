@@ -40,7 +40,7 @@ pytestmark = [
 
 FAILPOINTS = common.build_dir() / "pgsluice_failpoints"
 BASE_ROWS = 3000
-PAUSE = 0.03
+PAUSE = 0.06
 MAX_HOLD_MS = round(1000 * common.slowness())
 # DRAIN_MS + the last lock timeout + max hold + COMMIT_SLACK_MS of the machine, and 300 for this machine.
 HOLD_MS = 200 + 300 + MAX_HOLD_MS + 300 + round(300 * common.slowness())
