@@ -137,15 +137,16 @@ static bool databases_to_read(struct catalog *catalog, bool thorough, struct nam
 static bool fail_for_rule(const struct config *config, const size_t *rules, size_t count,
                           const char *database, struct failure *f)
 {
-    char text[sizeof f->msg];
     if (f == NULL || f->code == EXIT_USAGE || strncmp(f->msg, "rule ", 5) == 0) {
         return false;
     }
-    snprintf(text, sizeof text, "%.400s", f->msg);
+    struct failure was = *f;
     bool named = count > 0 && config->rules[rules[0]].database != NULL;
-    return fail(f, f->code, "rule %s: database \"%.80s\": %s%s",
-                count > 0 ? config->rules[rules[0]].name : "?", database, text,
-                named ? "" : "; name the database in the rule, or let the control role connect");
+    fail(f, was.code, "rule %s: database \"%.80s\": %.400s%s",
+         count > 0 ? config->rules[rules[0]].name : "?", database, was.msg,
+         named ? "" : "; name the database in the rule, or let the control role connect");
+    memcpy(f->sqlstate, was.sqlstate, sizeof f->sqlstate);
+    return false;
 }
 
 static bool read_one(struct catalog *catalog, const char *name, struct collection *c,

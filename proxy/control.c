@@ -168,8 +168,10 @@ static bool drive_connect(struct control *control, uint64_t limit_ms, struct fai
         if (now >= deadline) {
             const char *host = PQhost(control->conn);
             const char *port = PQport(control->conn);
-            return fail(f, EXIT_REFUSED, "connection to server at \"%s\", port %s timed out",
-                        host != NULL ? host : "?", port != NULL ? port : "?");
+            fail(f, EXIT_REFUSED, "connection to server at \"%s\", port %s timed out",
+                 host != NULL ? host : "?", port != NULL ? port : "?");
+            set_sqlstate(f, "08001");
+            return false;
         }
         short events = status == PGRES_POLLING_READING ? POLLIN : POLLOUT;
         struct pollfd p = {.fd = PQsocket(control->conn), .events = events};

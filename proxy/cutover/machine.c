@@ -78,7 +78,8 @@ struct machine {
     double hold_began; /* 0: not holding */
     double gate_ms;
     double lock_ms;
-    bool move_expected; /* the host was told */
+    bool move_told;     /* the host was */
+    bool move_expected; /* and is ready */
     struct gate_counts counts;
     struct gate_counts before; /* at the start */
     json_t *timeline;
@@ -233,6 +234,9 @@ static bool begin(struct machine *m, struct failure *f)
     if (sql == NULL) {
         return fail(f, EXIT_REFUSED, "out of memory");
     }
+    /* What was opened beside the last transaction may be lost with it, without a word. */
+    control_close(m->watch);
+    m->watch = NULL;
     m->in_transaction = true;
     bool ok = control_run(c->control, sql, STATEMENT_TIMEOUT_MS, f) &&
               doubt_mark(c->control, &m->mark, f);
@@ -309,8 +313,9 @@ static bool expect_move(struct machine *m, struct failure *f)
     if (!m->flip->moves || m->move_expected || host == NULL || host->expect_move == NULL) {
         return true;
     }
-    m->move_expected = true;
-    return host->expect_move(host->arg, true, f);
+    m->move_told = true;
+    m->move_expected = host->expect_move(host->arg, true, f);
+    return m->move_expected;
 }
 
 static bool approach(struct machine *m, bool holding, struct failure *f)
@@ -335,12 +340,12 @@ static enum machine_state do_arm(struct machine *m)
             (unsigned long long)m->counts.unstripped);
         return give_up(m, why);
     }
-    if (!expect_move(m, &f)) {
-        return give_up(m, f.msg);
-    }
-    if (!approach(m, false, &f)) {
-        return may_pass(m, &f) && !context_abort_requested(m->c) ? back_off(m, f.msg)
-                                                                 : give_up_on(m, &f);
+    bool expected = expect_move(m, &f);
+    if (!expected || !approach(m, false, &f)) {
+        if (may_pass(m, &f) && !context_abort_requested(m->c)) {
+            return back_off(m, f.msg);
+        }
+        return expected ? give_up_on(m, &f) : give_up(m, f.msg);
     }
     char holders[400];
     name_holders(m, 1, holders, sizeof holders);
@@ -452,6 +457,11 @@ static enum machine_state do_flip(struct machine *m)
     if (context_abort_requested(c)) {
         return give_up(m, "aborted");
     }
+    /* A thread that stood still: transactions have passed since whose snapshots are too old, and
+     * under the lock those that wait for it cannot be told from others. */
+    if (gate_of(m) != NULL && !gate_is_holding(gate_of(m), gate_now())) {
+        return back_off(m, "the hold was over before the flip began");
+    }
     uint64_t hold = c->options.max_hold_ms;
     char *message = compose_message(&m->sql, lock_timeout_ms(m), hold);
     if (message == NULL) {
@@ -526,7 +536,7 @@ static enum machine_state do_backoff(struct machine *m)
 static void end_move(struct machine *m)
 {
     struct failure f = {.code = EXIT_DONE};
-    if (m->move_expected && !m->c->host->expect_move(m->c->host->arg, false, &f)) {
+    if (m->move_told && !m->c->host->expect_move(m->c->host->arg, false, &f)) {
         report_check(m->c, "catalog", CHECK_WARN, "nothing: the proxy goes on trying",
                      "the proxy could not read the catalog: %s", f.msg);
     }

@@ -103,6 +103,9 @@ bool swap_flip_compose(struct cutover *c, struct swap_flip *flip, const struct s
 {
     struct shadow_flip exchange;
     *out = (struct flip_sql){.lock = NULL};
+    /* What was opened beside the last transaction may be lost with it, without a word. */
+    control_close(flip->mover);
+    flip->mover = NULL;
     if (!shadow_flip(c, shape, &exchange, f)) {
         return false;
     }

@@ -11,7 +11,8 @@ in the table, exactly once (invariants I1 and I2), in the order of its sending (
     ledger.check()                     # raises AssertionError with what is wrong
 
 A fault that takes the proxy or the server away breaks connections: with `breakable` the workers connect
-again, and what was under way has an unknown outcome: it is there as a whole, or not at all.
+again, and what was under way has an unknown outcome: it is there as a whole, or not at all. While the disk is
+full the server refuses writes: with `refusals`, SQLSTATEs, such a statement has failed as a whole.
 """
 
 import asyncio
@@ -65,11 +66,15 @@ def rows_of_entry(entry):
     return [(entry.worker, number) for number in range(entry.first, entry.first + entry.count)]
 
 
+def sqlstate(error):
+    return getattr(error, "pgcode" if isinstance(error, psycopg2.Error) else "sqlstate", "")
+
+
 def is_break(error):
     """The connection is lost, or cannot be had: not an answer to the statement."""
     if isinstance(error, (OSError, asyncpg.InterfaceError)):
         return True
-    code = getattr(error, "pgcode" if isinstance(error, psycopg2.Error) else "sqlstate", "")
+    code = sqlstate(error)
     if isinstance(error, psycopg2.Error) and code is None:
         return True
     return str(code)[:2] == "08" or code in ("57P01", "57P02", "57P03")
@@ -105,9 +110,15 @@ class Worker(threading.Thread):
                 while not self.ledger.stopping.wait(self.pause):
                     self.step()
         except Exception as error:
-            if not self.ledger.breakable or not is_break(error):
+            if not self.breaks(error) and not self.is_refused(error):
                 raise
             self.ledger.stopping.wait(0.05)
+
+    def breaks(self, error):
+        return self.ledger.breakable and is_break(error)
+
+    def is_refused(self, error):
+        return sqlstate(error) in self.ledger.refusals
 
     def finish(self):
         pass
@@ -124,7 +135,9 @@ class Worker(threading.Thread):
         try:
             yield entry
         except Exception as error:
-            if not self.ledger.breakable or not is_break(error):
+            if self.is_refused(error):
+                entry.outcome = "undone"
+            elif not self.breaks(error):
                 entry.outcome = "failed"
             elif entry.outcome != "undone":
                 entry.outcome = "unknown"
@@ -137,7 +150,12 @@ class Worker(threading.Thread):
     @contextlib.contextmanager
     def reading(self):
         sent = time.monotonic()
-        yield
+        try:
+            yield
+        except Exception as error:
+            if self.is_refused(error):
+                raise AssertionError(f"a read was refused: {error}") from error
+            raise
         self.ledger.reads.append(Read(self.name, sent, time.monotonic()))
 
     def rows(self, first, count, wrong_key):
@@ -310,8 +328,9 @@ class Ledger:
     """The load against `endpoint` (a Proxy or Server); `server` is asked for the truth."""
 
     def __init__(self, endpoint, server, workers=WRITERS + READERS, pause=0.004, supply_key=True,
-                 dbname="app", breakable=False):
+                 dbname="app", breakable=False, refusals=()):
         self.breakable = breakable
+        self.refusals = refusals
         self.server = server
         self.endpoint = endpoint
         self.dbname = dbname

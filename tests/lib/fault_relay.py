@@ -36,9 +36,10 @@ class FaultRelay:
         for pair in pairs:
             pair.reset()
 
-    def black_hole(self, patience=60):
+    def black_hole(self, patience=25):
         """From now on nothing passes, not even the end of a connection; nobody is told. After `patience`
-        seconds both ends find out, as their keepalives would, which the kernel goes on to answer here."""
+        seconds both ends find out, as by the keepalives of a control connection (three at 5 s after 10 s of
+        silence), which the kernel goes on to answer here."""
         self.hole = True
         for pair in self.pairs:
             pair.dead = True

@@ -83,13 +83,16 @@ class Server:
     auth: a method for every connection ("trust", "scram-sha-256", ...), or a list of pg_hba.conf
     lines, in front of which the superuser `postgres` is always trusted.
     standby_of: a started server; this one is made from its base backup and follows it.
+    disk: a SmallDisk, which the server sees at the disk's path.
     """
 
-    def __init__(self, major=None, settings=None, auth="trust", initdb_args=(), standby_of=None):
+    def __init__(self, major=None, settings=None, auth="trust", initdb_args=(), standby_of=None,
+                 disk=None):
         self.major = major or common.pg_major()
         self.settings = dict(SETTINGS, **(settings or {}))
         self.auth = auth
         self.initdb_args = list(initdb_args)
+        self.disk = disk
         self.host = "127.0.0.1"
         self.port = common.free_port()
         self.user = common.server_user()
@@ -161,10 +164,13 @@ class Server:
         """status: what to wait for; a standby without hot_standby never gets beyond "standby"."""
         environment = {key: value for key, value in os.environ.items()
                        if not key.startswith("PG")}
+        command = [str(self.bin / "postgres"), "-D", str(self.data)]
+        user = self.user
+        if self.disk:  # whoever enters a namespace is root until then
+            command, user = self.disk.entering(command), None
         with open(self.log_file, "ab") as log:
             self.process = subprocess.Popen(
-                [str(self.bin / "postgres"), "-D", str(self.data)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, user=self.user, cwd="/",
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, user=user, cwd="/",
                 env=environment, start_new_session=True)
         common.wait_until(lambda: self._status() == status, 60, f"PostgreSQL on port {self.port}")
         return self
