@@ -362,10 +362,11 @@ static void shutdown_server(struct session *s)
     }
 }
 
-/* It has said goodbye, and the server has it: there is nothing more to carry either way. */
+/* It has said goodbye, and the server has it: there is nothing more to carry either way. Where that
+ * is not certain the server will say when it is. */
 static bool is_over(const struct session *s)
 {
-    return s->terminated && is_answered(s) && !stream_is_full(&s->server);
+    return s->terminated && is_answered(s) && !s->answers_shifted && !stream_is_full(&s->server);
 }
 
 /* The client sends no more: so shall the server see it, after what was sent. */

@@ -74,3 +74,17 @@ def test_a_client_that_has_gone_costs_no_turns(endpoint, server):
         time.sleep(0.8)
         assert common.cpu_seconds(endpoint.pid) - before < 0.2
         session.read_to_end()
+
+
+def test_a_goodbye_behind_a_sync_that_a_copy_swallows_waits_for_the_last_answer(endpoint, server):
+    """Whether a Sync among CopyData counts is the server's to say; what comes behind is answered all the same."""
+    with wire.connect(endpoint, timeout=60) as session:
+        session.send(wire.Parse("", "COPY chunks (collection_id, chunk_index, content) FROM STDIN"),
+                     wire.Bind("", ""), wire.Execute(), wire.Sync(), wire.CopyData("a\t1\tx\n"), wire.CopyDone(),
+                     wire.Sync(), wire.Query("SELECT 'first'"), wire.Query("SELECT pg_sleep(1), 'last'"),
+                     wire.Terminate())
+        answers = session.read_until()
+        answers += session.read_until()
+        session.half_close()
+        answers += session.read_to_end()
+    assert "last" in str([answer for answer in answers if answer.kind == "D"][-1])
