@@ -293,7 +293,10 @@ static enum stream_result intake_read(struct intake *in, struct stream *from, ui
         in->stash_len += got;
         *bytes = in->stash;
         *len = in->stash_len;
-        return in->stash_len > 0 || intake_keep(in, NULL, 0) ? result : STREAM_NO_MEMORY;
+        if (in->stash_len == 0) {
+            intake_keep(in, NULL, 0); /* nothing came: an idle session has no room of its own */
+        }
+        return result;
     }
     if (in->stash_len > 0) {
         memcpy(buffer, in->stash, in->stash_len);

@@ -140,8 +140,8 @@ static bool are_names_foreign(const struct session *s)
 
 bool settings_hide_names(const struct session *s)
 {
-    return are_names_foreign(s) ||
-           (s->syncs_sent != s->syncs_done && rule_set_beyond_ascii(s->rules->set) != 0);
+    return rule_set_beyond_ascii(s->rules->set) != 0 &&
+           (!s->in_utf8 || s->syncs_sent != s->syncs_done);
 }
 
 enum text_encoding settings_encoding(const struct session *s)
